@@ -1,0 +1,26 @@
+"""What Azure's inference server runs: init() once, run() for every request to /score."""
+
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # Azure mounts this folder, it does not install it
+
+from azureml_inference_server_http.api.aml_request import AMLRequest, rawhttp
+from azureml_inference_server_http.api.aml_response import AMLResponse
+
+from llava_serving.scoring import HttpRequest, Scorer
+
+
+def init() -> None:
+    global scorer
+    # The logger that the server prints and, where it is enabled, sends to Application Insights.
+    logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
+    scorer = Scorer.from_environment()
+
+
+@rawhttp
+def run(request: AMLRequest) -> AMLResponse:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    reply = scorer.score(HttpRequest(request.method, headers, request.stream))
+    return AMLResponse(reply.body, reply.status, reply.headers)

@@ -1,0 +1,1 @@
+"""LLaVA-13b-delta-v0 behind an Azure Machine Learning endpoint."""

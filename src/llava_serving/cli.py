@@ -1,0 +1,87 @@
+"""The command `llava-serving`: `serve` runs Azure's own inference server on score.py, on this machine."""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURE = ROOT / "demo" / "pictures" / "shapes.png"
+# The server takes requests one at a time unless gunicorn has threads; with them, a health probe is answered while
+# others wait. deployment.yml says the same.
+SERVER_ENVIRONMENT = {
+    "GUNICORN_CMD_ARGS": "--threads 4",
+    "GOMP_SPINCOUNT": "0",
+    "OMP_WAIT_POLICY": "passive",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="llava-serving", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("serve", help="serve a model on this machine through azureml-inference-server-http")
+    command.add_argument("--port", type=int, default=5001)
+    command.add_argument(
+        "--model-dir", type=Path, help="what AZUREML_MODEL_DIR is on Azure; without either, the embedded demo model"
+    )
+    arguments = parser.parse_args()
+    return serve(arguments.port, arguments.model_dir)
+
+
+def serve(port: int, model_dir: Path | None) -> int:
+    """Runs the server in the foreground until it ends; its exit status."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            print(
+                f"llava-serving: port {port} is taken; choose another with --port (make serve PORT=...)",
+                file=sys.stderr,
+            )
+            return 1
+    command = [sys.executable, "-m", "azureml_inference_server_http", "--entry_script", str(ROOT / "score.py")]
+    command += ["--port", str(port)]
+    if model_dir is not None:
+        command += ["--model_dir", str(model_dir)]
+    server = subprocess.Popen(command, env=server_environment(os.environ))
+    # Ctrl-C reaches the server too; it ends first and this process reports how.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    if wait_until_healthy(server, port):
+        print(f"\nReady. Ask about a picture:\n\n{example(port)}\n", flush=True)
+    return server.wait()
+
+
+def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment over the server's defaults; config files are looked for beside score.py alone."""
+    return SERVER_ENVIRONMENT | {"AML_APP_ROOT": str(ROOT)} | dict(environment)
+
+
+def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int) -> bool:
+    """True when the probe answers, which is after init(); False when the server ends before."""
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    return False
+
+
+def example(port: int) -> str:
+    """A command to paste into any POSIX shell, from any folder."""
+    return (
+        f"curl -s http://127.0.0.1:{port}/score -H 'Content-Type: application/json' -d @- <<END\n"
+        '{"input_data": {"input_string": ["What is in the image?"],\n'
+        f'                "images": ["$(base64 < "{PICTURE}" | tr -d \'\\n\')"]}}}}\n'
+        "END"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

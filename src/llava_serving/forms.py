@@ -1,0 +1,261 @@
+"""From the bytes of a body to a ScoreRequest: the five forms of request, told apart by their shape.
+
+Everything a caller can get wrong about the form is told here or in schema.py; what the images hold is image.py's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import pydantic_core
+
+from .errors import BadRequest
+from .parameters import ALIASES, CHAT_COMPLETION_ALIASES, Parameters, canonical
+from .prompt import IMAGE_PLACEHOLDER, ChatRow, ImageSource, Prompt, TextRow, Turn, chat, question, raw
+from .schema import (
+    ChatBody,
+    ChatCompletionBody,
+    Column,
+    ListBody,
+    Message,
+    PromptsBody,
+    TableBody,
+    validate,
+)
+
+Form = Literal["prompts", "list", "table", "chat", "chat_completion"]
+
+ACCEPTED = (
+    'accepted are {"input_data": {"input_string": [...], "images": [...], "parameters": {...}}}, '
+    '{"input_data": ["...", ...], "params": {...}}, '
+    '{"input_data": {"columns": [...], "data": [[...]]}, "params": {...}}, '
+    '{"input_data": {"input_string": [{"role": "user", "content": "..."}], "parameters": {...}}} '
+    'and OpenAI chat completions {"messages": [...]}'
+)
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """A request whose shape is right: one Prompt a row, and how to continue them.
+
+    `echo` says for each row whether its prompt comes back with the answer.
+    """
+
+    form: Form
+    prompts: tuple[Prompt, ...]
+    parameters: Parameters
+    echo: tuple[bool, ...]
+    model: str = ""
+    logprobs: int | None = None
+
+
+def parse(body: bytes) -> ScoreRequest:
+    """The request of a body. Raises BadRequest that says what is wrong, where, and what is accepted."""
+    content = _json(body)
+    if not isinstance(content, dict):
+        raise BadRequest("invalid_request", f"the body must be a JSON object; {ACCEPTED}")
+    if "messages" in content:
+        return _parse_chat_completion(content)
+    name = _only_one(content, ("input_data", "inputs"), "")
+    if name is None:
+        raise BadRequest("invalid_request", f"the body has neither input_data nor inputs nor messages; {ACCEPTED}")
+    data = content[name]
+    beside = {key: value for key, value in content.items() if key != name}
+    if isinstance(data, list):
+        return _parse_list(data, name, _parameters(beside, {}, name))
+    if not isinstance(data, dict):
+        raise BadRequest("invalid_request", f"{name} must be an object or a list of strings; {ACCEPTED}", name)
+    inside = {key: data[key] for key in ("parameters", "params") if key in data}
+    data = {key: value for key, value in data.items() if key not in inside}
+    parameters = _parameters(beside, inside, name)
+    if "columns" in data or "data" in data:
+        return _parse_table(data, name, parameters)
+    texts = data.get("input_string")
+    if isinstance(texts, list) and any(isinstance(text, dict) for text in texts):
+        return _parse_chat(data, name, parameters)
+    return _parse_prompts(data, name, parameters)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadRequest("invalid_json", f"the body is not valid JSON: {error}") from None
+
+
+def _parse_prompts(data: dict[str, Any], name: str, parameters: Parameters) -> ScoreRequest:
+    shape = validate(PromptsBody, data, name)
+    texts = shape.input_string
+    images = shape.images if shape.images is not None else [None] * len(texts)
+    if len(images) != len(texts):
+        raise BadRequest(
+            "image_count_mismatch",
+            f"{name}.images has {len(images)} entries for {len(texts)} strings; send one per string, null for none",
+            f"{name}.images",
+        )
+    rows = [
+        TextRow(text, _sources(entry, f"{name}.images[{i}]"), f"{name}.input_string[{i}]")
+        for i, (text, entry) in enumerate(zip(texts, images, strict=True))
+    ]
+    return _text_request("prompts", rows, parameters)
+
+
+def _parse_list(data: list[Any], name: str, parameters: Parameters) -> ScoreRequest:
+    texts = validate(ListBody, {"input_data": data}, "", {"input_data": name}).input_data
+    _refuse_several(parameters, "a plain list has room for one answer per string")
+    return _text_request("list", [TextRow(text, (), f"{name}[{i}]") for i, text in enumerate(texts)], parameters)
+
+
+def _parse_table(data: dict[str, Any], name: str, parameters: Parameters) -> ScoreRequest:
+    table = validate(TableBody, data, name)
+    _refuse_several(parameters, "a table has room for one response per row")
+    if len(set(table.columns)) < len(table.columns):
+        raise BadRequest("invalid_request", "a column is named twice", f"{name}.columns")
+    prompts = []
+    for i, cells in enumerate(table.data):
+        path = f"{name}.data[{i}]"
+        if len(cells) != len(table.columns):
+            raise BadRequest(
+                "invalid_request", f"the row has {len(cells)} cells for {len(table.columns)} columns", path
+            )
+        prompts.append(_table_prompt(dict(zip(table.columns, cells, strict=True)), table.columns, path, parameters))
+    echo = parameters.return_full_text is True
+    return ScoreRequest("table", tuple(prompts), parameters, (echo,) * len(prompts))
+
+
+def _table_prompt(row: dict[Any, str | None], columns: list[Any], path: str, parameters: Parameters) -> Prompt:
+    texts = [column for column in get_args(Column)[1:] if row.get(column)]
+    if len(texts) != 1:
+        raise BadRequest(
+            "invalid_request", "a row needs text in exactly one of the columns prompt, direct_question and text", path
+        )
+    column = texts[0]
+    image = row.get("image")
+    images = (ImageSource(image, f"{path}[{columns.index('image')}]"),) if image else ()
+    text_row = TextRow(row[column] or "", images, f"{path}[{columns.index(column)}]")
+    wrap = parameters.template == "v0" or (column != "prompt" and parameters.template is None)
+    return question(text_row) if wrap else raw(text_row)
+
+
+def _parse_chat(data: dict[str, Any], name: str, parameters: Parameters) -> ScoreRequest:
+    shape = validate(ChatBody, data, name)
+    _refuse_several(parameters, "a chat answer has room for one output")
+    prompt = _chat_prompt(shape.input_string, f"{name}.input_string", parameters)
+    return ScoreRequest("chat", (prompt,), parameters, (parameters.return_full_text is True,))
+
+
+def _parse_chat_completion(content: dict[str, Any]) -> ScoreRequest:
+    own = {key: content[key] for key in ChatCompletionBody.model_fields if content.get(key) is not None}
+    given = {key: value for key, value in content.items() if key not in ChatCompletionBody.model_fields}
+    parameters = validate(
+        Parameters,
+        canonical(given, "", CHAT_COMPLETION_ALIASES, ChatCompletionBody.model_fields),
+        "",
+        _given_names(given, CHAT_COMPLETION_ALIASES),
+    )
+    shape = validate(ChatCompletionBody, own, "")
+    if parameters.return_full_text:
+        raise BadRequest("invalid_parameter", "a chat completion has no room for the prompt", "return_full_text")
+    if shape.stream_options is not None and not parameters.stream:
+        raise BadRequest("invalid_parameter", "stream_options needs stream: true", "stream_options")
+    if shape.top_logprobs is not None and not shape.logprobs:
+        raise BadRequest("invalid_parameter", "top_logprobs needs logprobs: true", "top_logprobs")
+    prompt = _chat_prompt(shape.messages, "messages", parameters)
+    logprobs = (shape.top_logprobs or 0) if shape.logprobs else None
+    return ScoreRequest("chat_completion", (prompt,), parameters, (False,), shape.model, logprobs)
+
+
+def _text_request(form: Form, rows: list[TextRow], parameters: Parameters) -> ScoreRequest:
+    prompts = tuple(_text_prompt(row, parameters) for row in rows)
+    echo = tuple(
+        not prompt.templated if parameters.return_full_text is None else parameters.return_full_text
+        for prompt in prompts
+    )
+    return ScoreRequest(form, prompts, parameters, echo)
+
+
+def _text_prompt(row: TextRow, parameters: Parameters) -> Prompt:
+    """An image without a place in the text makes it a question; a string alone is a raw prompt."""
+    if parameters.template == "v0":
+        return question(row)
+    if parameters.template is None and row.images and IMAGE_PLACEHOLDER not in row.text:
+        return question(row)
+    return raw(row)
+
+
+def _chat_prompt(messages: list[Message], path: str, parameters: Parameters) -> Prompt:
+    if parameters.template == "none":
+        raise BadRequest(
+            "invalid_parameter", 'a chat is always put into the template; leave out "template"', "template"
+        )
+    turns = []
+    for i, message in enumerate(messages):
+        if message.role == "system" and i > 0:
+            raise BadRequest("invalid_request", "a system message must come first", f"{path}[{i}]")
+        turns.append(_turn(message, f"{path}[{i}]"))
+    if turns[-1].role != "user":
+        raise BadRequest("invalid_request", "the last message must be the user's", f"{path}[{len(turns) - 1}]")
+    return chat(ChatRow(tuple(turns)))
+
+
+def _turn(message: Message, path: str) -> Turn:
+    if isinstance(message.content, str):
+        return Turn(message.role, message.content)
+    texts, images = [], []
+    for i, part in enumerate(message.content):
+        where = f"{path}.content[{i}]"
+        if (part.text is None) == (part.type == "text") or (part.image_url is None) == (part.type == "image_url"):
+            raise BadRequest("invalid_request", f"a part of type {part.type} has {part.type} and nothing else", where)
+        if part.text is not None:
+            texts.append(part.text)
+        elif part.image_url is not None:
+            images.append(ImageSource(part.image_url.url, f"{where}.image_url.url"))
+    if images and message.role != "user":
+        raise BadRequest("invalid_request", "images are accepted in user messages alone", images[0].param)
+    return Turn(message.role, "\n".join(texts), tuple(images))
+
+
+def _sources(entry: str | list[str] | None, path: str) -> tuple[ImageSource, ...]:
+    if entry is None:
+        return ()
+    if isinstance(entry, str):
+        return (ImageSource(entry, path),)
+    return tuple(ImageSource(data, f"{path}[{i}]") for i, data in enumerate(entry))
+
+
+def _parameters(beside: dict[str, Any], inside: dict[str, Any], name: str) -> Parameters:
+    """The parameters from `input_data` or from beside it, never from both."""
+    unknown = [key for key in beside if key not in ("parameters", "params")]
+    if unknown:
+        raise BadRequest(
+            "invalid_request",
+            f"{unknown[0]!r} is not accepted beside {name}; accepted are parameters and params",
+            unknown[0],
+        )
+    places = {f"{name}.{key}": value for key, value in inside.items()} | beside
+    places = {path: value for path, value in places.items() if value is not None}
+    if len(places) > 1:
+        raise BadRequest("invalid_request", f"parameters are given twice: {' and '.join(places)}", [*places][-1])
+    if not places:
+        return Parameters()
+    ((path, given),) = places.items()
+    if not isinstance(given, dict):
+        raise BadRequest("invalid_request", "parameters must be an object", path)
+    return validate(Parameters, canonical(given, path), path, _given_names(given))
+
+
+def _given_names(given: Mapping[str, Any], aliases: Mapping[str, str] = ALIASES) -> dict[str, str]:
+    """Field to the name the caller wrote, so that an error names what they wrote."""
+    return {aliases.get(name, name): name for name in given}
+
+
+def _refuse_several(parameters: Parameters, why: str) -> None:
+    if parameters.n > 1:
+        raise BadRequest("invalid_parameter", f"n is {parameters.n}, and {why}; send prompts or a chat completion", "n")
+
+
+def _only_one(content: dict[str, Any], names: tuple[str, ...], path: str) -> str | None:
+    present = [name for name in names if name in content]
+    if len(present) > 1:
+        raise BadRequest("invalid_request", f"send one of {' and '.join(present)}, not both", present[-1])
+    return present[0] if present else None

@@ -1,0 +1,116 @@
+"""An image of a request: from base64 to an upright RGB picture, with every limit checked before it is decoded."""
+
+import base64
+import binascii
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image, ImageOps
+
+from .errors import BadRequest, RequestError, TooLarge
+from .image_url import UrlFetcher
+from .prompt import ImageSource
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+# The limit in force is ImageLimits.max_pixels, checked on the header. Pillow's own guard warns below it and raises
+# above it, both at another number than the one the operator set.
+Image.MAX_IMAGE_PIXELS = None
+
+# What Pillow's decoders raise on damaged files: each format has its own.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """Bytes of one encoded image, and pixels (width x height) of one decoded image."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+class ImageReader:
+    """Reads the images of a request; `fetch` is None where the operator allows no URLs."""
+
+    def __init__(self, limits: ImageLimits, fetch: UrlFetcher | None) -> None:
+        self._limits = limits
+        self._fetch = fetch
+
+    def read(self, source: ImageSource) -> Image.Image:
+        """An RGB picture, upright, the first frame of an animation.
+
+        Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge, both naming `source.param`.
+        """
+        try:
+            return decode(self._encoded(source.data), self._limits)
+        except RequestError as error:
+            error.param = source.param
+            raise
+
+    def _encoded(self, data: str) -> bytes:
+        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", data) and data[:5].lower() != "data:":
+            if self._fetch is None:
+                raise BadRequest(
+                    "image_url_not_allowed",
+                    "image URLs are not fetched by this deployment; send the image as base64 or as a data: URI",
+                )
+            return self._fetch(data, self._limits.max_bytes)
+        return from_base64(data, self._limits.max_bytes)
+
+
+def from_base64(data: str, max_bytes: int) -> bytes:
+    """The bytes of a base64 string, bare or in a `data:` URI; line breaks and spaces are ignored."""
+    if data[:5].lower() == "data:":
+        header, comma, data = data.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            raise BadRequest("invalid_image", "a data: URI must have the form data:image/png;base64,<data>")
+    if len(data) * 3 // 4 > max_bytes + data.count("\n") + data.count("\r") + 2:
+        raise TooLarge("image_too_large", _too_many_bytes(max_bytes))
+    try:
+        encoded = base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("invalid_image", "the image is not valid base64") from None
+    if len(encoded) > max_bytes:
+        raise TooLarge("image_too_large", _too_many_bytes(max_bytes))
+    if not encoded:
+        raise BadRequest("invalid_image", "the image is empty")
+    return encoded
+
+
+def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
+    """An upright RGB picture from the bytes of a file in one of FORMATS."""
+    if len(encoded) > limits.max_bytes:
+        raise TooLarge("image_too_large", _too_many_bytes(limits.max_bytes))
+    try:
+        image = Image.open(BytesIO(encoded), formats=FORMATS)  # reads the header alone
+    except DECODE_ERRORS:
+        raise BadRequest(
+            "invalid_image", f"the image is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        ) from None
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise TooLarge(
+            "image_too_large",
+            f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} pixels are accepted",
+        )
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except DECODE_ERRORS as error:
+        raise BadRequest(
+            "invalid_image", f"the {image.format} image is damaged and cannot be decoded: {error}"
+        ) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Pillow's conversion, as the authors used it (alpha is dropped), but for 16-bit grey, which Pillow would clip."""
+    if image.mode.startswith("I"):
+        # 16-bit greyscale. The high byte, as Pillow itself takes it of 16-bit RGB.
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    return image.convert("RGB")
+
+
+def _too_many_bytes(max_bytes: int) -> str:
+    return f"the image has more than the {max_bytes:,} bytes that are accepted"

@@ -1,0 +1,96 @@
+"""The generation parameters of a request: names, aliases, ranges and what they mean to the engine."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from .engine.sequence import SamplingParams
+from .errors import BadRequest
+
+ALIASES = {
+    "max_tokens": "max_new_tokens",
+    "max_gen_len": "max_new_tokens",
+    "num_return_sequences": "n",
+}
+# OpenAI's name, and the one its load testers send.
+CHAT_COMPLETION_ALIASES = ALIASES | {"max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+MAX_STOP_STRINGS = 16
+
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def as_list(value: object) -> object:
+    """A string where a list of strings is meant."""
+    return [value] if isinstance(value, str) else value
+
+
+class Parameters(BaseModel):
+    """Every field is honored or refused; None is a parameter left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    min_new_tokens: int = Field(default=0, ge=0)
+    do_sample: bool | None = None
+    temperature: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=-1)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=100, allow_inf_nan=False)
+    stop: Annotated[list[StopString], BeforeValidator(as_list), Field(max_length=MAX_STOP_STRINGS)] = []
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    n: int = Field(default=1, ge=1)
+    return_full_text: bool | None = None
+    template: Literal["v0", "none"] | None = None
+    stream: bool = False
+    ignore_eos: bool = False
+
+    def sampling(self, max_new_tokens: int, separator: str | None, logprobs: int | None) -> SamplingParams:
+        """For the engine: `max_new_tokens` as settled against the context, `separator` the template's end of turn."""
+        ends = (separator,) if separator is not None and not self.ignore_eos else ()
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
+            temperature=self._temperature(),
+            top_p=self.top_p,
+            top_k=max(0, self.top_k),
+            repetition_penalty=self.repetition_penalty,
+            stop=(*self.stop, *ends),
+            seed=self.seed,
+            n=self.n,
+            ignore_eos=self.ignore_eos,
+            logprobs=logprobs,
+        )
+
+    def _temperature(self) -> float:
+        """0 is greedy: without `do_sample`, a temperature above 0 asks for sampling."""
+        if self.do_sample is False or (self.do_sample is None and not self.temperature):
+            return 0.0
+        return 1.0 if self.temperature is None else self.temperature
+
+
+def canonical(
+    given: Mapping[str, Any], path: str, aliases: Mapping[str, str] = ALIASES, beside: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The parameters of the object at `path` under their own names, without those that are null.
+
+    `beside` are names accepted in the same object that are no parameters. Raises BadRequest for an unknown name, with
+    the list of known ones, or for one given twice.
+    """
+    known = {*Parameters.model_fields, *aliases}
+    named: dict[str, Any] = {}
+    for name, value in given.items():
+        param = f"{path}.{name}" if path else name
+        if name == "logprobs":
+            raise BadRequest(
+                "unsupported_parameter", "logprobs are answered to OpenAI chat completion requests alone", param
+            )
+        if name not in known:
+            accepted = ", ".join(sorted({*known, *beside}))
+            raise BadRequest("unknown_parameter", f"{name!r} is not a parameter; accepted are {accepted}", param)
+        field = aliases.get(name, name)
+        if field in named:
+            raise BadRequest("invalid_parameter", f"{name!r} says again what {field!r} or its alias said", param)
+        if value is not None:
+            named[field] = value
+    return named

@@ -1,0 +1,108 @@
+"""The shapes a request body may have, one pydantic model each, and what is said when it has none of them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from .errors import BadRequest
+from .parameters import Parameters, as_list
+
+MAX_TOP_LOGPROBS = 20
+Column = Literal["image", "prompt", "direct_question", "text"]
+Images = list[str | list[str] | None]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PromptsBody(_Strict):
+    input_string: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
+    images: Annotated[Images | None, BeforeValidator(as_list)] = None
+
+
+class ListBody(_Strict):
+    input_data: Annotated[list[str], Field(min_length=1)]
+
+
+class TableBody(_Strict):
+    columns: Annotated[list[Column], Field(min_length=1)]
+    index: list[Any] | None = None
+    data: Annotated[list[list[str | None]], Field(min_length=1)]
+
+
+class ImageUrl(_Strict):
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None  # one resolution here; OpenAI's clients send it by habit
+
+
+class Part(_Strict):
+    """A piece of a message's content: `text` or `image_url`, whichever `type` names."""
+
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+
+class Message(_Strict):
+    role: Literal["system", "user", "assistant"]
+    content: str | Annotated[list[Part], Field(min_length=1)]
+
+
+class ChatBody(_Strict):
+    input_string: Annotated[list[Message], Field(min_length=1)]
+
+
+class StreamOptions(_Strict):
+    include_usage: bool = False
+
+
+class ChatCompletionBody(_Strict):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    model: str = ""
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    stream_options: StreamOptions | None = None
+
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+def validate(shape: type[Shape], data: dict[str, Any], path: str, names: Mapping[str, str] | None = None) -> Shape:
+    """`data` as a `shape`, or BadRequest about the part of the request at `path`.
+
+    `names` are the caller's names for fields that have aliases.
+    """
+    try:
+        return shape.model_validate(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise _told(found, shape, path, names or {}) from None
+
+
+def _told(found: list[ErrorDetails], shape: type[BaseModel], path: str, names: Mapping[str, str]) -> BadRequest:
+    """What pydantic found first, in the caller's own names.
+
+    Of the alternatives of a union the one that matched furthest tells most; those that matched equally far are joined.
+    """
+    first_field = found[0]["loc"][0]
+    located = [(_location(e["loc"]), e) for e in found if e["loc"][0] == first_field]
+    where = max((location for location, _ in located), key=len)
+    causes = [e for location, e in located if location == where]
+    field, *rest = where
+    param = ".".join(part for part in (path, names.get(str(field), str(field))) if part)
+    param += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+    code = "invalid_parameter" if shape is Parameters else "invalid_request"
+    if causes[0]["type"] == "extra_forbidden" and not rest:
+        known = ", ".join(shape.model_fields)
+        return BadRequest(code, f"{field!r} is not accepted here; accepted are {known}", param)
+    messages = dict.fromkeys(e["msg"][0].lower() + e["msg"][1:] for e in causes)
+    return BadRequest(code, f"{param}: {', or '.join(messages)}", param)
+
+
+def _location(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without the names of union members ("str", "list[...]"), which are pydantic's and not in the request."""
+    field, *rest = loc
+    return (field, *(part for part in rest if isinstance(part, int) or not part.startswith(("str", "list["))))

@@ -1,0 +1,76 @@
+"""What an operator may set: `LLAVA_*` environment variables, read once, in init().
+
+An unknown name or a value that does not parse stops start-up: a typing error in a deployment must not be served
+around for weeks.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .errors import StartupError
+
+PREFIX = "LLAVA_"
+MIB = 1024 * 1024
+
+
+def _comma_separated(value: object) -> object:
+    return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """Every setting with its default; field `x` is the environment variable `LLAVA_X`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="`auto` (CUDA when present, else CPU), `cpu`, `cuda` or `cuda:N`",
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="`auto` (float16 on CUDA, float32 on CPU), `float16`, `bfloat16` or `float32`",
+    )
+    self_check: bool = Field(
+        default=True,
+        description="measure the loss on an ordinary sentence at start-up and refuse to serve a model that cannot talk",
+    )
+    default_max_new_tokens: int = Field(
+        default=256, ge=1, description="`max_new_tokens` when the request leaves it out, less where the context ends"
+    )
+    max_sequences: int = Field(default=64, ge=1, description="most sequences (rows x `n`) in one request")
+    max_images: int = Field(default=16, ge=1, description="most images in one request")
+    max_body_bytes: int = Field(default=64 * MIB, ge=1, description="most bytes of a request body")
+    max_image_bytes: int = Field(default=20 * MIB, ge=1, description="most bytes of one encoded image")
+    max_image_pixels: int = Field(
+        default=50_000_000, ge=1, description="most pixels of one image, as sent and after scaling for the model"
+    )
+    image_url_hosts: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
+        default=(), description="hosts, separated by commas, from which image URLs are fetched; none: URLs are refused"
+    )
+    image_url_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=120, description="most seconds for fetching one image, all told"
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Reads the `LLAVA_*` names of `environment`; raises StartupError that names the offender."""
+        given = {
+            name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise StartupError("; ".join(_explain(e, given) for e in error.errors())) from None
+
+
+def _explain(error: object, given: dict[str, str]) -> str:
+    field = str(error["loc"][0])  # type: ignore[index]
+    name = PREFIX + field.upper()
+    if field not in Settings.model_fields:
+        known = ", ".join(PREFIX + known.upper() for known in Settings.model_fields)
+        return f"{name} is not a setting of this service; the settings are {known}"
+    description = Settings.model_fields[field].description
+    return f"{name}={given[field]!r} is not valid ({error['msg']}): {description}"  # type: ignore[index]

@@ -1,0 +1,104 @@
+"""Token ids exactly as LLaVA v0 was trained, and back to text.
+
+SentencePiece itself is used: transformers 5's LlamaTokenizer differs from LLaMA's tokenizer.model on text that begins
+with a space. Every id comes from the checkpoint's files.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from .errors import StartupError
+from .prompt import Segment
+
+IMAGE_PATCH = "<im_patch>"
+IMAGE_START = "<im_start>"
+IMAGE_END = "<im_end>"
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """The ids that stand for one image: `start`, `count` times `patch`, `end`.
+
+    `start` and `end` are None for checkpoints trained without the two markers.
+    """
+
+    patch: int
+    count: int
+    start: int | None
+    end: int | None
+
+    @property
+    def ids(self) -> list[int]:
+        patches = [self.patch] * self.count
+        return patches if self.start is None or self.end is None else [self.start, *patches, self.end]
+
+
+class Tokenizer:
+    """Text and images to ids, and an id to its bytes."""
+
+    def __init__(self, model: SentencePieceProcessor, image: ImageTokens) -> None:
+        self._model = model
+        self.image = image
+        self.bos_id: int = model.bos_id()
+        self.eos_id: int = model.eos_id()
+        self.text_vocab_size: int = model.vocab_size()  # ids from here on are added tokens
+
+    def encode(self, segments: Iterable[Segment]) -> list[int]:
+        """BOS and the ids of the segments, an image as its image tokens.
+
+        White space beside an image is dropped and the text after it is encoded afresh, as the slow tokenizer that
+        v0 was trained with did around added tokens. Text is only ever text: `</s>` in it is four characters.
+        """
+        segments = list(segments)
+        ids = [self.bos_id]
+        for i, segment in enumerate(segments):
+            if not isinstance(segment, str):
+                ids += self.image.ids
+                continue
+            if i + 1 < len(segments):
+                segment = segment.rstrip()
+            if i > 0:
+                segment = segment.lstrip()
+            ids += self._model.encode(segment)
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes a generated token adds to the text; one token may hold part of a character."""
+        if token_id >= self.text_vocab_size or self._model.is_control(token_id):
+            return b""
+        if self._model.is_byte(token_id):
+            return bytes([int(self._model.id_to_piece(token_id)[3:5], 16)])  # "<0x0A>"
+        if self._model.is_unknown(token_id):
+            return " \u2047 ".encode()  # SentencePiece's own surface for <unk>
+        return self._model.id_to_piece(token_id).replace("\u2581", " ").encode()
+
+
+def load_sentencepiece(directory: Path) -> SentencePieceProcessor:
+    """LLaMA's `tokenizer.model` from a checkpoint folder."""
+    path = directory / "tokenizer.model"
+    if not path.is_file():
+        raise StartupError(
+            f"no tokenizer.model in {directory}: LLaMA's SentencePiece model belongs beside the weights "
+            "(tokenizer.json alone does not reproduce LLaMA's token ids)"
+        )
+    return SentencePieceProcessor(model_file=str(path))
+
+
+def added_tokens(directory: Path) -> dict[str, int]:
+    """The tokens a checkpoint adds to SentencePiece's, by name, from whichever file transformers wrote them to."""
+    path = directory / "added_tokens.json"
+    if path.is_file():
+        return dict(json.loads(path.read_text("utf-8")))
+    path = directory / "tokenizer_config.json"
+    if path.is_file():
+        decoder = json.loads(path.read_text("utf-8")).get("added_tokens_decoder", {})
+        if decoder:
+            return {token["content"]: int(token_id) for token_id, token in decoder.items()}
+    path = directory / "tokenizer.json"
+    if path.is_file():
+        return {token["content"]: token["id"] for token in json.loads(path.read_text("utf-8"))["added_tokens"]}
+    return {}

@@ -1,0 +1,101 @@
+"""Where the tensors and numbers of a v0 checkpoint go in transformers' LlavaForConditionalGeneration.
+
+v0 has one linear projector and transformers two with an activation between: the activation is "linear" and the second
+layer the identity, which leaves every feature as it is to the bit.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentencepiece import SentencePieceProcessor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from ..errors import StartupError
+from ..tokenizer import IMAGE_PATCH
+
+PROJECTOR_OUT = "model.multi_modal_projector.linear_2"
+LLAMA_CONTEXT = 2048  # LLaMA's context length, where a config of that time does not say
+
+
+def language_name(name: str) -> str:
+    """A name of the delta in the model's state dict."""
+    if name.startswith("model.mm_projector."):
+        return name.replace("model.mm_projector.", "model.multi_modal_projector.linear_1.")
+    return name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name
+
+
+def vision_name(name: str) -> str | None:
+    """A name of CLIP's checkpoint in the model's state dict; None for what the vision tower does not use.
+
+    The hub's CLIP folder holds the text model too.
+    """
+    if not name.startswith("vision_model.") or name.endswith("position_ids"):
+        return None
+    return name.replace("vision_model.", "model.vision_tower.", 1)
+
+
+def identity_projection(hidden_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+    """The second projector layer as the identity."""
+    return {
+        f"{PROJECTOR_OUT}.weight": torch.eye(hidden_size, dtype=dtype, device=device),
+        f"{PROJECTOR_OUT}.bias": torch.zeros(hidden_size, dtype=dtype, device=device),
+    }
+
+
+def llava_config(delta: Path, vision: Path, text: SentencePieceProcessor, added: dict[str, int]) -> LlavaConfig:
+    """The model's config from the delta's and CLIP's.
+
+    The delta's own bos, eos and pad ids (0, 1, 0) are wrong; SentencePiece's are taken. The padding token it lists has
+    no embedding row, so padding is `<unk>`, as LLaMA has none.
+    """
+    llama = read_config(delta)
+    if IMAGE_PATCH not in added:
+        raise StartupError(
+            f"{delta} lists no {IMAGE_PATCH} among its added tokens (added_tokens.json): it is not a LLaVA v0 delta"
+        )
+    vision_config = _vision_config(vision)
+    patches = (vision_config.image_size // vision_config.patch_size) ** 2
+    return LlavaConfig(
+        text_config=_text_config(llama, text),
+        vision_config=vision_config,
+        image_token_index=added[IMAGE_PATCH],
+        image_seq_length=patches,
+        projector_hidden_act="linear",
+        vision_feature_layer=llama.get("mm_vision_select_layer", -2),
+        vision_feature_select_strategy="default",  # drops CLS
+        tie_word_embeddings=False,
+    )
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint folder."""
+    path = directory / "config.json"
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise StartupError(f"{path} cannot be read: {error}") from None
+
+
+def _text_config(llama: dict[str, Any], text: SentencePieceProcessor) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=llama["vocab_size"],
+        hidden_size=llama["hidden_size"],
+        intermediate_size=llama["intermediate_size"],
+        num_hidden_layers=llama["num_hidden_layers"],
+        num_attention_heads=llama["num_attention_heads"],
+        hidden_act=llama.get("hidden_act", "silu"),
+        rms_norm_eps=llama.get("rms_norm_eps", 1e-6),
+        max_position_embeddings=llama.get("max_sequence_length", llama.get("max_position_embeddings", LLAMA_CONTEXT)),
+        bos_token_id=text.bos_id(),
+        eos_token_id=text.eos_id(),
+        pad_token_id=text.unk_id(),
+        tie_word_embeddings=False,
+    )
+
+
+def _vision_config(vision: Path) -> CLIPVisionConfig:
+    config = read_config(vision)
+    config = config.get("vision_config", config)  # the hub's CLIP folder nests it beside the text model's
+    return CLIPVisionConfig(**{k: v for k, v in config.items() if k not in ("model_type", "torch_dtype", "dtype")})

@@ -1,0 +1,147 @@
+"""Loads a model directory onto a device: merged while loading, or merged already."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from ..errors import StartupError
+from ..preprocess import ClipPreprocessor, load_preprocessor
+from ..tokenizer import IMAGE_END, IMAGE_PATCH, IMAGE_START, ImageTokens, Tokenizer, added_tokens, load_sentencepiece
+from .checkpoint import Checkpoint
+from .layout import identity_projection, language_name, llava_config, vision_name
+from .merge import merged_tensors
+from .model_dir import DeltaTrio, MergedCheckpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A LLaVA that is ready to run, with what turns requests into its inputs."""
+
+    model: LlavaForConditionalGeneration
+    tokenizer: Tokenizer
+    preprocessor: ClipPreprocessor
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt, images and answer together."""
+        length: int = self.model.config.text_config.max_position_embeddings
+        return length
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding, added tokens included."""
+        size: int = self.model.config.text_config.vocab_size
+        return size
+
+
+def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str) -> LoadedModel:
+    """Loads onto `device` in `dtype`, both as in Settings ("auto" included). Raises StartupError."""
+    started = time.monotonic()
+    place = _device(device)
+    number = _dtype(dtype, place)
+    loaded = (
+        _load_trio(found, place, number)
+        if isinstance(found, DeltaTrio)
+        else _load_merged(found.directory, place, number)
+    )
+    loaded.model.eval().requires_grad_(False)
+    # Both are the service's own business: the files' ids are wrong (v0) or their defaults unwanted.
+    loaded.model.generation_config = GenerationConfig()
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    logger.info(
+        "loaded %s: %.1f M parameters on %s in %s, %.1f s",
+        found, parameters / 1e6, place, number, time.monotonic() - started,
+    )  # fmt: skip
+    return loaded
+
+
+def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    text = load_sentencepiece(trio.delta)
+    added = added_tokens(trio.delta)
+    config = llava_config(trio.delta, trio.vision, text, added)
+    with init_empty_weights(include_buffers=False):
+        model = LlavaForConditionalGeneration(config)
+    for name, tensor in _trio_tensors(trio, config, device, dtype):
+        try:
+            set_module_tensor_to_device(model, name, device, tensor, dtype)
+        except (AttributeError, ValueError, KeyError) as error:
+            raise StartupError(f"the tensor {name} of {trio.directory} does not fit its config.json: {error}") from None
+    missing = sorted(name for name, p in model.named_parameters() if p.is_meta)
+    if missing:
+        raise StartupError(f"{trio.directory} lacks {len(missing)} tensors of the model, {missing[0]} among them")
+    return LoadedModel(
+        model.to(device),
+        Tokenizer(text, _image_tokens(config, added)),
+        load_preprocessor(trio.vision, config.vision_config.image_size),
+    )
+
+
+def _trio_tensors(
+    trio: DeltaTrio, config: LlavaConfig, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in merged_tensors(Checkpoint(trio.base), Checkpoint(trio.delta), device):
+        yield language_name(name), tensor
+    clip = Checkpoint(trio.vision)
+    for name in clip.names:
+        if target := vision_name(name):
+            yield target, clip.tensor(name).to(device, dtype)
+    yield from identity_projection(config.text_config.hidden_size, dtype, device).items()
+
+
+def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    text = load_sentencepiece(directory)
+    added = added_tokens(directory)
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        directory,
+        config=config,
+        dtype=dtype,
+        device_map={"": device},
+        local_files_only=True,
+        output_loading_info=True,
+        weights_only=True,
+    )
+    # transformers fills what is missing with random numbers and says so in a warning.
+    broken = [*report["missing_keys"], *report["mismatched_keys"]]
+    if broken:
+        raise StartupError(f"{directory} lacks or misshapes {len(broken)} tensors of the model, {broken[0]} among them")
+    return LoadedModel(
+        model,
+        Tokenizer(text, _image_tokens(config, added)),
+        load_preprocessor(directory, config.vision_config.image_size),
+    )
+
+
+def _image_tokens(config: LlavaConfig, added: dict[str, int]) -> ImageTokens:
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    count = patches + (config.vision_feature_select_strategy == "full")  # CLS is kept
+    if IMAGE_PATCH in added and added[IMAGE_PATCH] != config.image_token_index:
+        raise StartupError(
+            f"config.json says that the image token is {config.image_token_index} and the tokenizer's files that "
+            f"{IMAGE_PATCH} is {added[IMAGE_PATCH]}"
+        )
+    return ImageTokens(config.image_token_index, count, added.get(IMAGE_START), added.get(IMAGE_END))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise StartupError(f"LLAVA_DEVICE={name}, and no CUDA device is visible to torch {torch.__version__}")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    number: torch.dtype = getattr(torch, name)
+    return number

@@ -1,0 +1,165 @@
+"""Small random checkpoints in the true layout of LLaMA, LLaVA-13b-delta-v0 and CLIP, written to disk."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+
+Save = Callable[[dict[str, torch.Tensor], Path], None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a random trio; heads divide hidden, and the tower's image is a whole number of patches."""
+
+    text_vocab: int = 400
+    hidden: int = 32
+    intermediate: int = 48
+    layers: int = 2
+    heads: int = 2
+    context: int = 256
+    vision_hidden: int = 24
+    vision_layers: int = 3
+    image_size: int = 32
+    patch_size: int = 16
+
+
+CORPUS = (Path(__file__).parent / "corpus.txt").read_text("utf-8")
+
+
+def train_tokenizer(path: Path, vocab: int) -> None:
+    """A SentencePiece model with LLaMA's settings."""
+    (path.parent / "corpus").write_text(CORPUS, "utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(path.parent / "corpus"), model_prefix=str(path.with_suffix("")), vocab_size=vocab, model_type="bpe",
+        byte_fallback=True, split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True, character_coverage=1.0, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (path.parent / "corpus").unlink()
+
+
+def write_trio(directory: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
+    """base/, delta/ and vision/ with random weights; base and delta are sharded differently."""
+    random = torch.Generator().manual_seed(seed)
+    for part in ("base", "delta", "vision"):
+        (directory / part).mkdir(parents=True)
+    train_tokenizer(directory / "base" / "tokenizer.model", shape.text_vocab)
+    (directory / "delta" / "tokenizer.model").write_bytes((directory / "base" / "tokenizer.model").read_bytes())
+    vocab = sentencepiece.SentencePieceProcessor(model_file=str(directory / "base" / "tokenizer.model")).vocab_size()
+    base = llama_tensors(shape, vocab, random, scale=0.2)
+    delta = llama_tensors(shape, vocab + 3, random, scale=0.05)
+    delta["model.mm_projector.weight"] = _normal((shape.hidden, shape.vision_hidden), random, 0.2)
+    delta["model.mm_projector.bias"] = _normal((shape.hidden,), random, 0.2)
+    save_shards(base, directory / "base", 2)
+    save_shards(delta, directory / "delta", 3)
+    torch.save(clip_tensors(shape, random), directory / "vision" / "pytorch_model.bin")
+    _write_json(directory / "base" / "config.json", _llama_config(shape, vocab))
+    _write_json(directory / "delta" / "config.json", _delta_config(shape, vocab))
+    added = {"<im_end>": vocab + 2, "<im_patch>": vocab, "<im_start>": vocab + 1, "[PAD]": vocab + 3}
+    _write_json(directory / "delta" / "added_tokens.json", added)
+    _write_json(
+        directory / "delta" / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    )
+    _write_json(directory / "vision" / "config.json", _clip_config(shape))
+    return directory
+
+
+def llama_tensors(shape: Shape, vocab: int, random: torch.Generator, scale: float) -> dict[str, torch.Tensor]:
+    hidden, wide = shape.hidden, shape.intermediate
+    tensors = {"model.embed_tokens.weight": _normal((vocab, hidden), random, scale)}
+    for i in range(shape.layers):
+        prefix = f"model.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            tensors[f"{prefix}self_attn.{name}.weight"] = _normal((hidden, hidden), random, scale)
+        tensors[f"{prefix}self_attn.rotary_emb.inv_freq"] = torch.zeros(hidden // shape.heads // 2)
+        for name, size in (("gate_proj", (wide, hidden)), ("up_proj", (wide, hidden)), ("down_proj", (hidden, wide))):
+            tensors[f"{prefix}mlp.{name}.weight"] = _normal(size, random, scale)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{prefix}{name}.weight"] = _normal((hidden,), random, scale) + 0.5
+    tensors["model.norm.weight"] = _normal((hidden,), random, scale) + 0.5
+    tensors["lm_head.weight"] = _normal((vocab, hidden), random, scale)
+    return tensors
+
+
+def clip_tensors(shape: Shape, random: torch.Generator) -> dict[str, torch.Tensor]:
+    width, patches = shape.vision_hidden, (shape.image_size // shape.patch_size) ** 2
+    top = "vision_model."
+    tensors = {
+        f"{top}embeddings.class_embedding": _normal((width,), random, 0.2),
+        f"{top}embeddings.patch_embedding.weight": _normal(
+            (width, 3, shape.patch_size, shape.patch_size), random, 0.05
+        ),
+        f"{top}embeddings.position_embedding.weight": _normal((patches + 1, width), random, 0.2),
+        f"{top}embeddings.position_ids": torch.arange(patches + 1)[None],
+    }
+    for name in ("pre_layrnorm", "post_layernorm"):
+        tensors |= _layer_norm(f"{top}{name}", width)
+    for i in range(shape.vision_layers):
+        prefix = f"{top}encoder.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            tensors |= _linear(f"{prefix}self_attn.{name}", width, width, random)
+        tensors |= _linear(f"{prefix}mlp.fc1", 2 * width, width, random)
+        tensors |= _linear(f"{prefix}mlp.fc2", width, 2 * width, random)
+        tensors |= _layer_norm(f"{prefix}layer_norm1", width) | _layer_norm(f"{prefix}layer_norm2", width)
+    return tensors
+
+
+def save_shards(
+    tensors: dict[str, torch.Tensor], directory: Path, count: int, stem: str = "pytorch_model", suffix: str = "bin",
+    save: Save = torch.save,
+) -> None:  # fmt: skip
+    """`count` shards with their index, in Hugging Face's naming."""
+    names = list(tensors)
+    files: dict[str, str] = {}
+    for i in range(count):
+        part = names[i * len(names) // count : (i + 1) * len(names) // count]
+        file = f"{stem}-{i + 1:05}-of-{count:05}.{suffix}"
+        save({name: tensors[name].clone() for name in part}, directory / file)
+        files |= dict.fromkeys(part, file)
+    _write_json(directory / f"{stem}.{suffix}.index.json", {"metadata": {}, "weight_map": files})
+
+
+def _llama_config(shape: Shape, vocab: int) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab, "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_sequence_length": shape.context, "torch_dtype": "float16",
+        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": -1,
+    }  # fmt: skip
+
+
+def _delta_config(shape: Shape, vocab: int) -> dict[str, Any]:
+    return _llama_config(shape, vocab + 3) | {
+        "mm_vision_tower": "openai/clip-vit-large-patch14", "mm_hidden_size": shape.vision_hidden,
+        "mm_vision_select_layer": -2, "mm_use_im_start_end": True, "use_mm_proj": True, "pad_token_id": 0,
+    }  # fmt: skip
+
+
+def _clip_config(shape: Shape) -> dict[str, Any]:
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": shape.vision_hidden, "num_attention_heads": 2,
+        "intermediate_size": 2 * shape.vision_hidden, "num_hidden_layers": shape.vision_layers,
+        "image_size": shape.image_size, "patch_size": shape.patch_size, "projection_dim": shape.vision_hidden,
+    }  # fmt: skip
+    return {"model_type": "clip", "vision_config": vision, "text_config": {}, "projection_dim": shape.vision_hidden}
+
+
+def _linear(name: str, out: int, into: int, random: torch.Generator) -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": _normal((out, into), random, 0.2), f"{name}.bias": _normal((out,), random, 0.1)}
+
+
+def _layer_norm(name: str, width: int) -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": torch.ones(width).half(), f"{name}.bias": torch.zeros(width).half()}
+
+
+def _normal(size: tuple[int, ...], random: torch.Generator, scale: float) -> torch.Tensor:
+    return (torch.randn(size, generator=random) * scale).half()
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2), "utf-8")
