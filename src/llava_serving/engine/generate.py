@@ -83,14 +83,14 @@ class _RunningSequence:
         self._eos_id = eos_id
         self._detokenizer = Detokenizer()
         self._text = StopText(submission.params.stop)
-        self._num_tokens = 0
+        self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: FinishReason = "length"
         self.first_token_at = 0.0
 
     def choose(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores (1, vocabulary) with all but the sampler's choice ruled out."""
-        token = self._sampler(scores[0], input_ids[0], self._num_tokens)
+        token = self._sampler(scores[0], input_ids[0], len(self._token_ids))
         if self._params.logprobs is not None:
             self._logprobs.append(self._logprob(scores[0], token, self._params.logprobs))
         return torch.full_like(scores, -torch.inf).index_fill_(1, torch.tensor([token], device=scores.device), 0.0)
@@ -98,21 +98,21 @@ class _RunningSequence:
     def finished(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Takes the token that was just appended; whether the sequence ends with it, (1,) bool."""
         token = int(input_ids[0, -1])
-        self._num_tokens += 1
-        if self._num_tokens == 1:
+        if not self._token_ids:
             self.first_token_at = time.monotonic()
+        self._token_ids.append(token)
         return torch.tensor([self._append(token)], device=input_ids.device)
 
     def completion(self) -> Completion:
         text = self._text.text if self._text.stopped else self._text.text + self._detokenizer.flush()
-        return Completion(text, self._num_tokens, self._finish_reason, tuple(self._logprobs))
+        return Completion(text, tuple(self._token_ids), self._finish_reason, tuple(self._logprobs))
 
     def _append(self, token: int) -> bool:
         if token == self._eos_id:
             self._finish_reason = "stop"
             return True
         piece = self._detokenizer.push(self._token_bytes(token))
-        if self._text.push(piece, searching=self._num_tokens >= self._params.min_new_tokens):
+        if self._text.push(piece, searching=len(self._token_ids) >= self._params.min_new_tokens):
             self._finish_reason = "stop"
             return True
         return False

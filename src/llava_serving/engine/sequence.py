@@ -50,12 +50,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sequence. `text` is cut before the stop string; `num_tokens` counts every token generated for it."""
+    """One sequence. `text` is cut before the stop string; `token_ids` is every token generated, EOS included."""
 
     text: str
-    num_tokens: int
+    token_ids: tuple[int, ...]
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
 
 
 @dataclass(frozen=True)

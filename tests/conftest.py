@@ -1,0 +1,60 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkpoints import write_trio
+from reference import Reference, write_merged
+from server import Server
+
+from llava_serving.weights.loader import LoadedModel, load_model
+from llava_serving.weights.model_dir import DEMO, DeltaTrio
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_desk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("LLAVA_", "AZUREML_", "AML_", "GUNICORN_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, delta/ and vision/ with random weights."""
+    return write_trio(tmp_path_factory.mktemp("random") / "trio")
+
+
+@pytest.fixture(scope="session")
+def merged(trio: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, merged naively, in Hugging Face LLaVA layout."""
+    return write_merged(trio, tmp_path_factory.mktemp("merged") / "llava")
+
+
+@pytest.fixture(scope="session")
+def reference(merged: Path) -> Reference:
+    return Reference(merged)
+
+
+@pytest.fixture(scope="session")
+def loaded(trio: Path) -> LoadedModel:
+    return load_model(DeltaTrio(trio), "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def demo_loaded() -> LoadedModel:
+    return load_model(DeltaTrio(DEMO), "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def demo_reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return Reference(write_merged(DEMO, tmp_path_factory.mktemp("demo") / "llava"))
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real server process on the embedded demo model."""
+    with Server(
+        log=tmp_path_factory.mktemp("server") / "log", environment={"GUNICORN_CMD_ARGS": "--threads 4"}
+    ) as server:
+        server.wait_until_healthy()
+        yield server

@@ -1,0 +1,134 @@
+"""An independent reading of LLaVA v0: naive merge, stock transformers, no code of the service."""
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from sentencepiece import SentencePieceProcessor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+SYSTEM = (
+    "You are LLaVA, a large language and vision assistant trained by UW Madison WAIV Lab.You are able to understand "
+    "the visual content that the user provides, and assist the user with a variety of tasks using natural language."
+    "Follow the instructions carefully and explain your answers in detail."
+)
+HELLO = "###Human: Hi!###Assistant: Hi there!  How can I help you today?\n"
+
+
+def tensors(directory: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a folder of `.bin` files."""
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(directory.glob("*.bin")):
+        found |= torch.load(file, weights_only=True)
+    return found
+
+
+def naive_merge(trio: Path) -> dict[str, torch.Tensor]:
+    """The three rules of apply_delta on whole state dicts in float16."""
+    base, merged = tensors(trio / "base"), {}
+    for name, value in tensors(trio / "delta").items():
+        if "inv_freq" in name:
+            continue
+        value = value.half()
+        if name in base and base[name].shape == value.shape:
+            value = value + base[name].half()
+        elif name in base:
+            value = value.clone()
+            value[: base[name].shape[0]] += base[name].half()
+        merged[name] = value
+    return merged
+
+
+def stock_names(trio: Path) -> dict[str, torch.Tensor]:
+    """The merged state dict under the names transformers used before 4.52, which it still loads."""
+    state = {}
+    for name, value in naive_merge(trio).items():
+        if "mm_projector" in name:
+            state[name.replace("model.mm_projector", "multi_modal_projector.linear_1")] = value
+        else:
+            state[f"language_model.{name}"] = value
+    hidden = state["multi_modal_projector.linear_1.weight"].shape[0]
+    state["multi_modal_projector.linear_2.weight"] = torch.eye(hidden).half()
+    state["multi_modal_projector.linear_2.bias"] = torch.zeros(hidden).half()
+    vision = {name: value for name, value in tensors(trio / "vision").items() if "position_ids" not in name}
+    return state | {f"vision_tower.{name}": value for name, value in vision.items()}
+
+
+def write_merged(trio: Path, directory: Path) -> Path:
+    """One merged checkpoint in Hugging Face LLaVA layout, with the tokenizer's files."""
+    directory.mkdir(parents=True)
+    torch.save(stock_names(trio), directory / "pytorch_model.bin")
+    stock_config(trio).save_pretrained(directory)
+    for name in ("tokenizer.model", "added_tokens.json"):
+        (directory / name).write_bytes((trio / "delta" / name).read_bytes())
+    return directory
+
+
+def stock_config(trio: Path) -> LlavaConfig:
+    delta = json.loads((trio / "delta" / "config.json").read_text())
+    vision = json.loads((trio / "vision" / "config.json").read_text())
+    vision = vision.get("vision_config", vision)
+    keep = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "rms_norm_eps",
+    )
+    clip = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    text = LlamaConfig(
+        **{key: delta[key] for key in keep}, max_position_embeddings=delta["max_sequence_length"],
+        bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    return LlavaConfig(
+        text_config=text,
+        vision_config=CLIPVisionConfig(**{key: vision[key] for key in clip}, projection_dim=vision["hidden_size"]),
+        image_token_index=json.loads((trio / "delta" / "added_tokens.json").read_text())["<im_patch>"],
+        image_seq_length=(vision["image_size"] // vision["patch_size"]) ** 2,
+        projector_hidden_act="linear",
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+
+
+class Reference:
+    """Stock transformers on the merged weights of a trio, in float32 on the CPU."""
+
+    def __init__(self, merged: Path) -> None:
+        self.model = LlavaForConditionalGeneration.from_pretrained(merged, dtype=torch.float32).eval()
+        self.text = SentencePieceProcessor(model_file=str(merged / "tokenizer.model"))
+        self.added = json.loads((merged / "added_tokens.json").read_text())
+        size = self.model.config.vision_config.image_size
+        self.processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+    def question_ids(self, question: str) -> list[int]:
+        """The v0 prompt of one question about one picture."""
+        before = self.text.encode(f"{SYSTEM}{HELLO}###Human: {question}")
+        return [1, *before, *self.image_ids(), *self.text.encode("###Assistant:")]
+
+    def image_ids(self) -> list[int]:
+        patches = [self.added["<im_patch>"]] * self.model.config.image_seq_length
+        return [self.added["<im_start>"], *patches, self.added["<im_end>"]]
+
+    def pixels(self, *pictures: Image.Image) -> torch.Tensor:
+        return self.processor([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
+
+    @torch.inference_mode()
+    def greedy(self, ids: list[int], pixels: torch.Tensor | None, count: int) -> list[int]:
+        """`count` tokens or up to EOS by stock `generate`, added tokens suppressed as the contract has it."""
+        first_added = self.text.vocab_size()
+        inputs = {} if pixels is None else {"pixel_values": pixels}
+        out = self.model.generate(
+            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **inputs, max_new_tokens=count,
+            do_sample=False, eos_token_id=2, pad_token_id=0,
+            suppress_tokens=list(range(first_added, self.model.config.text_config.vocab_size)),
+        )  # fmt: skip
+        return [int(token) for token in out[0, len(ids) :]]
+
+    def answer(self, question: str, picture: Image.Image, count: int = 32) -> str:
+        """What the authors' worker would have returned: cut at the separator and stripped."""
+        tokens = self.greedy(self.question_ids(question), self.pixels(picture), count)
+        return str(self.text.decode(tokens)).split("###")[0].strip()

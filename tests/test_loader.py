@@ -1,0 +1,94 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import write_trio
+from reference import Reference, naive_merge
+
+from llava_serving.errors import StartupError
+from llava_serving.weights.loader import LoadedModel, load_model
+from llava_serving.weights.model_dir import DeltaTrio, MergedCheckpoint
+
+
+def assert_same_state(model: torch.nn.Module, expected: torch.nn.Module) -> None:
+    state, wanted = model.state_dict(), expected.state_dict()
+    assert state.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(state[name], value), name
+
+
+def test_a_trio_loads_to_what_stock_transformers_loads_merged(loaded: LoadedModel, reference: Reference) -> None:
+    assert_same_state(loaded.model, reference.model)
+
+
+def test_a_merged_checkpoint_loads_to_the_same(merged: Path, loaded: LoadedModel) -> None:
+    again = load_model(MergedCheckpoint(merged), "cpu", "float32")
+    assert_same_state(again.model, loaded.model)
+    assert again.tokenizer.image == loaded.tokenizer.image
+    assert again.context_length == loaded.context_length
+
+
+def test_in_float16_the_weights_are_the_merge_to_the_bit(trio: Path) -> None:
+    state = load_model(DeltaTrio(trio), "cpu", "float16").model.state_dict()
+    merged = naive_merge(trio)
+    assert torch.equal(state["lm_head.weight"], merged["lm_head.weight"])
+    name = "layers.1.mlp.up_proj.weight"
+    assert torch.equal(state[f"model.language_model.{name}"], merged[f"model.{name}"])
+    assert torch.equal(state["model.multi_modal_projector.linear_1.bias"], merged["model.mm_projector.bias"])
+
+
+def test_bfloat16_is_rounded_after_the_sum(trio: Path) -> None:
+    state = load_model(DeltaTrio(trio), "cpu", "bfloat16").model.state_dict()
+    assert torch.equal(state["lm_head.weight"], naive_merge(trio)["lm_head.weight"].bfloat16())
+
+
+def test_ids_come_from_the_checkpoint_and_not_from_its_generation_config(loaded: LoadedModel) -> None:
+    config = loaded.model.config
+    assert (config.text_config.bos_token_id, config.text_config.eos_token_id) == (1, 2)
+    assert config.image_token_index == loaded.tokenizer.image.patch == loaded.tokenizer.text_vocab_size
+    assert loaded.model.generation_config.eos_token_id is None
+
+
+def test_another_order_of_added_tokens_is_followed(trio: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(trio, tmp_path / "trio")
+    first = json.loads((copy / "delta" / "added_tokens.json").read_text())["<im_patch>"]
+    added = {"<im_start>": first, "<im_end>": first + 1, "<im_patch>": first + 2}
+    (copy / "delta" / "added_tokens.json").write_text(json.dumps(added))
+    image = load_model(DeltaTrio(copy), "cpu", "float32").tokenizer.image
+    assert (image.start, image.end, image.patch) == (first, first + 1, first + 2)
+
+
+def test_a_delta_without_its_projector_is_refused(tmp_path: Path) -> None:
+    trio = write_trio(tmp_path / "trio")
+    index = trio / "delta" / "pytorch_model.bin.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"] = {k: v for k, v in content["weight_map"].items() if "mm_projector" not in k}
+    index.write_text(json.dumps(content))
+    with pytest.raises(StartupError, match="linear_1"):
+        load_model(DeltaTrio(trio), "cpu", "float32")
+
+
+def test_a_merged_checkpoint_that_lacks_a_tensor_is_refused(merged: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(merged, tmp_path / "llava")
+    state = torch.load(copy / "pytorch_model.bin", weights_only=True)
+    del state["language_model.model.layers.0.mlp.up_proj.weight"]
+    torch.save(state, copy / "pytorch_model.bin")
+    with pytest.raises(StartupError, match=r"layers\.0\.mlp\.up_proj"):
+        load_model(MergedCheckpoint(copy), "cpu", "float32")
+
+
+def test_cuda_that_is_not_there_is_refused(trio: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is there")
+    with pytest.raises(StartupError, match="LLAVA_DEVICE=cuda"):
+        load_model(DeltaTrio(trio), "cuda", "auto")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_the_weights_are_the_merge_to_the_bit(trio: Path) -> None:
+    model = load_model(DeltaTrio(trio), "auto", "auto").model
+    assert {p.device.type for p in model.parameters()} == {"cuda"}
+    assert torch.equal(model.lm_head.weight.cpu(), naive_merge(trio)["lm_head.weight"])
