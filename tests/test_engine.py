@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,9 +17,9 @@ EOS = 2
 
 
 @pytest.fixture(scope="module")
-def engine(loaded: LoadedModel) -> Iterator[GenerateEngine]:
+def engine(loaded: LoadedModel) -> GenerateEngine:
     tokenizer = loaded.tokenizer
-    yield GenerateEngine(loaded.model, tokenizer.token_bytes, tokenizer.text_vocab_size, tokenizer.eos_id)
+    return GenerateEngine(loaded.model, tokenizer.token_bytes, tokenizer.text_vocab_size, tokenizer.eos_id)
 
 
 def generate(
@@ -186,7 +185,7 @@ def test_any_split_of_the_text_stops_at_the_same_place(text: str, stops: list[st
     if not ends:
         assert stop_text.text == text
         return
-    # Pushed whole words at a time, the first stop to be completed ends the text.
+    # The push that completes a stop string ends the text before it.
     assert stop_text.stopped
     assert any(stop_text.text + s == text[: len(stop_text.text) + len(s)] for s in stops)
     assert not any(s in stop_text.text for s in stops)

@@ -1,5 +1,6 @@
 """The five forms of request and what is told about a wrong one."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -265,15 +266,11 @@ JSON = st.recursive(
 
 @given(body=JSON)
 def test_any_json_is_a_request_or_refused(body: Any) -> None:
-    try:
-        parse(json.dumps(body).encode())
-    except BadRequest as error:
-        assert error.message
+    with contextlib.suppress(BadRequest):
+        assert parse(json.dumps(body).encode()).prompts
 
 
 @given(body=st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
-    try:
-        parse(body)
-    except BadRequest as error:
-        assert error.message
+    with contextlib.suppress(BadRequest):
+        assert parse(body).prompts

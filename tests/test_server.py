@@ -1,8 +1,10 @@
 """Azure's real server process on the embedded demo model, over real HTTP."""
 
 import base64
+import io
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ def test_every_format_is_read_as_pillow_reads_it(
     options: dict[str, Any],
 ) -> None:
     data = as_base64(picture.convert(mode), format, **options)
-    seen = Image.open(__import__("io").BytesIO(base64.b64decode(data)))
+    seen = Image.open(io.BytesIO(base64.b64decode(data)))
     assert ask(demo_server, QUESTION, data) == demo_reference.answer(QUESTION, seen)
 
 
@@ -173,7 +175,7 @@ def test_a_chat_of_several_turns_equals_stock_transformers(
 
 PNG_50000_SQUARED = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\xc3\x50\x00\x00\xc3\x50\x08\x02\x00\x00\x00"
-    + __import__("zlib").crc32(b"IHDR\x00\x00\xc3\x50\x00\x00\xc3\x50\x08\x02\x00\x00\x00").to_bytes(4, "big")
+    + zlib.crc32(b"IHDR\x00\x00\xc3\x50\x00\x00\xc3\x50\x08\x02\x00\x00\x00").to_bytes(4, "big")
     + b"\x00\x00\x00\x00IEND\xaeB`\x82"
 )
 

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_any_split_of_the_bytes_gives_the_same_text(text: str, cuts: list[int]) 
     whole = text.encode()
     edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
     detokenizer = Detokenizer()
-    pieces = [detokenizer.push(whole[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [detokenizer.push(whole[a:b]) for a, b in itertools.pairwise(edges)]
     assert "".join(pieces) + detokenizer.flush() == text
 
 

@@ -15,8 +15,9 @@ from .weights.loader import LoadedModel
 logger = logging.getLogger(__name__)
 
 SENTENCE = "The sky is blue and the grass is green. There are seven days in a week and twelve months in a year."
-# A model that reads English stays below half of ln(vocabulary) here, one that does not is at or above the whole.
-LIMIT = 0.6
+# In units of ln(vocabulary). Measured on a LLaMA of 135 M parameters (SmolLM2-135M-Instruct): 0.27 as it is, 0.54 with
+# one of its 30 layers replaced by noise, 1.00 with differences for weights.
+LIMIT = 0.45
 
 
 @torch.inference_mode()
