@@ -1,10 +1,13 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import write_trio
+from checkpoints import Shape, write_trio
 from reference import Reference, naive_merge
 
 from llava_serving.errors import StartupError
@@ -92,3 +95,37 @@ def test_on_cuda_the_weights_are_the_merge_to_the_bit(trio: Path) -> None:
     model = load_model(DeltaTrio(trio), "auto", "auto").model
     assert {p.device.type for p in model.parameters()} == {"cuda"}
     assert torch.equal(model.lm_head.weight.cpu(), naive_merge(trio)["lm_head.weight"])
+
+
+LOAD_AND_WATCH = """
+import sys, threading, time
+from pathlib import Path
+from llava_serving.weights.loader import load_model
+from llava_serving.weights.model_dir import DeltaTrio
+
+def anonymous_bytes():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+def watch():
+    while True:
+        seen.append(anonymous_bytes())
+        time.sleep(0.001)
+
+load_model(DeltaTrio(Path(sys.argv[1])), "cpu", "float16")  # what the libraries themselves allocate
+before, seen = anonymous_bytes(), []
+threading.Thread(target=watch, daemon=True).start()
+model = load_model(DeltaTrio(Path(sys.argv[2])), "cpu", "float16").model
+size = sum(p.numel() * p.element_size() for p in model.parameters())
+print((max(seen) - before) / size)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounting")
+def test_loading_holds_no_second_copy_of_the_model(trio: Path, tmp_path: Path) -> None:
+    large = write_trio(tmp_path / "large", Shape(hidden=768, intermediate=2048, layers=8, heads=8))
+    command = [sys.executable, "-c", LOAD_AND_WATCH, str(trio), str(large)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    # Base and delta stay on their files' maps; the sum exists once, and one tensor of it while it is made.
+    assert float(run.stdout) < 1.2
