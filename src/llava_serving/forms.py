@@ -3,14 +3,13 @@
 Everything a caller can get wrong about the form is told here or in schema.py; what the images hold is image.py's.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pydantic_core
 
 from .errors import BadRequest
-from .parameters import ALIASES, CHAT_COMPLETION_ALIASES, Parameters, canonical
+from .parameters import CHAT_COMPLETION_ALIASES, Parameters, read_parameters
 from .prompt import IMAGE_PLACEHOLDER, ChatRow, ImageSource, Prompt, TextRow, Turn, chat, question, raw
 from .schema import (
     ChatBody,
@@ -56,7 +55,7 @@ def parse(body: bytes) -> ScoreRequest:
         raise BadRequest("invalid_request", f"the body must be a JSON object; {ACCEPTED}")
     if "messages" in content:
         return _parse_chat_completion(content)
-    name = _only_one(content, ("input_data", "inputs"), "")
+    name = next((name for name in ("input_data", "inputs") if name in content), None)
     if name is None:
         raise BadRequest("invalid_request", f"the body has neither input_data nor inputs nor messages; {ACCEPTED}")
     data = content[name]
@@ -111,6 +110,10 @@ def _parse_table(data: dict[str, Any], name: str, parameters: Parameters) -> Sco
     _refuse_several(parameters, "a table has room for one response per row")
     if len(set(table.columns)) < len(table.columns):
         raise BadRequest("invalid_request", "a column is named twice", f"{name}.columns")
+    if table.index is not None and len(table.index) != len(table.data):
+        raise BadRequest(
+            "invalid_request", f"the index has {len(table.index)} entries for {len(table.data)} rows", f"{name}.index"
+        )
     prompts = []
     for i, cells in enumerate(table.data):
         path = f"{name}.data[{i}]"
@@ -147,12 +150,7 @@ def _parse_chat(data: dict[str, Any], name: str, parameters: Parameters) -> Scor
 def _parse_chat_completion(content: dict[str, Any]) -> ScoreRequest:
     own = {key: content[key] for key in ChatCompletionBody.model_fields if content.get(key) is not None}
     given = {key: value for key, value in content.items() if key not in ChatCompletionBody.model_fields}
-    parameters = validate(
-        Parameters,
-        canonical(given, "", CHAT_COMPLETION_ALIASES, ChatCompletionBody.model_fields),
-        "",
-        _given_names(given, CHAT_COMPLETION_ALIASES),
-    )
+    parameters = read_parameters(given, "", CHAT_COMPLETION_ALIASES, ChatCompletionBody.model_fields)
     shape = validate(ChatCompletionBody, own, "")
     if parameters.return_full_text:
         raise BadRequest("invalid_parameter", "a chat completion has no room for the prompt", "return_full_text")
@@ -241,21 +239,9 @@ def _parameters(beside: dict[str, Any], inside: dict[str, Any], name: str) -> Pa
     ((path, given),) = places.items()
     if not isinstance(given, dict):
         raise BadRequest("invalid_request", "parameters must be an object", path)
-    return validate(Parameters, canonical(given, path), path, _given_names(given))
-
-
-def _given_names(given: Mapping[str, Any], aliases: Mapping[str, str] = ALIASES) -> dict[str, str]:
-    """Field to the name the caller wrote, so that an error names what they wrote."""
-    return {aliases.get(name, name): name for name in given}
+    return read_parameters(given, path)
 
 
 def _refuse_several(parameters: Parameters, why: str) -> None:
     if parameters.n > 1:
         raise BadRequest("invalid_parameter", f"n is {parameters.n}, and {why}; send prompts or a chat completion", "n")
-
-
-def _only_one(content: dict[str, Any], names: tuple[str, ...], path: str) -> str | None:
-    present = [name for name in names if name in content]
-    if len(present) > 1:
-        raise BadRequest("invalid_request", f"send one of {' and '.join(present)}, not both", present[-1])
-    return present[0] if present else None

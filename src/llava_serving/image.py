@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
 from .errors import BadRequest, RequestError, TooLarge
 from .image_url import UrlFetcher
@@ -16,12 +16,27 @@ from .prompt import ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-# The limit in force is ImageLimits.max_pixels, checked on the header. Pillow's own guard warns below it and raises
-# above it, both at another number than the one the operator set.
-Image.MAX_IMAGE_PIXELS = None
-
 # What Pillow's decoders raise on damaged files: each format has its own.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DECODE_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+
+# Parts of which a picture has a few. Thousands of them, in a file within the limits, take Pillow minutes to hours: it
+# inflates every color profile of a PNG, copies all EXIF it has read for every further block of it, and goes over the
+# whole picture again for every scan of a JPEG.
+COSTLY_PARTS = {b"iCCP": "color profiles", b"Exif\0\0": "EXIF blocks", b"\xff\xda\0": "JPEG scans"}
+MAX_COSTLY_PARTS = 100
+
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -84,12 +99,7 @@ def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
     """An upright RGB picture from the bytes of a file in one of FORMATS."""
     if len(encoded) > limits.max_bytes:
         raise TooLarge("image_too_large", _too_many_bytes(limits.max_bytes))
-    try:
-        image = Image.open(BytesIO(encoded), formats=FORMATS)  # reads the header alone
-    except DECODE_ERRORS:
-        raise BadRequest(
-            "invalid_image", f"the image is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-        ) from None
+    image = _open(encoded, limits)
     width, height = image.size
     if width * height > limits.max_pixels:
         raise TooLarge(
@@ -97,11 +107,44 @@ def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
             f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} pixels are accepted",
         )
     try:
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(upright(image))
     except DECODE_ERRORS as error:
         raise BadRequest(
             "invalid_image", f"the {image.format} image is damaged and cannot be decoded: {error}"
         ) from None
+
+
+def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
+    """The picture with its header read and its pixels not."""
+    for mark, name in COSTLY_PARTS.items():
+        if encoded.count(mark) > MAX_COSTLY_PARTS:
+            raise BadRequest("invalid_image", f"the image has more than {MAX_COSTLY_PARTS} {name}")
+    # Opening a GIF can allocate a frame. Pillow's own guard, one number for the process, raises at twice that number.
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    try:
+        image = Image.open(BytesIO(encoded), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise TooLarge(
+            "image_too_large", f"the image has more than the {limits.max_pixels:,} pixels that are accepted"
+        ) from None
+    except DECODE_ERRORS:
+        raise BadRequest(
+            "invalid_image", f"the image is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        ) from None
+    if image.tile and image.tile[0].codec_name == "bmp_rle":
+        # Pillow decodes it in Python, holding up every other thread: seconds for a file of a kilobyte.
+        raise BadRequest("invalid_image", "a run-length encoded BMP is not accepted; save it as PNG")
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says. EXIF that cannot be read says nothing: no viewer refuses a picture for it."""
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except DECODE_ERRORS:
+        return image
+    return image.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .engine.sequence import SamplingParams
 from .errors import BadRequest
+from .schema import as_list, validate
 
 ALIASES = {
     "max_tokens": "max_new_tokens",
@@ -18,11 +19,6 @@ CHAT_COMPLETION_ALIASES = ALIASES | {"max_completion_tokens": "max_new_tokens", 
 MAX_STOP_STRINGS = 16
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-def as_list(value: object) -> object:
-    """A string where a list of strings is meant."""
-    return [value] if isinstance(value, str) else value
 
 
 class Parameters(BaseModel):
@@ -69,16 +65,16 @@ class Parameters(BaseModel):
         return 1.0 if self.temperature is None else self.temperature
 
 
-def canonical(
+def read_parameters(
     given: Mapping[str, Any], path: str, aliases: Mapping[str, str] = ALIASES, beside: Iterable[str] = ()
-) -> dict[str, Any]:
-    """The parameters of the object at `path` under their own names, without those that are null.
+) -> Parameters:
+    """The parameters of the object at `path`; null is a parameter left out.
 
-    `beside` are names accepted in the same object that are no parameters. Raises BadRequest for an unknown name, with
-    the list of known ones, or for one given twice.
+    `beside` are names accepted in the same object that are no parameters. Raises BadRequest: an unknown name is told
+    with the list of known ones.
     """
     known = {*Parameters.model_fields, *aliases}
-    named: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in given.items():
         param = f"{path}.{name}" if path else name
         if name == "logprobs":
@@ -89,8 +85,9 @@ def canonical(
             accepted = ", ".join(sorted({*known, *beside}))
             raise BadRequest("unknown_parameter", f"{name!r} is not a parameter; accepted are {accepted}", param)
         field = aliases.get(name, name)
-        if field in named:
+        if field in fields:
             raise BadRequest("invalid_parameter", f"{name!r} says again what {field!r} or its alias said", param)
         if value is not None:
-            named[field] = value
-    return named
+            fields[field] = value
+    names = {aliases.get(name, name): name for name in given}
+    return validate(Parameters, fields, path, names, code="invalid_parameter")

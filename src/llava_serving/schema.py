@@ -7,11 +7,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from .errors import BadRequest
-from .parameters import Parameters, as_list
 
 MAX_TOP_LOGPROBS = 20
 Column = Literal["image", "prompt", "direct_question", "text"]
 Images = list[str | list[str] | None]
+
+
+def as_list(value: object) -> object:
+    """A string where a list of strings is meant."""
+    return [value] if isinstance(value, str) else value
 
 
 class _Strict(BaseModel):
@@ -35,7 +39,7 @@ class TableBody(_Strict):
 
 class ImageUrl(_Strict):
     url: str
-    detail: Literal["auto", "low", "high"] | None = None  # one resolution here; OpenAI's clients send it by habit
+    detail: Literal["auto", "low"] | None = None  # the tower has one resolution, a low one
 
 
 class Part(_Strict):
@@ -70,7 +74,13 @@ class ChatCompletionBody(_Strict):
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
-def validate(shape: type[Shape], data: dict[str, Any], path: str, names: Mapping[str, str] | None = None) -> Shape:
+def validate(
+    shape: type[Shape],
+    data: Mapping[str, Any],
+    path: str,
+    names: Mapping[str, str] | None = None,
+    code: str = "invalid_request",
+) -> Shape:
     """`data` as a `shape`, or BadRequest about the part of the request at `path`.
 
     `names` are the caller's names for fields that have aliases.
@@ -79,11 +89,12 @@ def validate(shape: type[Shape], data: dict[str, Any], path: str, names: Mapping
         return shape.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise _told(found, shape, path, names or {}) from None
+        message, param = _told(found, shape, path, names or {})
+        raise BadRequest(code, message, param) from None
 
 
-def _told(found: list[ErrorDetails], shape: type[BaseModel], path: str, names: Mapping[str, str]) -> BadRequest:
-    """What pydantic found first, in the caller's own names.
+def _told(found: list[ErrorDetails], shape: type[BaseModel], path: str, names: Mapping[str, str]) -> tuple[str, str]:
+    """What pydantic found first and where, in the caller's own names.
 
     Of the alternatives of a union the one that matched furthest tells most; those that matched equally far are joined.
     """
@@ -94,12 +105,11 @@ def _told(found: list[ErrorDetails], shape: type[BaseModel], path: str, names: M
     field, *rest = where
     param = ".".join(part for part in (path, names.get(str(field), str(field))) if part)
     param += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
-    code = "invalid_parameter" if shape is Parameters else "invalid_request"
     if causes[0]["type"] == "extra_forbidden" and not rest:
         known = ", ".join(shape.model_fields)
-        return BadRequest(code, f"{field!r} is not accepted here; accepted are {known}", param)
+        return f"{field!r} is not accepted here; accepted are {known}", param
     messages = dict.fromkeys(e["msg"][0].lower() + e["msg"][1:] for e in causes)
-    return BadRequest(code, f"{param}: {', or '.join(messages)}", param)
+    return f"{param}: {', or '.join(messages)}", param
 
 
 def _location(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:

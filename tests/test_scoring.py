@@ -1,0 +1,118 @@
+"""The Scorer with settings of its own, on the random checkpoint."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+from server import as_base64
+
+from llava_serving.answer import Reply
+from llava_serving.scoring import HttpRequest, Scorer
+from llava_serving.settings import Settings
+from llava_serving.weights.loader import LoadedModel
+
+PICTURE = as_base64(Image.new("RGB", (40, 30), "red"))
+
+
+def score(scorer: Scorer, text: str = "a", image: Any = None, **parameters: Any) -> Reply:
+    body = {"input_data": {"input_string": [text], "images": [image], "parameters": parameters}}
+    return scorer.score(HttpRequest("POST", {}, io.BytesIO(json.dumps(body).encode())))
+
+
+def text_of(reply: Reply) -> str:
+    assert reply.status == 200, reply.body
+    return str(json.loads(reply.body)[0]["0"])
+
+
+def error_of(reply: Reply) -> dict[str, Any]:
+    error: dict[str, Any] = json.loads(reply.body)["error"]
+    return error
+
+
+@pytest.fixture(scope="module")
+def scorer(loaded: LoadedModel) -> Scorer:
+    return Scorer(Settings(default_max_new_tokens=7), loaded)
+
+
+def test_an_exception_ends_its_request_alone_and_shows_nothing(
+    scorer: Scorer, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = text_of(score(scorer))
+
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory at /secret/path")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(loaded.model, "generate", out_of_memory)
+        reply = score(scorer)
+    assert (reply.status, error_of(reply)["code"]) == (500, "internal_error")
+    assert b"secret" not in reply.body
+    assert text_of(score(scorer)) == before
+
+
+def test_without_max_new_tokens_the_default_counts_as_far_as_the_context_goes(
+    scorer: Scorer, loaded: LoadedModel
+) -> None:
+    assert score(scorer, ignore_eos=True).headers["x-llava-completion-tokens"] == "7"
+    room = 3
+    prompt = "0" * (loaded.context_length - room - 2)  # BOS, a word mark and one token a digit
+    reply = score(scorer, prompt, ignore_eos=True)
+    assert reply.headers["x-llava-prompt-tokens"] == str(loaded.context_length - room)
+    assert reply.headers["x-llava-completion-tokens"] == str(room)
+
+
+def test_the_context_is_full_to_the_last_token_and_no_further(scorer: Scorer, loaded: LoadedModel) -> None:
+    prompt = "0" * (loaded.context_length - 2)  # fills it: no room for an answer
+    assert score(scorer, prompt).status == 422
+    assert score(scorer, prompt[:-1], max_new_tokens=1).status == 200
+    message = error_of(score(scorer, prompt[:-1], max_new_tokens=2))["message"]
+    assert str(loaded.context_length) in message
+    assert str(loaded.context_length + 1) in message
+
+
+def test_an_image_counts_with_its_tokens(scorer: Scorer, loaded: LoadedModel) -> None:
+    without = int(score(scorer, "a", template="v0").headers["x-llava-prompt-tokens"])
+    with_image = int(score(scorer, "a", PICTURE).headers["x-llava-prompt-tokens"])
+    assert with_image >= without + len(loaded.tokenizer.image.ids)
+
+
+def test_min_new_tokens_must_fit(scorer: Scorer) -> None:
+    reply = score(scorer, max_new_tokens=3, min_new_tokens=4)
+    assert (reply.status, error_of(reply)["param"]) == (400, "min_new_tokens")
+    assert score(scorer, min_new_tokens=8).status == 400  # beyond the default
+
+
+def test_the_limits_are_the_settings(loaded: LoadedModel) -> None:
+    scorer = Scorer(Settings(max_images=1, max_sequences=2, max_image_pixels=1000, max_body_bytes=4000), loaded)
+    assert error_of(score(scorer, "<image><image>", [PICTURE, PICTURE]))["code"] == "too_many_images"
+    assert error_of(score(scorer, n=3))["code"] == "too_many_sequences"
+    assert score(scorer, "?", PICTURE).status == 413
+    assert error_of(score(scorer, "b" * 4000))["code"] == "body_too_large"
+    assert score(scorer, n=2, max_new_tokens=1).status == 200
+
+
+def test_a_raw_continuation_goes_on_where_the_prompt_ended(scorer: Scorer) -> None:
+    full = text_of(score(scorer, "The sky", seed=1, temperature=1.0))
+    rest = text_of(score(scorer, "The sky", seed=1, temperature=1.0, return_full_text=False))
+    assert full == "The sky" + rest
+
+
+def test_full_text_of_a_question_is_the_whole_prompt(scorer: Scorer) -> None:
+    full = text_of(score(scorer, "What?", PICTURE, return_full_text=True))
+    assert "###Human: What?\n<image>###Assistant:" in full
+
+
+def test_a_seed_is_the_same_text_alone_and_among_other_rows(scorer: Scorer) -> None:
+    parameters = {"seed": 5, "temperature": 1.0}
+    alone = text_of(score(scorer, "The sky", **parameters))
+    body = {"input_data": {"input_string": ["Other", "The sky"], "parameters": parameters}}
+    reply = scorer.score(HttpRequest("POST", {}, io.BytesIO(json.dumps(body).encode())))
+    assert json.loads(reply.body)[1]["0"] == alone
+
+
+def test_header_values_hold_no_commas(scorer: Scorer) -> None:
+    reply = score(scorer, n=3)
+    assert reply.headers["x-llava-finish-reason"].split(" ") == ["length"] * 3
+    assert not any("," in value for value in reply.headers.values())
