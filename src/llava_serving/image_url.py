@@ -6,11 +6,16 @@ is public. The connection goes to the address that was checked, so a second DNS 
 
 import ipaddress
 import socket
+import string
+import threading
 import time
-from collections.abc import Callable
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPException
+from urllib.parse import quote, urlsplit
 
-import urllib3
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from .errors import BadRequest, TooLarge
 
@@ -18,15 +23,20 @@ UrlFetcher = Callable[[str, int], bytes]  # (url, most bytes) -> the body
 
 CHUNK_BYTES = 64 * 1024
 
+# The one range of IPv6 that is given out, less 6to4, whose addresses hold an IPv4 address that may be private.
+IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
+IPV6_6TO4 = ipaddress.IPv6Network("2002::/16")
+AZURE_HOST = ipaddress.IPv4Address("168.63.129.16")  # public by its number, and the machine below every Azure VM
+
 
 def resolve(host: str) -> list[str]:
     """The addresses of a name, IPv4 and IPv6."""
     return [str(info[4][0]) for info in socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)]
 
 
-def connect(host: str, address: str) -> urllib3.HTTPSConnectionPool:
-    """A connection to `address` on which the certificate must be `host`'s."""
-    return urllib3.HTTPSConnectionPool(address, 443, server_hostname=host, assert_hostname=host, retries=False)
+def connect(host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
+    """A connection to `address`, not yet opened, on which the certificate must be `host`'s."""
+    return HTTPSConnection(address, 443, timeout=timeout_seconds, server_hostname=host)
 
 
 class AllowListFetcher:
@@ -37,7 +47,7 @@ class AllowListFetcher:
         hosts: tuple[str, ...],
         timeout_seconds: float,
         resolve: Callable[[str], list[str]] = resolve,
-        connect: Callable[[str, str], urllib3.HTTPSConnectionPool] = connect,
+        connect: Callable[[str, str, float], HTTPSConnection] = connect,
     ) -> None:
         self._hosts = frozenset(hosts)
         self._timeout_seconds = timeout_seconds
@@ -47,26 +57,18 @@ class AllowListFetcher:
     def __call__(self, url: str, max_bytes: int) -> bytes:
         deadline = time.monotonic() + self._timeout_seconds
         host, target = self._checked(url)
-        address = self._public_address(host)
+        connection = self._connect(host, self._public_address(host), self._timeout_seconds)
         try:
-            with self._connect(host, address) as pool:
-                response = pool.request(
-                    "GET",
-                    target,
-                    headers={"Host": host, "Accept-Encoding": "identity"},
-                    redirect=False,
-                    preload_content=False,
-                    timeout=urllib3.Timeout(total=self._timeout_seconds),
-                )
-                if response.status != 200:
-                    raise BadRequest(
-                        "image_url_failed", f"fetching the image answered {response.status}; redirects are not followed"
-                    )
-                return _body(response, max_bytes, deadline)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise BadRequest(
-                "image_url_failed", f"the image could not be fetched from {host} ({type(error).__name__})"
-            ) from None
+            with closing(connection):
+                connection.connect()
+                with _cut_off(connection, deadline):
+                    body = _get(connection, host, target, max_bytes)
+        except (HTTPError, HTTPException, OSError) as error:
+            reason = "too slow" if time.monotonic() >= deadline else type(error).__name__
+            raise BadRequest("image_url_failed", f"the image could not be fetched from {host} ({reason})") from None
+        if time.monotonic() >= deadline:  # cut off, which can look like the end of the body
+            raise BadRequest("image_url_failed", f"the image could not be fetched from {host} (too slow)")
+        return body
 
     def _checked(self, url: str) -> tuple[str, str]:
         try:
@@ -81,24 +83,59 @@ class AllowListFetcher:
                 "image_url_not_allowed",
                 f"images are not fetched from {host!r}; this deployment allows {', '.join(sorted(self._hosts))}",
             )
-        return host, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return host, quote(target, safe=string.punctuation)
 
     def _public_address(self, host: str) -> str:
         try:
             addresses = self._resolve(host)
-        except OSError:
+        except (OSError, UnicodeError):
             raise BadRequest("image_url_failed", f"the host {host} does not resolve") from None
-        if not addresses or not all(ipaddress.ip_address(address).is_global for address in addresses):
+        if not addresses or not all(is_public(address) for address in addresses):
             raise BadRequest("image_url_not_allowed", f"the host {host} does not resolve to public addresses alone")
         return addresses[0]
 
 
-def _body(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
+def is_public(address: str) -> bool:
+    """Whether an address is a host's on the internet, and leads to no other address."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ip in IPV6_UNICAST and ip not in IPV6_6TO4 and ip.is_global
+    return ip.is_global and not ip.is_multicast and ip != AZURE_HOST
+
+
+@contextmanager
+def _cut_off(connection: HTTPSConnection, deadline: float) -> Iterator[None]:
+    """Ends the connection at the deadline.
+
+    A socket's timeout starts anew with every byte, so a server that sends one now and then would never meet it.
+    """
+
+    def cut() -> None:
+        with suppress(OSError):
+            # Not the method of the TLS socket, which would change what the reading thread is using.
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _get(connection: HTTPSConnection, host: str, target: str, max_bytes: int) -> bytes:
+    headers = {"Host": host, "Accept-Encoding": "identity"}
+    connection.request("GET", target, headers=headers, preload_content=False, decode_content=False)
+    response = connection.getresponse()
+    if response.status != 200:
+        raise BadRequest(
+            "image_url_failed", f"fetching the image answered {response.status}; redirects are not followed"
+        )
     body = bytearray()
     for chunk in response.stream(CHUNK_BYTES):
         body += chunk
         if len(body) > max_bytes:
             raise TooLarge("image_too_large", f"the image has more than the {max_bytes:,} bytes that are accepted")
-        if time.monotonic() > deadline:
-            raise BadRequest("image_url_failed", "fetching the image took too long")
     return bytes(body)
