@@ -1,7 +1,13 @@
 """What the README states, held against the code."""
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
+from server import Server
 
 from llava_serving.parameters import CHAT_COMPLETION_ALIASES, Parameters
 from llava_serving.settings import PREFIX, Settings
@@ -38,3 +44,18 @@ def test_every_module_is_in_the_tree() -> None:
 def test_every_path_it_names_exists() -> None:
     for path in re.findall(r"\b((?:demo|src|tests)/[\w./-]+)", README):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_its_first_commands_answer_as_printed(demo_server: Server) -> None:
+    blocks = re.findall(r"```sh\n(curl.*?)```.*?```json\n(.*?)```", section("A first answer in one minute"), re.S)
+    assert len(blocks) == 2
+    answers = []
+    for command, _ in blocks:
+        command = command.replace("127.0.0.1:5001", f"127.0.0.1:{demo_server.port}")
+        run = subprocess.run(["sh"], input=command, cwd=ROOT, capture_output=True, text=True, check=True)
+        answers.append(json.loads(run.stdout))
+    about_the_picture, about_life = (json.loads(printed) for _, printed in blocks)
+    assert answers[0] == about_the_picture
+    assert answers[1][0].keys() == about_life[0].keys()  # sampled: another text every time
+    assert answers[1][0]["0"].startswith("the meaning of life is")

@@ -61,7 +61,7 @@ class AllowListFetcher:
         try:
             with closing(connection):
                 connection.connect()
-                with _cut_off(connection, deadline):
+                with _cut_off(connection.sock, deadline):
                     body = _get(connection, host, target, max_bytes)
         except (HTTPError, HTTPException, OSError) as error:
             reason = "too slow" if time.monotonic() >= deadline else type(error).__name__
@@ -105,8 +105,8 @@ def is_public(address: str) -> bool:
 
 
 @contextmanager
-def _cut_off(connection: HTTPSConnection, deadline: float) -> Iterator[None]:
-    """Ends the connection at the deadline.
+def _cut_off(sock: socket.socket, deadline: float) -> Iterator[None]:
+    """Ends a connection at the deadline.
 
     A socket's timeout starts anew with every byte, so a server that sends one now and then would never meet it.
     """
@@ -114,7 +114,7 @@ def _cut_off(connection: HTTPSConnection, deadline: float) -> Iterator[None]:
     def cut() -> None:
         with suppress(OSError):
             # Not the method of the TLS socket, which would change what the reading thread is using.
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
     timer.daemon = True
@@ -128,14 +128,14 @@ def _cut_off(connection: HTTPSConnection, deadline: float) -> Iterator[None]:
 def _get(connection: HTTPSConnection, host: str, target: str, max_bytes: int) -> bytes:
     headers = {"Host": host, "Accept-Encoding": "identity"}
     connection.request("GET", target, headers=headers, preload_content=False, decode_content=False)
-    response = connection.getresponse()
-    if response.status != 200:
-        raise BadRequest(
-            "image_url_failed", f"fetching the image answered {response.status}; redirects are not followed"
-        )
-    body = bytearray()
-    for chunk in response.stream(CHUNK_BYTES):
-        body += chunk
-        if len(body) > max_bytes:
-            raise TooLarge("image_too_large", f"the image has more than the {max_bytes:,} bytes that are accepted")
-    return bytes(body)
+    with closing(connection.getresponse()) as response:
+        if response.status != 200:
+            raise BadRequest(
+                "image_url_failed", f"fetching the image answered {response.status}; redirects are not followed"
+            )
+        body = bytearray()
+        for chunk in response.stream(CHUNK_BYTES):
+            body += chunk
+            if len(body) > max_bytes:
+                raise TooLarge("image_too_large", f"the image has more than the {max_bytes:,} bytes that are accepted")
+        return bytes(body)

@@ -1,7 +1,7 @@
 """CLIP's image preprocessing, to the bit as transformers' Pillow-backed CLIPImageProcessor does it.
 
-Written out because it is on every request's path and because that class guesses where the channels of small pictures
-are. The test compares the two on random pictures.
+Written out because it is on every request's path, and because the limit on the scaled size belongs before the resize.
+The test compares the two on random pictures.
 """
 
 import json
@@ -18,6 +18,16 @@ from .errors import StartupError, TooLarge
 # OpenAI's statistics, used where a checkpoint brings no preprocessor file (openai/CLIP clip/clip.py _transform).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# The steps below, as a preprocessor file names them.
+CLIP_STEPS = {
+    "do_resize": True,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "resample": int(Image.Resampling.BICUBIC),
+    "rescale_factor": 1 / 255,
+}
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,13 @@ class ClipPreprocessor:
 def load_preprocessor(directory: Path, image_size: int) -> ClipPreprocessor:
     """The preprocessor of a CLIP or LLaVA folder; CLIP's own at `image_size` where the folder says nothing."""
     config = _config(directory)
-    size = config.get("size", image_size)
-    size = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
-    crop = config.get("crop_size", image_size)
-    crop = crop.get("height") if isinstance(crop, dict) else crop
+    for key, value in CLIP_STEPS.items():
+        if config.get(key, value) != value:
+            raise StartupError(f"the preprocessor in {directory} has {key} {config[key]!r}; CLIP's has {value!r}")
+    size, crop = config.get("size", image_size), config.get("crop_size", image_size)
+    # Height and width, which some processors have in place of the shortest edge, mean another resize: to a square.
+    size = size.get("shortest_edge", size) if isinstance(size, dict) else size
+    crop = crop.get("height") if isinstance(crop, dict) and crop.get("height") == crop.get("width") else crop
     if size != image_size or crop != image_size:
         raise StartupError(
             f"the preprocessor in {directory} scales to {size} and crops to {crop}; the vision tower reads {image_size}"
@@ -72,9 +85,13 @@ def load_preprocessor(directory: Path, image_size: int) -> ClipPreprocessor:
 
 
 def _config(directory: Path) -> dict[str, Any]:
+    """What the folder says; null says nothing."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = directory / name
         if path.is_file():
-            config = json.loads(path.read_text("utf-8"))
-            return dict(config.get("image_processor", config))
+            try:
+                config = json.loads(path.read_text("utf-8"))
+                return {key: value for key, value in config.get("image_processor", config).items() if value is not None}
+            except (ValueError, AttributeError) as error:
+                raise StartupError(f"{path} is not a preprocessor's JSON file: {error}") from None
     return {}

@@ -1,0 +1,81 @@
+"""`llava-serving serve`, which `make serve` runs, as a newcomer meets it."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server import START_SECONDS
+
+COMMAND = [str(Path(sys.executable).parent / "llava-serving"), "serve", "--port"]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([*COMMAND, str(free_port())], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+    yield process, log
+    process.kill()
+
+
+def printed_command(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """What is printed between the line that says Ready and the end of the here document."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        printed = log.read_text()
+        if "\nEND\n" in printed:
+            return printed[printed.index("curl ") : printed.index("\nEND\n")] + "\nEND\n"
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_printed_command_works_as_pasted_from_any_folder(
+    serving: tuple["subprocess.Popen[bytes]", Path], tmp_path: Path
+) -> None:
+    process, log = serving
+    pasted = subprocess.run(
+        ["sh"], input=printed_command(process, log), cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (row,) = json.loads(pasted.stdout)
+    assert "circle" in row["0"] or "square" in row["0"] or "triangle" in row["0"]
+
+
+def test_it_ends_with_the_server_on_sigterm(serving: tuple["subprocess.Popen[bytes]", Path]) -> None:
+    process, log = serving
+    printed_command(process, log)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+def test_a_taken_port_is_told_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        run = subprocess.run([*COMMAND, str(port)], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert f"port {port} is taken" in run.stderr
+
+
+def test_a_server_that_refuses_to_start_ends_the_command(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [*COMMAND, str(free_port()), "--model-dir", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode != 0
+    assert "no model in AZUREML_MODEL_DIR" in run.stdout + run.stderr
+    assert "Ready" not in run.stdout
