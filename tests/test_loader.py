@@ -129,3 +129,11 @@ def test_loading_holds_no_second_copy_of_the_model(trio: Path, tmp_path: Path) -
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     # Base and delta stay on their files' maps; the sum exists once, and one tensor of it while it is made.
     assert float(run.stdout) < 1.2
+
+
+def test_a_tower_saved_by_itself_is_read_like_the_hub_s_clip(trio: Path, tmp_path: Path, loaded: LoadedModel) -> None:
+    copy = shutil.copytree(trio, tmp_path / "trio")
+    stored = torch.load(copy / "vision" / "pytorch_model.bin", weights_only=True)
+    alone = {name.removeprefix("vision_model."): value for name, value in stored.items()}
+    torch.save(alone | {"text_model.final_layer_norm.bias": torch.ones(3)}, copy / "vision" / "pytorch_model.bin")
+    assert_same_state(load_model(DeltaTrio(copy), "cpu", "float32").model, loaded.model)

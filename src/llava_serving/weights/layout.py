@@ -15,6 +15,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from ..errors import StartupError
 from ..tokenizer import IMAGE_PATCH
 
+VISION_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 PROJECTOR_OUT = "model.multi_modal_projector.linear_2"
 LLAMA_CONTEXT = 2048  # LLaMA's context length, where a config of that time does not say
 
@@ -29,11 +30,12 @@ def language_name(name: str) -> str:
 def vision_name(name: str) -> str | None:
     """A name of CLIP's checkpoint in the model's state dict; None for what the vision tower does not use.
 
-    The hub's CLIP folder holds the text model too.
+    The hub's CLIP folder holds the text model too; transformers saves a tower alone without the prefix.
     """
-    if not name.startswith("vision_model.") or name.endswith("position_ids"):
+    name = name.removeprefix("vision_model.")
+    if not name.startswith(VISION_PARTS) or name.endswith("position_ids"):
         return None
-    return name.replace("vision_model.", "model.vision_tower.", 1)
+    return f"model.vision_tower.{name}"
 
 
 def identity_projection(hidden_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
@@ -85,6 +87,7 @@ def _text_config(llama: dict[str, Any], text: SentencePieceProcessor) -> LlamaCo
         intermediate_size=llama["intermediate_size"],
         num_hidden_layers=llama["num_hidden_layers"],
         num_attention_heads=llama["num_attention_heads"],
+        num_key_value_heads=llama.get("num_key_value_heads", llama["num_attention_heads"]),
         hidden_act=llama.get("hidden_act", "silu"),
         rms_norm_eps=llama.get("rms_norm_eps", 1e-6),
         max_position_embeddings=llama.get("max_sequence_length", llama.get("max_position_embeddings", LLAMA_CONTEXT)),

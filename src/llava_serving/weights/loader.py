@@ -48,19 +48,16 @@ def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str) -> 
     started = time.monotonic()
     place = _device(device)
     number = _dtype(dtype, place)
-    loaded = (
-        _load_trio(found, place, number)
-        if isinstance(found, DeltaTrio)
-        else _load_merged(found.directory, place, number)
-    )
+    if isinstance(found, DeltaTrio):
+        loaded, how = _load_trio(found, place, number), "base and delta merged while loading"
+    else:
+        loaded, how = _load_merged(found.directory, place, number), "merged already"
     loaded.model.eval().requires_grad_(False)
     # Both are the service's own business: the files' ids are wrong (v0) or their defaults unwanted.
     loaded.model.generation_config = GenerationConfig()
-    parameters = sum(p.numel() for p in loaded.model.parameters())
-    logger.info(
-        "loaded %s: %.1f M parameters on %s in %s, %.1f s",
-        found, parameters / 1e6, place, number, time.monotonic() - started,
-    )  # fmt: skip
+    parameters = sum(p.numel() for p in loaded.model.parameters()) / 1e6
+    seconds = time.monotonic() - started
+    logger.info("%s, %s: %.1f M parameters on %s, %s, %.1f s", found.directory, how, parameters, place, number, seconds)
     return loaded
 
 
@@ -70,7 +67,7 @@ def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype) -> Loa
     config = llava_config(trio.delta, trio.vision, text, added)
     with init_empty_weights(include_buffers=False):
         model = LlavaForConditionalGeneration(config)
-    for name, tensor in _trio_tensors(trio, config, device, dtype):
+    for name, tensor in _trio_tensors(trio, config, text.vocab_size(), device, dtype):
         try:
             set_module_tensor_to_device(model, name, device, tensor, dtype)
         except (AttributeError, ValueError, KeyError) as error:
@@ -86,9 +83,9 @@ def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype) -> Loa
 
 
 def _trio_tensors(
-    trio: DeltaTrio, config: LlavaConfig, device: torch.device, dtype: torch.dtype
+    trio: DeltaTrio, config: LlavaConfig, text_vocab_size: int, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in merged_tensors(Checkpoint(trio.base), Checkpoint(trio.delta), device):
+    for name, tensor in merged_tensors(Checkpoint(trio.base), Checkpoint(trio.delta), text_vocab_size, device):
         yield language_name(name), tensor
     clip = Checkpoint(trio.vision)
     for name in clip.names:

@@ -20,11 +20,12 @@ WRONG_BASE = "the base must be the original LLaMA (not Vicuna, not Llama 2) of t
 
 
 def merged_tensors(
-    base: Checkpoint, delta: Checkpoint, device: torch.device | str = "cpu"
+    base: Checkpoint, delta: Checkpoint, text_vocab_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Each tensor of the merged language model and projector under the delta's name: float16, on `device`.
 
-    One tensor of each checkpoint is held at a time. Raises StartupError if the two do not belong together.
+    One tensor of each checkpoint is held at a time. `text_vocab_size` is the number of the tokenizer's own tokens, and
+    so of the base's rows. Raises StartupError if the two do not belong together.
     """
     unused = {name for name in base.names if not is_recomputed(name)}
     for name in delta.names:
@@ -33,7 +34,13 @@ def merged_tensors(
         added = delta.tensor(name).to(device, torch.float16)
         if name in base:
             unused.discard(name)
-            yield name, _sum(name, base.tensor(name).to(device, torch.float16), added)
+            original = base.tensor(name).to(device, torch.float16)
+            if name in VOCABULARY and len(original) != text_vocab_size:
+                raise StartupError(
+                    f"{name} has {len(original)} rows in the base, and the tokenizer has {text_vocab_size} tokens; "
+                    f"{WRONG_BASE}"
+                )
+            yield name, _sum(name, original, added)
         elif name in PROJECTOR:
             yield name, added.clone()
         else:
