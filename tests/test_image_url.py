@@ -422,6 +422,7 @@ def drip(head: bytes) -> Iterator[bytes]:
     [
         b"",  # the status line
         b"HTTP/1.1 200 OK\r\nX: ",  # a header
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
         OK + b"Content-Length: 100000\r\n\r\n",
         OK + b"\r\n",  # a body that ends with the connection: cut off is not ended
         OK + b"Transfer-Encoding: chunked\r\n\r\n186a0\r\n",

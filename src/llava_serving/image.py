@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,6 +16,9 @@ from .image_url import UrlFetcher
 from .prompt import ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+# Pillow warns of a large picture, which _open measures.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 # What Pillow's decoders raise on damaged files: each format has its own.
 DECODE_ERRORS = (
@@ -100,12 +104,6 @@ def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
     if len(encoded) > limits.max_bytes:
         raise TooLarge("image_too_large", _too_many_bytes(limits.max_bytes))
     image = _open(encoded, limits)
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise TooLarge(
-            "image_too_large",
-            f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} pixels are accepted",
-        )
     try:
         return to_rgb(upright(image))
     except DECODE_ERRORS as error:
@@ -115,12 +113,13 @@ def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
 
 
 def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
-    """The picture with its header read and its pixels not."""
+    """The picture with its header read and found within the limits, its pixels not read."""
     for mark, name in COSTLY_PARTS.items():
         if encoded.count(mark) > MAX_COSTLY_PARTS:
             raise BadRequest("invalid_image", f"the image has more than {MAX_COSTLY_PARTS} {name}")
-    # Opening a GIF can allocate a frame. Pillow's own guard, one number for the process, raises at twice that number.
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    # Opening a GIF can allocate a frame. Pillow's own guard, which raises above twice its number, bounds that; it is
+    # one number for the process, and must not stand in the way of the limit in force.
+    Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     try:
         image = Image.open(BytesIO(encoded), formats=FORMATS)
     except Image.DecompressionBombError:
@@ -131,6 +130,12 @@ def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
         raise BadRequest(
             "invalid_image", f"the image is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         ) from None
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise TooLarge(
+            "image_too_large",
+            f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} pixels are accepted",
+        )
     if image.tile and image.tile[0].codec_name == "bmp_rle":
         # Pillow decodes it in Python, holding up every other thread: seconds for a file of a kilobyte.
         raise BadRequest("invalid_image", "a run-length encoded BMP is not accepted; save it as PNG")
