@@ -257,7 +257,7 @@ def test_a_preflight_is_answered(demo_server: Server) -> None:
 
 
 def test_the_probe_answers_while_requests_wait(demo_server: Server) -> None:
-    long = {"input_data": {"input_string": ["a"] * 8, "parameters": {"max_new_tokens": 400, "ignore_eos": True}}}
+    long = {"input_data": {"input_string": ["a"] * 3, "parameters": {"max_new_tokens": 300, "ignore_eos": True}}}
     statuses: list[int] = []
     callers = [threading.Thread(target=lambda: statuses.append(demo_server.score(long).status)) for _ in range(2)]
     for caller in callers:
