@@ -51,7 +51,10 @@ class Settings(BaseModel):
         default=(), description="hosts, separated by commas, from which image URLs are fetched; none: URLs are refused"
     )
     image_url_timeout_seconds: float = Field(
-        default=10.0, gt=0, le=120, description="most seconds for the answer of an image URL's host, connecting not counted"
+        default=10.0,
+        gt=0,
+        le=120,
+        description="most seconds for the answer of an image URL's host, connecting not counted",
     )
 
     @classmethod
