@@ -29,7 +29,8 @@ def serving(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     with log.open("wb") as out:
         process = subprocess.Popen([*COMMAND, str(free_port())], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
     yield process, log
-    process.kill()
+    process.terminate()  # killed, it could not end the server
+    process.wait(30)
 
 
 def printed_command(process: "subprocess.Popen[bytes]", log: Path) -> str:

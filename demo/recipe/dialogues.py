@@ -1,0 +1,79 @@
+"""Dialogues as token ids, built by the service's own prompt template and tokenizer: training equals serving."""
+
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # the recipe runs without an installed service
+
+from llava_serving.prompt import SEPARATOR, ChatRow, ImageSource, Segment, TextRow, Turn, chat, question
+from llava_serving.tokenizer import ImageTokens, Tokenizer
+
+PATCHES = 16
+IGNORE = -100  # cross-entropy skips these targets
+PICTURE = (ImageSource("", ""),)
+
+
+def question_prompt(text: str) -> str:
+    """The prompt of one question, as text."""
+    return question(TextRow(text, (), "")).text
+
+
+class Dialogues:
+    """Turns questions and answers into ids and targets."""
+
+    def __init__(self, model_file: Path) -> None:
+        self.text = _Remembering(model_file)
+        size = self.text.vocab_size()
+        self.image = ImageTokens(patch=size, count=PATCHES, start=size + 1, end=size + 2)
+        self.tokenizer = Tokenizer(self.text, self.image)
+        opening = question_prompt("").removesuffix("###Assistant:").rstrip()
+        self.prefix = self.tokenizer.encode([opening])  # what every prompt begins with
+
+    def question(self, text: str, with_picture: bool) -> list[int]:
+        """The prompt of one question."""
+        return self.tokenizer.encode(question(TextRow(text, PICTURE if with_picture else (), "")).segments)
+
+    def answer(self, text: str) -> list[int]:
+        """What the model has to write: the answer and the separator that ends it."""
+        start = self.tokenizer.encode(["###Assistant:"])
+        return self.tokenizer.encode([f"###Assistant: {text}{SEPARATOR}"])[len(start) :]
+
+    def conversation(
+        self, exchanges: Sequence[tuple[str, str]], with_picture: bool, limit: int
+    ) -> tuple[list[int], list[int]]:
+        """Ids after the common prefix, with targets on the answers; as many exchanges as fit into `limit` ids."""
+        ids: list[int] = list(self.prefix)
+        targets = [IGNORE] * len(ids)
+        turns: list[Turn] = []
+        for text, answer in exchanges:
+            turns.append(Turn("user", text, PICTURE if with_picture and not turns else ()))
+            prompt = self.tokenizer.encode(_chat(turns))
+            answered = self.tokenizer.encode(_chat(turns, f" {answer}{SEPARATOR}"))
+            if len(answered) - len(self.prefix) > limit:
+                break
+            targets += [IGNORE] * (len(prompt) - len(targets)) + answered[len(prompt) :]
+            ids = answered
+            turns.append(Turn("assistant", answer))
+        return ids[len(self.prefix) :], targets[len(self.prefix) :]
+
+
+def _chat(turns: list[Turn], answer: str = "") -> list[Segment]:
+    segments = list(chat(ChatRow(tuple(turns))).segments)
+    last = segments[-1]
+    assert isinstance(last, str)
+    return [*segments[:-1], last + answer]
+
+
+class _Remembering:
+    """SentencePiece that encodes a text once: training asks for the same few thousand again and again."""
+
+    def __init__(self, model_file: Path) -> None:
+        self._model = SentencePieceProcessor(model_file=str(model_file))
+        self.encode = lru_cache(200_000)(self._model.encode)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)

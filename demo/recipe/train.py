@@ -1,0 +1,39 @@
+"""Trains the demo model from nothing and writes demo/base, demo/delta and demo/vision.
+
+    python demo/recipe/train.py [WORK_FOLDER]
+
+Every stage has a fixed seed and a fixed number of steps. A stage whose file is in the work folder already is not run
+again. The whole takes about an hour of one core; results differ a little from machine to machine, as rounding does.
+"""
+
+import os
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small: more threads only wait for each other
+
+from base import train_base
+from layout import write_trio
+from llava import train_llava
+from pictures import pool
+from vision import train_vision
+from vocabulary import train_tokenizer
+
+
+def main() -> None:
+    work = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / "tiny-llava"
+    work.mkdir(parents=True, exist_ok=True)
+    train_tokenizer(work)
+    pool(work)
+    with ProcessPoolExecutor(2) as workers:  # neither stage needs the other
+        stages = [workers.submit(stage, work) for stage in (train_base, train_vision)]
+        for stage in stages:
+            stage.result()
+    train_llava(work)
+    write_trio(work)
+
+
+if __name__ == "__main__":
+    main()
