@@ -3,7 +3,7 @@
     python demo/recipe/train.py [WORK_FOLDER]
 
 Every stage has a fixed seed and a fixed number of steps. A stage whose file is in the work folder already is not run
-again. The whole takes about an hour of one core; results differ a little from machine to machine, as rounding does.
+again. The whole took 45 minutes of CPU; results differ a little from machine to machine, as rounding does.
 """
 
 import os
