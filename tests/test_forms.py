@@ -63,16 +63,16 @@ def test_other_spellings_of_the_same(body: dict[str, Any]) -> None:
 
 def test_an_image_makes_a_question_and_a_placeholder_keeps_it_raw() -> None:
     request = prompts(input_string=["What?", "see <image>!", "plain"], images=["A", ["B"], None])
-    assert [prompt.templated for prompt in request.prompts] == [True, False, False]
+    assert [prompt.is_question for prompt in request.prompts] == [True, False, False]
     assert [data(prompt) for prompt in request.prompts] == [["A"], ["B"], []]
     assert request.echo == (False, True, True)
 
 
 def test_the_template_parameter_wraps_and_unwraps() -> None:
     wrapped = prompts(input_string=["hello", "a <image> b"], images=[None, "A"], parameters={"template": "v0"})
-    assert [prompt.templated for prompt in wrapped.prompts] == [True, True]
+    assert [prompt.is_question for prompt in wrapped.prompts] == [True, True]
     unwrapped = prompts(input_string=["a <image> b"], images=["A"], parameters={"template": "none"})
-    assert not unwrapped.prompts[0].templated
+    assert not unwrapped.prompts[0].is_question
     assert refused(
         {"input_data": {"input_string": ["no place"], "images": ["A"], "parameters": {"template": "none"}}}
     ).code == "image_count_mismatch"  # fmt: skip
@@ -94,10 +94,13 @@ def test_a_table() -> None:
     rows = [["A", None, "What?", None], ["B", "x <image> y", "", None], [None, None, None, "Hello?"]]
     request = asked(input_data={"columns": columns, "index": [0, 1, 2], "data": rows})
     assert request.form == "table"
-    assert [prompt.templated for prompt in request.prompts] == [True, False, True]
+    assert [prompt.is_question for prompt in request.prompts] == [True, True, True]
+    assert request.prompts[1].text == "x <image> y"  # the dialogue as it stands
     assert [data(prompt) for prompt in request.prompts] == [["A"], ["B"], []]
     assert request.echo == (False, False, False)
     assert asked(input_data={"columns": columns, "data": rows}) == request  # the index may be absent
+    empty = asked(input_data={"columns": ["image", "text"], "data": [["", "What?"]]})
+    assert data(empty.prompts[0]) == [""]  # sent, and refused when it is read
 
 
 TURNS = [
@@ -135,7 +138,8 @@ def test_an_openai_chat_completion() -> None:
         ({"do_sample": True}, 1.0),
         ({"do_sample": True, "temperature": 0.7}, 0.7),
         ({"do_sample": False, "temperature": 0.7}, 0.0),
-        ({"temperature": None}, 0.0),
+        ({"temperature": None, "logprobs": None}, 0.0),
+        ({"do_sample": True, "temperature": 1e-300}, 0.0),
     ],
 )
 def test_what_decides_between_greedy_and_sampling(parameters: dict[str, Any], temperature: float) -> None:
@@ -185,7 +189,8 @@ WHERE = "input_data.parameters."
         ({"input_data": {"input_string": ["<image>"]}}, "input_data.input_string[0]", "1 <image> and 0 images"),
         ({"input_data": []}, "input_data", "at least 1"),
         ({"inputs": ["a", 1]}, "inputs[1]", "string"),
-        ({"input_data": ["a"], "params": {"n": 2}}, "n", "one answer per string"),
+        ({"input_data": ["a"], "params": {"n": 2}}, "params.n", "one answer per string"),
+        ({"input_data": ["a"], "params": {"num_return_sequences": 2}}, "params.num_return_sequences", "one answer"),
         ({"input_data": ["a"], "params": 3}, "params", "object"),
         (one() | {"params": {"n": 1}}, "params", "twice"),
         (one(max_new_token=1), WHERE + "max_new_token", "accepted are"),
@@ -200,7 +205,9 @@ WHERE = "input_data.parameters."
         (one(top_p=0), WHERE + "top_p", "greater than 0"),
         (one(top_p=1.5), WHERE + "top_p", "less than or equal to 1"),
         (one(top_k=-2), WHERE + "top_k", "greater than or equal to -1"),
-        (one(repetition_penalty=0), WHERE + "repetition_penalty", "greater than 0"),
+        (one(repetition_penalty=0), WHERE + "repetition_penalty", "greater than or equal to 0.01"),
+        (one(max_tokens=2**31), WHERE + "max_tokens", "less than or equal to"),
+        (one(n=2**31), WHERE + "n", "less than or equal to"),
         (one(stop=[""]), WHERE + "stop[0]", "at least 1"),
         (one(stop=["x"] * 17), WHERE + "stop", "at most 16"),
         (one(stop=3), WHERE + "stop", "list"),
@@ -209,6 +216,7 @@ WHERE = "input_data.parameters."
         (one(do_sample="yes"), WHERE + "do_sample", "boolean"),
         (one(template="v1"), WHERE + "template", "'v0' or 'none'"),
         (one(logprobs=True), WHERE + "logprobs", "chat completion requests alone"),
+        (one(top_logprobs=2), WHERE + "top_logprobs", "chat completion requests alone"),
         ({"input_data": {"columns": ["image"], "data": [["A"]]}}, "input_data.data[0]", "exactly one of the columns"),
         ({"input_data": {"columns": ["text"], "data": [["a", "b"]]}}, "input_data.data[0]", "2 cells for 1 columns"),
         ({"input_data": {"columns": ["question"], "data": [["a"]]}}, "input_data.columns[0]", "direct_question"),
@@ -228,6 +236,8 @@ WHERE = "input_data.parameters."
         ({"messages": [{"role": "user"}]}, "messages[0].content", "required"),
         (user([]), "messages[0].content", "at least 1"),
         (user([{"type": "video"}]), "messages[0].content[0].type", "'text' or 'image_url'"),
+        ({"messages": [{"role": "user", "content": "a", "strange": 1}]}, "messages[0].strange", "extra inputs"),
+        (user([{"type": "text", "text": "a", "stray": 1}]), "messages[0].content[0].stray", "extra inputs"),
         (user([{"type": "text"}]), "messages[0].content[0]", "type text has text"),
         (user([{"type": "image_url", "image_url": "A"}]), "messages[0].content[0].image_url", "dictionary"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "must be the user's"),

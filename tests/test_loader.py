@@ -137,3 +137,52 @@ def test_a_tower_saved_by_itself_is_read_like_the_hub_s_clip(trio: Path, tmp_pat
     alone = {name.removeprefix("vision_model."): value for name, value in stored.items()}
     torch.save(alone | {"text_model.final_layer_norm.bias": torch.ones(3)}, copy / "vision" / "pytorch_model.bin")
     assert_same_state(load_model(DeltaTrio(copy), "cpu", "float32").model, loaded.model)
+
+
+def change_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("delta/tokenizer.model", "version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("delta/tokenizer.model", "not a model", "not a SentencePiece model"),
+        ("delta/added_tokens.json", "{", "added_tokens.json cannot be read"),
+        ("delta/added_tokens.json", "{}", "lists no <im_patch>"),
+        ("delta/pytorch_model.bin.index.json", "{", "index.json cannot be read"),
+        ("delta/config.json", "{}", "lacks vocab_size, hidden_size"),
+        ("vision/config.json", "[]", "holds no JSON object"),
+        ("vision/preprocessor_config.json", '{"image_std": [1, 1, 0]}', "above 0"),
+        ("vision/preprocessor_config.json", '{"image_mean": [1, 2]}', "each of R, G and B"),
+    ],
+)
+def test_a_broken_file_is_named(trio: Path, tmp_path: Path, file: str, content: str, said: str) -> None:
+    copy = shutil.copytree(trio, tmp_path / "trio")
+    (copy / file).write_text(content)
+    with pytest.raises(StartupError, match=said):
+        load_model(DeltaTrio(copy), "cpu", "float32")
+
+
+def test_an_added_token_without_a_row_is_refused(trio: Path, tmp_path: Path, loaded: LoadedModel) -> None:
+    copy = shutil.copytree(trio, tmp_path / "trio")
+    change_json(copy / "delta" / "added_tokens.json", **{"<im_end>": loaded.vocab_size})
+    with pytest.raises(StartupError, match="has no row in the embedding"):
+        load_model(DeltaTrio(copy), "cpu", "float32")
+
+
+def test_a_merged_checkpoint_without_its_added_tokens_is_refused(merged: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(merged, tmp_path / "llava")
+    (copy / "added_tokens.json").unlink()
+    with pytest.raises(StartupError, match=r"added_tokens\.json"):
+        load_model(MergedCheckpoint(copy), "cpu", "float32")
+
+
+def test_damaged_merged_weights_are_named(merged: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(merged, tmp_path / "llava")
+    (copy / "pytorch_model.bin").unlink()
+    with pytest.raises(StartupError, match="cannot be loaded"):
+        load_model(MergedCheckpoint(copy), "cpu", "float32")
+    (copy / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(StartupError, match="cannot be loaded"):
+        load_model(MergedCheckpoint(copy), "cpu", "float32")

@@ -96,7 +96,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
     trio = write_trio(tmp_path / "trio")
     shard = trio / "delta" / "pytorch_model-00002-of-00003.bin"
     shard.write_bytes(shard.read_bytes()[:-5000])
-    with pytest.raises(StartupError, match=r"pytorch_model-00002-of-00003\.bin cannot be read"):
+    with pytest.raises(StartupError, match=r"pytorch_model-00002-of-00003\.bin cannot be read as weights"):
         merge(trio)
 
 
@@ -115,6 +115,15 @@ class Exploit:
 def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
     trio = write_trio(tmp_path / "trio")
     torch.save({"model.norm.weight": Exploit()}, trio / "base" / "pytorch_model-00002-of-00002.bin")
-    with pytest.raises(StartupError, match="cannot be read"):
+    with pytest.raises(StartupError, match="cannot be read as weights"):
         merge(trio)
     assert not Path("/tmp/llava-serving-executed").exists()
+
+
+def test_a_git_lfs_pointer_is_told(tmp_path: Path) -> None:
+    trio = write_trio(tmp_path / "trio")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    (trio / "base" / "pytorch_model-00002-of-00002.bin").write_bytes(pointer)
+    with pytest.raises(StartupError, match="git lfs pull") as refused:
+        merge(trio)
+    assert "weights_only" not in str(refused.value)

@@ -36,16 +36,16 @@ def test_images_and_their_places_must_agree(text: str, images: tuple[ImageSource
 
 def test_a_chat_of_several_turns() -> None:
     turns = (Turn("user", "What is it?", (A,)), Turn("assistant", "A dog."), Turn("user", "And this?", (B,)))
-    assert chat(ChatRow(turns)).segments == (
+    assert chat(ChatRow(turns, "")).segments == (
         f"{SYSTEM}{HELLO}###Human: What is it?\n", A,
         "###Assistant: A dog.###Human: And this?\n", B, "###Assistant:",
     )  # fmt: skip
 
 
 def test_a_system_turn_takes_the_place_of_the_template_s() -> None:
-    text = chat(ChatRow((Turn("system", "Be brief."), Turn("user", "Hi")))).text
+    text = chat(ChatRow((Turn("system", "Be brief."), Turn("user", "Hi")), "")).text
     assert text == f"Be brief.{HELLO}###Human: Hi###Assistant:"
 
 
 def test_in_a_chat_the_placeholder_is_text() -> None:
-    assert chat(ChatRow((Turn("user", "What is an <image> tag?"),))).images == ()
+    assert chat(ChatRow((Turn("user", "What is an <image> tag?"),), "")).images == ()

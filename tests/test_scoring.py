@@ -2,17 +2,22 @@
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from server import as_base64
 
 from llava_serving.answer import Reply
 from llava_serving.scoring import HttpRequest, Scorer
 from llava_serving.settings import Settings
+from llava_serving.tokenizer import Tokenizer
 from llava_serving.weights.loader import LoadedModel
 
+EOS = torch.tensor([2])
 PICTURE = as_base64(Image.new("RGB", (40, 30), "red"))
 
 
@@ -80,7 +85,7 @@ def test_an_image_counts_with_its_tokens(scorer: Scorer, loaded: LoadedModel) ->
 
 def test_min_new_tokens_must_fit(scorer: Scorer) -> None:
     reply = score(scorer, max_new_tokens=3, min_new_tokens=4)
-    assert (reply.status, error_of(reply)["param"]) == (400, "min_new_tokens")
+    assert (reply.status, error_of(reply)["param"]) == (400, "input_data.parameters.min_new_tokens")
     assert score(scorer, min_new_tokens=8).status == 400  # beyond the default
 
 
@@ -116,3 +121,70 @@ def test_header_values_hold_no_commas(scorer: Scorer) -> None:
     reply = score(scorer, n=3)
     assert reply.headers["x-llava-finish-reason"].split(" ") == ["length"] * 3
     assert not any("," in value for value in reply.headers.values())
+
+
+SAMPLING = {"temperature": 1.0, "seed": 3, "max_new_tokens": 12, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("narrowed", [{"top_k": 1}, {"top_p": 1e-300}, {"temperature": 1e-300}, {"do_sample": False}])
+def test_sampling_narrowed_to_one_token_is_greedy(scorer: Scorer, narrowed: dict[str, Any]) -> None:
+    greedy = text_of(score(scorer, "The sky", max_new_tokens=12, ignore_eos=True))
+    assert text_of(score(scorer, "The sky", **SAMPLING)) != greedy
+    assert text_of(score(scorer, "The sky", **SAMPLING | narrowed)) == greedy
+
+
+@pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.3}, {"repetition_penalty": 5.0}])
+def test_a_sampling_parameter_changes_the_draw(scorer: Scorer, changed: dict[str, Any]) -> None:
+    assert text_of(score(scorer, "The sky", **SAMPLING | changed)) != text_of(score(scorer, "The sky", **SAMPLING))
+
+
+@pytest.mark.parametrize(
+    "extreme", [{"repetition_penalty": 0.01}, {"repetition_penalty": 100}, {"temperature": 100}, {"temperature": 1e-4}]
+)
+def test_the_ends_of_a_range_are_answered(scorer: Scorer, extreme: dict[str, Any]) -> None:
+    assert score(scorer, "The sky", **SAMPLING | extreme).status == 200
+
+
+def test_stop_and_min_new_tokens_reach_the_engine(scorer: Scorer) -> None:
+    text = text_of(score(scorer, "The sky", return_full_text=False, **SAMPLING))
+    stopped = score(scorer, "The sky", return_full_text=False, stop=text[2:4], **SAMPLING)
+    assert text_of(stopped) == text[: text.index(text[2:4])]
+    longer = score(scorer, "The sky", stop=text[2:4], min_new_tokens=11, **SAMPLING)
+    assert int(longer.headers["x-llava-completion-tokens"]) >= 11
+
+
+def test_eos_ends_a_text_unless_it_is_ignored(scorer: Scorer, loaded: LoadedModel) -> None:
+    with loaded_eos(loaded):
+        assert score(scorer, "a", max_new_tokens=5).headers["x-llava-finish-reason"] == "stop"
+        assert score(scorer, "a", max_new_tokens=5, ignore_eos=True).headers["x-llava-finish-reason"] == "length"
+
+
+@contextmanager
+def loaded_eos(loaded: LoadedModel) -> Iterator[None]:
+    """A model whose likeliest token is always EOS."""
+    hook = loaded.model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, EOS, 99.0))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_after_an_empty_prompt_the_text_starts_without_sentencepiece_s_space(scorer: Scorer) -> None:
+    words = [text_of(score(scorer, "", seed=seed, temperature=1.0, max_new_tokens=1)) for seed in range(60)]
+    assert any(word.strip() for word in words)
+    assert not any(word.startswith(" ") and word.strip() for word in words)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/json; charset=UTF-8", 'application/json; charset="utf8"; odata=verbose', ""],
+)
+def test_json_in_utf_8_by_any_spelling(scorer: Scorer, content_type: str) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    body = io.BytesIO(b'{"input_data": ["a"], "params": {"max_new_tokens": 1}}')
+    assert scorer.score(HttpRequest("POST", headers, body)).status == 200
+
+
+def test_a_long_text_is_refused_before_it_is_tokenized(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("tokenized"))
+    assert score(scorer, "word " * 100_000).status == 422

@@ -140,7 +140,7 @@ def test_a_table(demo_server: Server, encoded: str, expected: str) -> None:
         "data": [[encoded, None, QUESTION], [encoded, dialogue, None]],
     }
     answer = demo_server.score({"input_data": body, "params": {}})
-    assert [row["response"].strip() for row in answer.json] == [expected, expected]
+    assert answer.json == [{"response": expected}, {"response": expected}]
 
 
 def test_a_chat_of_several_turns_equals_stock_transformers(
@@ -189,7 +189,7 @@ BAD = {
     "wrong shape": ({"input_data": {"input_string": 3}}, 400, "input_data.input_string"),
     "unknown parameter": (one(max_new_token=3), 400, "input_data.parameters.max_new_token"),
     "parameter out of range": (one(temperature=-1), 400, "input_data.parameters.temperature"),
-    "streaming, not yet": (one(stream=True), 400, "stream"),
+    "streaming, not yet": (one(stream=True), 400, "input_data.parameters.stream"),
     "not base64": (one("%%%"), 400, "input_data.images[0]"),
     "not an image": (one(base64.b64encode(b"hello").decode()), 400, "input_data.images[0]"),
     "a URL": (one("https://example.com/a.png"), 400, "input_data.images[0]"),
@@ -199,8 +199,14 @@ BAD = {
     "too many sequences": (one(n=65), 400, None),
     "more pixels than accepted": (one(base64.b64encode(PNG_50000_SQUARED).decode()), 413, "input_data.images[0]"),
     "more bytes than accepted": (one("A" * 30_000_000), 413, "input_data.images[0]"),
-    "beyond the context": (one(max_new_tokens=1_000_000), 422, "max_new_tokens"),
-    "a prompt beyond the context": (one(None, "word " * 5000), 422, None),
+    "an empty image": (
+        {"input_data": {"columns": ["image", "text"], "data": [["", "a"]]}},
+        400,
+        "input_data.data[0][0]",
+    ),
+    "beyond the context": (one(max_tokens=1_000_000), 422, "input_data.parameters.max_tokens"),
+    "a prompt beyond the context": (one(None, "word " * 5000), 422, "input_data.input_string[0]"),
+    "a prompt of megabytes": (one(None, "word " * 5_000_000), 422, "input_data.input_string[0]"),
 }
 
 
@@ -244,12 +250,17 @@ def test_a_compressed_body_is_refused(demo_server: Server) -> None:
 
 
 def test_an_event_stream_is_refused_for_now(demo_server: Server) -> None:
-    assert demo_server.score(one(), Accept="text/event-stream").status == 400
+    assert demo_server.score(one(), Accept="text/event-stream, */*").status == 400
+    assert demo_server.score(one(), Accept="application/json, text/event-stream").status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 def test_another_method_is_refused(demo_server: Server, method: str) -> None:
-    assert demo_server.request(method, "/score").status == 405
+    answer = demo_server.request(method, "/score")
+    assert answer.status == 405
+    if method == "GET":  # the others never reach the service
+        assert answer.headers["allow"] == "POST"
+        assert answer.json["error"]["code"] == "method_not_allowed"
 
 
 def test_a_preflight_is_answered(demo_server: Server) -> None:

@@ -28,6 +28,9 @@ def test_variables_set_fields() -> None:
         ("LLAVA_MAX_IMAGES", "0"),
         ("LLAVA_SELF_CHECK", "perhaps"),
         ("LLAVA_IMAGE_URL_TIMEOUT_SECONDS", "-1"),
+        ("LLAVA_IMAGE_URL_HOSTS", "https://example.com/"),
+        ("LLAVA_IMAGE_URL_HOSTS", "example.com:443"),
+        ("LLAVA_IMAGE_URL_HOSTS", "good.example.com,*.example.com"),
     ],
 )
 def test_a_wrong_name_or_value_stops_start_up_by_name(name: str, value: str) -> None:

@@ -91,3 +91,9 @@ def test_tokenizer_json_alone_is_refused(tmp_path: Path) -> None:
 def test_added_tokens_are_found_where_transformers_writes_them(tmp_path: Path, file: str, content: str) -> None:
     (tmp_path / file).write_text(content)
     assert added_tokens(tmp_path) == {"<im_patch>": 7}
+
+
+@given(text=st.text(), images=st.integers(0, 2))
+def test_the_fewest_tokens_are_never_more_than_there_are(loaded: LoadedModel, text: str, images: int) -> None:
+    segments = [text, *[PICTURE] * images]
+    assert loaded.tokenizer.fewest_tokens(segments) <= len(loaded.tokenizer.encode(segments))

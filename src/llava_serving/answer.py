@@ -52,7 +52,7 @@ def answer_reply(request: ScoreRequest, generations: list[Generation]) -> Reply:
 
 def _text(prompt: Prompt, completion: Completion, echo: bool) -> str:
     """An answer to a question is stripped, as the authors did; a raw prompt goes on where it ended."""
-    if not prompt.templated:
+    if not prompt.is_question:
         # SentencePiece drops the space it puts before the very first word.
         text = completion.text.removeprefix(" ") if not prompt.text else completion.text
         return prompt.text + text if echo else text

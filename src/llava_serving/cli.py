@@ -48,13 +48,19 @@ def serve(port: int, model_dir: Path | None) -> int:
     command += ["--port", str(port)]
     if model_dir is not None:
         command += ["--model_dir", str(model_dir)]
+    signal.signal(signal.SIGTERM, _interrupt)
     server = subprocess.Popen(command, env=server_environment(os.environ))
-    # Ctrl-C reaches the server too; it ends first and this process reports how.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    if wait_until_healthy(server, port):
-        print(f"\nReady. Ask about a picture:\n\n{example(port)}\n", flush=True)
-    return server.wait()
+    try:
+        if wait_until_healthy(server, port):
+            print(f"\nReady. Ask about a picture:\n\n{example(port)}\n", flush=True)
+        return server.wait()
+    except KeyboardInterrupt:  # the server may have had the Ctrl-C as well; a second signal does no harm
+        server.terminate()
+        return server.wait()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:

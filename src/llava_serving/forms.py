@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import pydantic_core
 
 from .errors import BadRequest
-from .parameters import CHAT_COMPLETION_ALIASES, Parameters, read_parameters
-from .prompt import IMAGE_PLACEHOLDER, ChatRow, ImageSource, Prompt, TextRow, Turn, chat, question, raw
+from .parameters import CHAT_COMPLETION_ALIASES, GivenParameters, Parameters, read_parameters
+from .prompt import IMAGE_PLACEHOLDER, ChatRow, ImageSource, Prompt, TextRow, Turn, chat, dialogue, question, raw
 from .schema import (
     ChatBody,
     ChatCompletionBody,
@@ -42,10 +42,14 @@ class ScoreRequest:
 
     form: Form
     prompts: tuple[Prompt, ...]
-    parameters: Parameters
+    given: GivenParameters
     echo: tuple[bool, ...]
     model: str = ""
     logprobs: int | None = None
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.given.values
 
 
 def parse(body: bytes) -> ScoreRequest:
@@ -66,13 +70,13 @@ def parse(body: bytes) -> ScoreRequest:
         raise BadRequest("invalid_request", f"{name} must be an object or a list of strings; {ACCEPTED}", name)
     inside = {key: data[key] for key in ("parameters", "params") if key in data}
     data = {key: value for key, value in data.items() if key not in inside}
-    parameters = _parameters(beside, inside, name)
+    given = _parameters(beside, inside, name)
     if "columns" in data or "data" in data:
-        return _parse_table(data, name, parameters)
+        return _parse_table(data, name, given)
     texts = data.get("input_string")
     if isinstance(texts, list) and any(isinstance(text, dict) for text in texts):
-        return _parse_chat(data, name, parameters)
-    return _parse_prompts(data, name, parameters)
+        return _parse_chat(data, name, given)
+    return _parse_prompts(data, name, given)
 
 
 def _json(body: bytes) -> Any:
@@ -82,7 +86,7 @@ def _json(body: bytes) -> Any:
         raise BadRequest("invalid_json", f"the body is not valid JSON: {error}") from None
 
 
-def _parse_prompts(data: dict[str, Any], name: str, parameters: Parameters) -> ScoreRequest:
+def _parse_prompts(data: dict[str, Any], name: str, given: GivenParameters) -> ScoreRequest:
     shape = validate(PromptsBody, data, name)
     texts = shape.input_string
     images = shape.images if shape.images is not None else [None] * len(texts)
@@ -96,37 +100,34 @@ def _parse_prompts(data: dict[str, Any], name: str, parameters: Parameters) -> S
         TextRow(text, _sources(entry, f"{name}.images[{i}]"), f"{name}.input_string[{i}]")
         for i, (text, entry) in enumerate(zip(texts, images, strict=True))
     ]
-    return _text_request("prompts", rows, parameters)
+    return _text_request("prompts", rows, given)
 
 
-def _parse_list(data: list[Any], name: str, parameters: Parameters) -> ScoreRequest:
+def _parse_list(data: list[Any], name: str, given: GivenParameters) -> ScoreRequest:
     texts = validate(ListBody, {"input_data": data}, "", {"input_data": name}).input_data
-    _refuse_several(parameters, "a plain list has room for one answer per string")
-    return _text_request("list", [TextRow(text, (), f"{name}[{i}]") for i, text in enumerate(texts)], parameters)
+    _refuse_several(given, "a plain list has room for one answer per string")
+    return _text_request("list", [TextRow(text, (), f"{name}[{i}]") for i, text in enumerate(texts)], given)
 
 
-def _parse_table(data: dict[str, Any], name: str, parameters: Parameters) -> ScoreRequest:
+def _parse_table(data: dict[str, Any], name: str, given: GivenParameters) -> ScoreRequest:
     table = validate(TableBody, data, name)
-    _refuse_several(parameters, "a table has room for one response per row")
+    _refuse_several(given, "a table has room for one response per row")
     if len(set(table.columns)) < len(table.columns):
         raise BadRequest("invalid_request", "a column is named twice", f"{name}.columns")
     if table.index is not None and len(table.index) != len(table.data):
         raise BadRequest(
             "invalid_request", f"the index has {len(table.index)} entries for {len(table.data)} rows", f"{name}.index"
         )
-    prompts = []
-    for i, cells in enumerate(table.data):
-        path = f"{name}.data[{i}]"
-        if len(cells) != len(table.columns):
-            raise BadRequest(
-                "invalid_request", f"the row has {len(cells)} cells for {len(table.columns)} columns", path
-            )
-        prompts.append(_table_prompt(dict(zip(table.columns, cells, strict=True)), table.columns, path, parameters))
-    echo = parameters.return_full_text is True
-    return ScoreRequest("table", tuple(prompts), parameters, (echo,) * len(prompts))
+    prompts = tuple(
+        _table_prompt(cells, table.columns, f"{name}.data[{i}]", given.values) for i, cells in enumerate(table.data)
+    )
+    return ScoreRequest("table", prompts, given, (given.values.return_full_text is True,) * len(prompts))
 
 
-def _table_prompt(row: dict[Any, str | None], columns: list[Any], path: str, parameters: Parameters) -> Prompt:
+def _table_prompt(cells: list[str | None], columns: list[Column], path: str, parameters: Parameters) -> Prompt:
+    if len(cells) != len(columns):
+        raise BadRequest("invalid_request", f"the row has {len(cells)} cells for {len(columns)} columns", path)
+    row = dict(zip(columns, cells, strict=True))
     texts = [column for column in get_args(Column)[1:] if row.get(column)]
     if len(texts) != 1:
         raise BadRequest(
@@ -134,42 +135,42 @@ def _table_prompt(row: dict[Any, str | None], columns: list[Any], path: str, par
         )
     column = texts[0]
     image = row.get("image")
-    images = (ImageSource(image, f"{path}[{columns.index('image')}]"),) if image else ()
+    images = (ImageSource(image, f"{path}[{columns.index('image')}]"),) if image is not None else ()
     text_row = TextRow(row[column] or "", images, f"{path}[{columns.index(column)}]")
-    wrap = parameters.template == "v0" or (column != "prompt" and parameters.template is None)
-    return question(text_row) if wrap else raw(text_row)
+    if parameters.template == "v0" or (column != "prompt" and parameters.template is None):
+        return question(text_row)
+    # Only the one column is known to hold a conversation; the others' text, unwrapped, may be anything.
+    return dialogue(text_row) if column == "prompt" else raw(text_row)
 
 
-def _parse_chat(data: dict[str, Any], name: str, parameters: Parameters) -> ScoreRequest:
+def _parse_chat(data: dict[str, Any], name: str, given: GivenParameters) -> ScoreRequest:
     shape = validate(ChatBody, data, name)
-    _refuse_several(parameters, "a chat answer has room for one output")
-    prompt = _chat_prompt(shape.input_string, f"{name}.input_string", parameters)
-    return ScoreRequest("chat", (prompt,), parameters, (parameters.return_full_text is True,))
+    _refuse_several(given, "a chat answer has room for one output")
+    prompt = _chat_prompt(shape.input_string, f"{name}.input_string", given)
+    return ScoreRequest("chat", (prompt,), given, (given.values.return_full_text is True,))
 
 
 def _parse_chat_completion(content: dict[str, Any]) -> ScoreRequest:
     own = {key: content[key] for key in ChatCompletionBody.model_fields if content.get(key) is not None}
-    given = {key: value for key, value in content.items() if key not in ChatCompletionBody.model_fields}
-    parameters = read_parameters(given, "", CHAT_COMPLETION_ALIASES, ChatCompletionBody.model_fields)
+    others = {key: value for key, value in content.items() if key not in ChatCompletionBody.model_fields}
+    given = read_parameters(others, "", CHAT_COMPLETION_ALIASES, ChatCompletionBody.model_fields)
     shape = validate(ChatCompletionBody, own, "")
-    if parameters.return_full_text:
+    if given.values.return_full_text:
         raise BadRequest("invalid_parameter", "a chat completion has no room for the prompt", "return_full_text")
-    if shape.stream_options is not None and not parameters.stream:
+    if shape.stream_options is not None and not given.values.stream:
         raise BadRequest("invalid_parameter", "stream_options needs stream: true", "stream_options")
     if shape.top_logprobs is not None and not shape.logprobs:
         raise BadRequest("invalid_parameter", "top_logprobs needs logprobs: true", "top_logprobs")
-    prompt = _chat_prompt(shape.messages, "messages", parameters)
+    prompt = _chat_prompt(shape.messages, "messages", given)
     logprobs = (shape.top_logprobs or 0) if shape.logprobs else None
-    return ScoreRequest("chat_completion", (prompt,), parameters, (False,), shape.model, logprobs)
+    return ScoreRequest("chat_completion", (prompt,), given, (False,), shape.model, logprobs)
 
 
-def _text_request(form: Form, rows: list[TextRow], parameters: Parameters) -> ScoreRequest:
-    prompts = tuple(_text_prompt(row, parameters) for row in rows)
-    echo = tuple(
-        not prompt.templated if parameters.return_full_text is None else parameters.return_full_text
-        for prompt in prompts
-    )
-    return ScoreRequest(form, prompts, parameters, echo)
+def _text_request(form: Form, rows: list[TextRow], given: GivenParameters) -> ScoreRequest:
+    prompts = tuple(_text_prompt(row, given.values) for row in rows)
+    full = given.values.return_full_text
+    echo = tuple(not prompt.is_question if full is None else full for prompt in prompts)
+    return ScoreRequest(form, prompts, given, echo)
 
 
 def _text_prompt(row: TextRow, parameters: Parameters) -> Prompt:
@@ -181,10 +182,12 @@ def _text_prompt(row: TextRow, parameters: Parameters) -> Prompt:
     return raw(row)
 
 
-def _chat_prompt(messages: list[Message], path: str, parameters: Parameters) -> Prompt:
-    if parameters.template == "none":
+def _chat_prompt(messages: list[Message], path: str, given: GivenParameters) -> Prompt:
+    if given.values.template == "none":
         raise BadRequest(
-            "invalid_parameter", 'a chat is always put into the template; leave out "template"', "template"
+            "invalid_parameter",
+            'a chat is always put into the template; leave out "template"',
+            given.path("template"),
         )
     turns = []
     for i, message in enumerate(messages):
@@ -193,7 +196,7 @@ def _chat_prompt(messages: list[Message], path: str, parameters: Parameters) -> 
         turns.append(_turn(message, f"{path}[{i}]"))
     if turns[-1].role != "user":
         raise BadRequest("invalid_request", "the last message must be the user's", f"{path}[{len(turns) - 1}]")
-    return chat(ChatRow(tuple(turns)))
+    return chat(ChatRow(tuple(turns), path))
 
 
 def _turn(message: Message, path: str) -> Turn:
@@ -221,7 +224,7 @@ def _sources(entry: str | list[str] | None, path: str) -> tuple[ImageSource, ...
     return tuple(ImageSource(data, f"{path}[{i}]") for i, data in enumerate(entry))
 
 
-def _parameters(beside: dict[str, Any], inside: dict[str, Any], name: str) -> Parameters:
+def _parameters(beside: dict[str, Any], inside: dict[str, Any], name: str) -> GivenParameters:
     """The parameters from `input_data` or from beside it, never from both."""
     unknown = [key for key in beside if key not in ("parameters", "params")]
     if unknown:
@@ -235,13 +238,16 @@ def _parameters(beside: dict[str, Any], inside: dict[str, Any], name: str) -> Pa
     if len(places) > 1:
         raise BadRequest("invalid_request", f"parameters are given twice: {' and '.join(places)}", [*places][-1])
     if not places:
-        return Parameters()
-    ((path, given),) = places.items()
-    if not isinstance(given, dict):
+        return GivenParameters(Parameters())
+    ((path, parameters),) = places.items()
+    if not isinstance(parameters, dict):
         raise BadRequest("invalid_request", "parameters must be an object", path)
-    return read_parameters(given, path)
+    return read_parameters(parameters, path)
 
 
-def _refuse_several(parameters: Parameters, why: str) -> None:
-    if parameters.n > 1:
-        raise BadRequest("invalid_parameter", f"n is {parameters.n}, and {why}; send prompts or a chat completion", "n")
+def _refuse_several(given: GivenParameters, why: str) -> None:
+    n = given.values.n
+    if n > 1:
+        raise BadRequest(
+            "invalid_parameter", f"n is {n}, and {why}; send prompts or a chat completion", given.path("n")
+        )

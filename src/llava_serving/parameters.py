@@ -1,6 +1,7 @@
 """The generation parameters of a request: names, aliases, ranges and what they mean to the engine."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -17,6 +18,9 @@ ALIASES = {
 # OpenAI's name, and the one its load testers send.
 CHAT_COMPLETION_ALIASES = ALIASES | {"max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 MAX_STOP_STRINGS = 16
+MAX_COUNT = 2**31 - 1
+# Below it the authors' worker was greedy (LLaVA@ff9b89f llava/serve/model_worker.py), and logits overflow soon after.
+LEAST_TEMPERATURE = 1e-4
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -26,16 +30,16 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    min_new_tokens: int = Field(default=0, ge=0)
+    max_new_tokens: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    min_new_tokens: int = Field(default=0, ge=0, le=MAX_COUNT)
     do_sample: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
-    top_k: int = Field(default=0, ge=-1)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=100, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=-1, le=MAX_COUNT)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
     stop: Annotated[list[StopString], BeforeValidator(as_list), Field(max_length=MAX_STOP_STRINGS)] = []
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    n: int = Field(default=1, ge=1)
+    n: int = Field(default=1, ge=1, le=MAX_COUNT)
     return_full_text: bool | None = None
     template: Literal["v0", "none"] | None = None
     stream: bool = False
@@ -62,12 +66,25 @@ class Parameters(BaseModel):
         """0 is greedy: without `do_sample`, a temperature above 0 asks for sampling."""
         if self.do_sample is False or (self.do_sample is None and not self.temperature):
             return 0.0
-        return 1.0 if self.temperature is None else self.temperature
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return temperature if temperature >= LEAST_TEMPERATURE else 0.0
+
+
+@dataclass(frozen=True)
+class GivenParameters:
+    """Parameters, and the path in the request of each that was given."""
+
+    values: Parameters
+    paths: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def path(self, name: str) -> str:
+        """Where an error about a parameter points: as the caller wrote it, alias and all."""
+        return self.paths.get(name, name)
 
 
 def read_parameters(
     given: Mapping[str, Any], path: str, aliases: Mapping[str, str] = ALIASES, beside: Iterable[str] = ()
-) -> Parameters:
+) -> GivenParameters:
     """The parameters of the object at `path`; null is a parameter left out.
 
     `beside` are names accepted in the same object that are no parameters. Raises BadRequest: an unknown name is told
@@ -75,19 +92,22 @@ def read_parameters(
     """
     known = {*Parameters.model_fields, *aliases}
     fields: dict[str, Any] = {}
+    names: dict[str, str] = {}
     for name, value in given.items():
         param = f"{path}.{name}" if path else name
-        if name == "logprobs":
+        if name in ("logprobs", "top_logprobs"):
+            if value is None:
+                continue
             raise BadRequest(
                 "unsupported_parameter", "logprobs are answered to OpenAI chat completion requests alone", param
             )
         if name not in known:
             accepted = ", ".join(sorted({*known, *beside}))
             raise BadRequest("unknown_parameter", f"{name!r} is not a parameter; accepted are {accepted}", param)
-        field = aliases.get(name, name)
-        if field in fields:
-            raise BadRequest("invalid_parameter", f"{name!r} says again what {field!r} or its alias said", param)
+        canonical = aliases.get(name, name)
+        if canonical in fields:
+            raise BadRequest("invalid_parameter", f"{name!r} says again what {canonical!r} or its alias said", param)
         if value is not None:
-            fields[field] = value
-    names = {aliases.get(name, name): name for name in given}
-    return validate(Parameters, fields, path, names, code="invalid_parameter")
+            fields[canonical], names[canonical] = value, name
+    parameters = validate(Parameters, fields, path, names, code="invalid_parameter")
+    return GivenParameters(parameters, {f: f"{path}.{name}" if path else name for f, name in names.items()})

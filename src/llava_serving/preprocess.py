@@ -4,7 +4,7 @@ Written out because it is on every request's path, and because the limit on the 
 The test compares the two on random pictures.
 """
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 
 from .errors import StartupError, TooLarge
+from .files import read_json
 
 # OpenAI's statistics, used where a checkpoint brings no preprocessor file (openai/CLIP clip/clip.py _transform).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+STATISTICS = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 
 # The steps below, as a preprocessor file names them.
 CLIP_STEPS = {
@@ -79,9 +82,19 @@ def load_preprocessor(directory: Path, image_size: int) -> ClipPreprocessor:
         raise StartupError(
             f"the preprocessor in {directory} scales to {size} and crops to {crop}; the vision tower reads {image_size}"
         )
-    return ClipPreprocessor(
-        image_size, tuple(config.get("image_mean", CLIP_MEAN)), tuple(config.get("image_std", CLIP_STD))
-    )
+    mean, std = (_three_numbers(config, key, default, directory) for key, default in STATISTICS.items())
+    if min(std) <= 0:
+        raise StartupError(f"the preprocessor in {directory} has image_std {std}, which must be above 0")
+    return ClipPreprocessor(image_size, mean, std)
+
+
+def _three_numbers(
+    config: dict[str, Any], key: str, default: tuple[float, float, float], directory: Path
+) -> tuple[float, float, float]:
+    values = config.get(key, default)
+    if len(values) != 3 or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise StartupError(f"the preprocessor in {directory} has {key} {values!r}, not a number for each of R, G and B")
+    return values[0], values[1], values[2]
 
 
 def _config(directory: Path) -> dict[str, Any]:
@@ -89,9 +102,9 @@ def _config(directory: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = directory / name
         if path.is_file():
-            try:
-                config = json.loads(path.read_text("utf-8"))
-                return {key: value for key, value in config.get("image_processor", config).items() if value is not None}
-            except (ValueError, AttributeError) as error:
-                raise StartupError(f"{path} is not a preprocessor's JSON file: {error}") from None
+            config = read_json(path)
+            config = config.get("image_processor", config)
+            if not isinstance(config, dict):
+                raise StartupError(f"{path} holds no preprocessor")
+            return {key: value for key, value in config.items() if value is not None}
     return {}

@@ -4,7 +4,7 @@ Knows the conversation template and where an image goes. Knows no token ids (tok
 (image.py) and no HTTP.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .errors import BadRequest
@@ -55,21 +55,23 @@ class Turn:
 
 @dataclass(frozen=True)
 class ChatRow:
-    """A conversation that ends with the user's turn."""
+    """A conversation that ends with the user's turn. `param` is its path in the request."""
 
     turns: tuple[Turn, ...]
+    param: str
 
 
 @dataclass(frozen=True)
 class Prompt:
     """Text and images in the order the model reads them.
 
-    `templated` says that the model was asked a question: its answer ends at the template's separator and is
-    returned stripped. A raw prompt is continued as it stands.
+    `is_question` says that an answer is wanted: it ends at the template's separator and is returned stripped. A raw
+    prompt is continued as it stands. `param` is the path in the request of what it was made of.
     """
 
     segments: tuple[Segment, ...]
-    templated: bool
+    is_question: bool
+    param: str = field(compare=False)
 
     @property
     def text(self) -> str:
@@ -83,7 +85,12 @@ class Prompt:
 
 def raw(row: TextRow) -> Prompt:
     """The text as it stands, each literal `<image>` replaced by the row's next image."""
-    return Prompt(_place(row), templated=False)
+    return Prompt(_place(row), is_question=False, param=row.param)
+
+
+def dialogue(row: TextRow) -> Prompt:
+    """The text as it stands, known to be a conversation in the template that waits for its answer."""
+    return Prompt(_place(row), is_question=True, param=row.param)
 
 
 def question(row: TextRow) -> Prompt:
@@ -91,9 +98,8 @@ def question(row: TextRow) -> Prompt:
 
     Images follow the question, one line each (LLaVA@a6b01a2 run_llava.py:100), unless it places them itself.
     """
-    if IMAGE_PLACEHOLDER in row.text:
-        return _conversation(SYSTEM, [("Human", _place(row))])
-    return _conversation(SYSTEM, [("Human", _images_last(row.text, row.images))])
+    said = _place(row) if IMAGE_PLACEHOLDER in row.text else _images_last(row.text, row.images)
+    return _conversation(SYSTEM, [("Human", said)], row.param)
 
 
 def chat(row: ChatRow) -> Prompt:
@@ -101,14 +107,15 @@ def chat(row: ChatRow) -> Prompt:
     turns = list(row.turns)
     system = turns.pop(0).text if turns[0].role == "system" else SYSTEM
     speakers = {"user": "Human", "assistant": "Assistant"}
-    return _conversation(system, [(speakers[turn.role], _images_last(turn.text, turn.images)) for turn in turns])
+    said = [(speakers[turn.role], _images_last(turn.text, turn.images)) for turn in turns]
+    return _conversation(system, said, row.param)
 
 
-def _conversation(system: str, turns: list[tuple[str, tuple[Segment, ...]]]) -> Prompt:
+def _conversation(system: str, turns: list[tuple[str, tuple[Segment, ...]]], param: str) -> Prompt:
     segments: list[Segment] = [system + GREETING]
     for speaker, said in turns:
         segments += [f"{SEPARATOR}{speaker}: ", *said]
-    return Prompt(_joined([*segments, OPEN_TURN]), templated=True)
+    return Prompt(_joined([*segments, OPEN_TURN]), is_question=True, param=param)
 
 
 def _images_last(text: str, images: tuple[ImageSource, ...]) -> tuple[Segment, ...]:

@@ -99,7 +99,7 @@ def _told(found: list[ErrorDetails], shape: type[BaseModel], path: str, names: M
     Of the alternatives of a union the one that matched furthest tells most; those that matched equally far are joined.
     """
     first_field = found[0]["loc"][0]
-    located = [(_location(e["loc"]), e) for e in found if e["loc"][0] == first_field]
+    located = [(_location(e), e) for e in found if e["loc"][0] == first_field]
     where = max((location for location, _ in located), key=len)
     causes = [e for location, e in located if location == where]
     field, *rest = where
@@ -112,7 +112,14 @@ def _told(found: list[ErrorDetails], shape: type[BaseModel], path: str, names: M
     return f"{param}: {', or '.join(messages)}", param
 
 
-def _location(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _location(error: ErrorDetails) -> tuple[int | str, ...]:
     """Without the names of union members ("str", "list[...]"), which are pydantic's and not in the request."""
-    field, *rest = loc
-    return (field, *(part for part in rest if isinstance(part, int) or not part.startswith(("str", "list["))))
+    *path, last = error["loc"]
+    kept = [part for part in path if isinstance(part, int) or not _is_union_member(part)]
+    if error["type"] == "extra_forbidden" or isinstance(last, int) or not path or not _is_union_member(last):
+        kept.append(last)
+    return tuple(kept)
+
+
+def _is_union_member(part: str) -> bool:
+    return part == "str" or part.startswith("list[")

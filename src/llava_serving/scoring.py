@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from email.message import Message
 from typing import Protocol
 
 import torch
@@ -89,7 +90,7 @@ class Scorer:
         if asked.parameters.stream or _wants_stream(request):
             raise BadRequest(
                 "streaming_unsupported", "streaming is not available yet; leave out stream and the Accept header",
-                "stream" if asked.parameters.stream else None,
+                asked.given.path("stream") if asked.parameters.stream else None,
             )  # fmt: skip
         self._check_counts(asked)
         submissions = [self._submission(asked, prompt) for prompt in asked.prompts]
@@ -111,31 +112,38 @@ class Scorer:
             )
 
     def _submission(self, asked: ScoreRequest, prompt: Prompt) -> Submission:
+        # Before anything is tokenized or decoded, and again before images are: what does not fit costs little.
+        self._max_new_tokens(asked, prompt, self._loaded.tokenizer.fewest_tokens(prompt.segments))
         token_ids = self._loaded.tokenizer.encode(prompt.segments)
-        # Before the images are decoded: a prompt that does not fit costs nothing.
-        max_new_tokens = self._max_new_tokens(asked, len(token_ids))
-        separator = SEPARATOR if prompt.templated or asked.form == "table" else None
+        max_new_tokens = self._max_new_tokens(asked, prompt, len(token_ids))
+        separator = SEPARATOR if prompt.is_question else None
         params = asked.parameters.sampling(max_new_tokens, separator, asked.logprobs)
         return Submission(tuple(token_ids), self._pixels(prompt), params)
 
-    def _max_new_tokens(self, asked: ScoreRequest, prompt_tokens: int) -> int:
+    def _max_new_tokens(self, asked: ScoreRequest, prompt: Prompt, prompt_tokens: int) -> int:
         """As asked, or the default as far as the context goes."""
         context = self._loaded.context_length
         wanted = asked.parameters.max_new_tokens
-        needed = prompt_tokens + (wanted or 1)
-        if needed > context:
+        if prompt_tokens >= context:
             raise ContextExceeded(
                 "context_length_exceeded",
-                f"the prompt with its images has {prompt_tokens} tokens and max_new_tokens is {wanted or 1}: "
-                f"{needed} tokens, and the model's context holds {context}",
-                None if wanted is None else "max_new_tokens",
+                f"the prompt with its images has at least {prompt_tokens} tokens, and the model's context holds "
+                f"{context} tokens of prompt and answer together",
+                prompt.param,
+            )
+        if wanted is not None and prompt_tokens + wanted > context:
+            raise ContextExceeded(
+                "context_length_exceeded",
+                f"the prompt with its images has at least {prompt_tokens} tokens and max_new_tokens is {wanted}: "
+                f"{prompt_tokens + wanted} tokens, and the model's context holds {context}",
+                asked.given.path("max_new_tokens"),
             )
         settled = wanted or min(self._settings.default_max_new_tokens, context - prompt_tokens)
         if asked.parameters.min_new_tokens > settled:
             raise BadRequest(
                 "invalid_parameter",
                 f"min_new_tokens is {asked.parameters.min_new_tokens}, more than the {settled} new tokens there can be",
-                "min_new_tokens",
+                asked.given.path("min_new_tokens"),
             )
         return settled
 
@@ -163,15 +171,17 @@ def read_body(request: HttpRequest, max_bytes: int) -> bytes:
     """The body of a POST of JSON, read no further than the limit. Raises RequestError."""
     if request.method != "POST":
         raise MethodNotAllowed("method_not_allowed", f"{request.method} is not accepted here; send POST")
-    media_type, _, charset = request.headers.get("content-type", "application/json").lower().partition(";")
-    if media_type.strip() != "application/json" or charset.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
+    media_type = Message()
+    media_type["content-type"] = request.headers.get("content-type", "application/json")
+    charset = media_type.get_content_charset("utf-8")
+    if media_type.get_content_type() != "application/json" or charset not in ("utf-8", "utf8"):
         raise UnsupportedMediaType(
             "unsupported_media_type", "the body must be JSON in UTF-8: send Content-Type: application/json"
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("unsupported_media_type", "a compressed body is not accepted")
     length = request.headers.get("content-length", "")
-    body = request.body.read(max_bytes + 1) if not length.isdigit() or int(length) <= max_bytes else None
+    body = request.body.read(max_bytes + 1) if not length.isdecimal() or int(length) <= max_bytes else None
     if body is None or len(body) > max_bytes:
         raise TooLarge("body_too_large", f"the body has more than the {max_bytes:,} bytes that are accepted")
     return body
@@ -179,4 +189,4 @@ def read_body(request: HttpRequest, max_bytes: int) -> bytes:
 
 def _wants_stream(request: HttpRequest) -> bool:
     accepted = request.headers.get("accept", "").lower()
-    return "text/event-stream" in accepted and "application/json" not in accepted and "*/*" not in accepted
+    return "text/event-stream" in accepted and "application/json" not in accepted

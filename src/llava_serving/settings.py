@@ -15,6 +15,9 @@ PREFIX = "LLAVA_"
 MIB = 1024 * 1024
 
 
+HOST = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
+
+
 def _comma_separated(value: object) -> object:
     return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -47,8 +50,11 @@ class Settings(BaseModel):
     max_image_pixels: int = Field(
         default=50_000_000, ge=1, description="most pixels of one image, as sent and after scaling for the model"
     )
-    image_url_hosts: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = Field(
-        default=(), description="hosts, separated by commas, from which image URLs are fetched; none: URLs are refused"
+    image_url_hosts: Annotated[tuple[Annotated[str, Field(pattern=HOST)], ...], BeforeValidator(_comma_separated)] = (
+        Field(
+            default=(),
+            description="hosts, separated by commas, from which image URLs are fetched; none: URLs are refused",
+        )
     )
     image_url_timeout_seconds: float = Field(
         default=10.0,

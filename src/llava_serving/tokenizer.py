@@ -4,7 +4,6 @@ SentencePiece itself is used: transformers 5's LlamaTokenizer differs from LLaMA
 with a space. Every id comes from the checkpoint's files.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,13 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 
 from .errors import StartupError
+from .files import hint, read_json
 from .prompt import Segment
 
 IMAGE_PATCH = "<im_patch>"
 IMAGE_START = "<im_start>"
 IMAGE_END = "<im_end>"
+ADDED_TOKEN_FILES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Tokenizer:
         self.bos_id: int = model.bos_id()
         self.eos_id: int = model.eos_id()
         self.text_vocab_size: int = model.vocab_size()  # ids from here on are added tokens
+        self._longest_piece = max(len(model.id_to_piece(i)) for i in range(self.text_vocab_size))
 
     def encode(self, segments: Iterable[Segment]) -> list[int]:
         """BOS and the ids of the segments, an image as its image tokens.
@@ -53,18 +55,17 @@ class Tokenizer:
         White space beside an image is dropped and the text after it is encoded afresh, as the slow tokenizer that
         v0 was trained with did around added tokens. Text is only ever text: `</s>` in it is four characters.
         """
-        segments = list(segments)
         ids = [self.bos_id]
-        for i, segment in enumerate(segments):
-            if not isinstance(segment, str):
-                ids += self.image.ids
-                continue
-            if i + 1 < len(segments):
-                segment = segment.rstrip()
-            if i > 0:
-                segment = segment.lstrip()
-            ids += self._model.encode(segment)
+        for segment in _stripped(segments):
+            ids += self._model.encode(segment) if isinstance(segment, str) else self.image.ids
         return ids
+
+    def fewest_tokens(self, segments: Iterable[Segment]) -> int:
+        """A number of ids that `encode` gives at the least, without encoding: a text of megabytes takes seconds."""
+        return 1 + sum(
+            -(-len(segment) // self._longest_piece) if isinstance(segment, str) else len(self.image.ids)
+            for segment in _stripped(segments)
+        )
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes a generated token adds to the text; one token may hold part of a character."""
@@ -77,6 +78,18 @@ class Tokenizer:
         return self._model.id_to_piece(token_id).replace("\u2581", " ").encode()
 
 
+def _stripped(segments: Iterable[Segment]) -> list[Segment]:
+    """Without the white space beside images."""
+    segments = list(segments)
+    stripped: list[Segment] = []
+    for i, segment in enumerate(segments):
+        if isinstance(segment, str):
+            segment = segment.rstrip() if i + 1 < len(segments) else segment
+            segment = segment.lstrip() if i > 0 else segment
+        stripped.append(segment)
+    return stripped
+
+
 def load_sentencepiece(directory: Path) -> SentencePieceProcessor:
     """LLaMA's `tokenizer.model` from a checkpoint folder."""
     path = directory / "tokenizer.model"
@@ -85,20 +98,19 @@ def load_sentencepiece(directory: Path) -> SentencePieceProcessor:
             f"no tokenizer.model in {directory}: LLaMA's SentencePiece model belongs beside the weights "
             "(tokenizer.json alone does not reproduce LLaMA's token ids)"
         )
-    return SentencePieceProcessor(model_file=str(path))
+    try:
+        return SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise StartupError(f"{path} is not a SentencePiece model; {hint(path)}") from error
 
 
 def added_tokens(directory: Path) -> dict[str, int]:
     """The tokens a checkpoint adds to SentencePiece's, by name, from whichever file transformers wrote them to."""
-    path = directory / "added_tokens.json"
-    if path.is_file():
-        return dict(json.loads(path.read_text("utf-8")))
-    path = directory / "tokenizer_config.json"
-    if path.is_file():
-        decoder = json.loads(path.read_text("utf-8")).get("added_tokens_decoder", {})
-        if decoder:
-            return {token["content"]: int(token_id) for token_id, token in decoder.items()}
-    path = directory / "tokenizer.json"
-    if path.is_file():
-        return {token["content"]: token["id"] for token in json.loads(path.read_text("utf-8"))["added_tokens"]}
+    by_name, config, whole = (directory / file for file in ADDED_TOKEN_FILES)
+    if by_name.is_file():
+        return read_json(by_name)
+    if config.is_file() and (decoder := read_json(config).get("added_tokens_decoder")):
+        return {token["content"]: int(token_id) for token_id, token in decoder.items()}
+    if whole.is_file():
+        return {token["content"]: token["id"] for token in read_json(whole).get("added_tokens", [])}
     return {}

@@ -119,7 +119,7 @@ class _RunningSequence:
 
     def _logprob(self, scores: torch.Tensor, token: int, alternatives: int) -> TokenLogprob:
         logprobs = scores.float().log_softmax(-1)
-        likeliest = logprobs.topk(alternatives)
+        likeliest = self._sampler.without_banned(logprobs).topk(alternatives)
         return TokenLogprob(
             self._token_bytes(token),
             float(logprobs[token]),

@@ -35,10 +35,10 @@ class Sampler:
     def __call__(self, logits: torch.Tensor, seen: torch.Tensor, num_generated: int) -> int:
         """The next token for `logits` (vocabulary,), given the ids so far, prompt included, `seen` (length,)."""
         params = self._params
-        logits = logits.float().clone()
+        logits = logits.float()
         if params.repetition_penalty != 1.0:
-            _penalize(logits, seen, params.repetition_penalty)
-        logits[self._banned] = -torch.inf
+            logits = _penalized(logits, seen, params.repetition_penalty)
+        logits = self.without_banned(logits)
         if params.ignore_eos or num_generated < params.min_new_tokens:
             logits[self._eos_id] = -torch.inf
         if params.temperature == 0.0:
@@ -46,12 +46,16 @@ class Sampler:
         probabilities = _filtered(logits.cpu() / params.temperature, params.top_k, params.top_p).softmax(-1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
+    def without_banned(self, scores: torch.Tensor) -> torch.Tensor:
+        """A copy of `scores` (vocabulary,) in which no added token can be the likeliest."""
+        return scores.index_fill(0, self._banned, -torch.inf)
 
-def _penalize(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> None:
+
+def _penalized(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
     """Every id that has occurred becomes less likely (CTRL, Keskar et al. 2019, arXiv:1909.05858, section 4.1)."""
     ids = torch.unique(seen)
     scores = logits[ids]
-    logits[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return logits.index_put((ids,), torch.where(scores < 0, scores * penalty, scores / penalty))
 
 
 def _filtered(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
@@ -61,6 +65,7 @@ def _filtered(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
     if top_p < 1.0:
         ordered, order = logits.sort(descending=True, stable=True)
         probabilities = ordered.softmax(-1)
-        beyond = probabilities.cumsum(-1) - probabilities >= top_p  # never the first
+        beyond = probabilities.cumsum(-1) - probabilities >= top_p
+        beyond[0] = False  # a top_p that is zero in float32 keeps the likeliest
         logits = logits.index_fill(0, order[beyond], -torch.inf)
     return logits

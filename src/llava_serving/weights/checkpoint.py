@@ -4,7 +4,6 @@ Nothing is executed (`weights_only=True`), files are memory-mapped, and at most 
 reading never holds a second copy of a model.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from ..errors import StartupError
+from ..files import hint, read_json
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -67,7 +67,7 @@ def _weight_map(directory: Path) -> dict[str, str]:
     for single in SINGLE_FILES:
         index = directory / f"{single}.index.json"
         if index.is_file():
-            files: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+            files: dict[str, str] = read_json(index).get("weight_map", {})
             missing = sorted({file for file in files.values() if not (directory / file).is_file()})
             if missing:
                 raise StartupError(f"{index} names shards that are not there: {', '.join(missing)}")
@@ -86,9 +86,8 @@ def _open_shard(path: Path) -> Mapping[str, torch.Tensor]:
         shard: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
         return shard
     except Exception as error:  # torch and safetensors raise a dozen unrelated types for damaged files
-        raise StartupError(
-            f"{path} cannot be read; it is damaged, truncated or not a checkpoint file: {error}"
-        ) from error
+        # Their text stays in the log: torch's recommends weights_only=False, which executes what the file holds.
+        raise StartupError(f"{path} cannot be read as weights; {hint(path)}") from error
 
 
 def _is_zip(path: Path) -> bool:

@@ -4,7 +4,6 @@ v0 has one linear projector and transformers two with an activation between: the
 layer the identity, which leaves every feature as it is to the bit.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,12 @@ from sentencepiece import SentencePieceProcessor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from ..errors import StartupError
+from ..files import read_json
 from ..tokenizer import IMAGE_PATCH
 
 VISION_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 PROJECTOR_OUT = "model.multi_modal_projector.linear_2"
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 LLAMA_CONTEXT = 2048  # LLaMA's context length, where a config of that time does not say
 
 
@@ -52,7 +53,10 @@ def llava_config(delta: Path, vision: Path, text: SentencePieceProcessor, added:
     The delta's own bos, eos and pad ids (0, 1, 0) are wrong; SentencePiece's are taken. The padding token it lists has
     no embedding row, so padding is `<unk>`, as LLaMA has none.
     """
-    llama = read_config(delta)
+    llama = read_json(delta / "config.json")
+    missing = [key for key in SIZES if key not in llama]
+    if missing:
+        raise StartupError(f"{delta / 'config.json'} lacks {', '.join(missing)}: it is not a LLaMA's config")
     if IMAGE_PATCH not in added:
         raise StartupError(
             f"{delta} lists no {IMAGE_PATCH} among its added tokens (added_tokens.json): it is not a LLaVA v0 delta"
@@ -71,22 +75,9 @@ def llava_config(delta: Path, vision: Path, text: SentencePieceProcessor, added:
     )
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint folder."""
-    path = directory / "config.json"
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise StartupError(f"{path} cannot be read: {error}") from None
-
-
 def _text_config(llama: dict[str, Any], text: SentencePieceProcessor) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=llama["vocab_size"],
-        hidden_size=llama["hidden_size"],
-        intermediate_size=llama["intermediate_size"],
-        num_hidden_layers=llama["num_hidden_layers"],
-        num_attention_heads=llama["num_attention_heads"],
+        **{key: llama[key] for key in SIZES},
         num_key_value_heads=llama.get("num_key_value_heads", llama["num_attention_heads"]),
         hidden_act=llama.get("hidden_act", "silu"),
         rms_norm_eps=llama.get("rms_norm_eps", 1e-6),
@@ -99,6 +90,6 @@ def _text_config(llama: dict[str, Any], text: SentencePieceProcessor) -> LlamaCo
 
 
 def _vision_config(vision: Path) -> CLIPVisionConfig:
-    config = read_config(vision)
+    config = read_json(vision / "config.json")
     config = config.get("vision_config", config)  # the hub's CLIP folder nests it beside the text model's
     return CLIPVisionConfig(**{k: v for k, v in config.items() if k not in ("model_type", "torch_dtype", "dtype")})

@@ -13,7 +13,16 @@ from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForCond
 
 from ..errors import StartupError
 from ..preprocess import ClipPreprocessor, load_preprocessor
-from ..tokenizer import IMAGE_END, IMAGE_PATCH, IMAGE_START, ImageTokens, Tokenizer, added_tokens, load_sentencepiece
+from ..tokenizer import (
+    ADDED_TOKEN_FILES,
+    IMAGE_END,
+    IMAGE_PATCH,
+    IMAGE_START,
+    ImageTokens,
+    Tokenizer,
+    added_tokens,
+    load_sentencepiece,
+)
 from .checkpoint import Checkpoint
 from .layout import identity_projection, language_name, llava_config, vision_name
 from .merge import merged_tensors
@@ -77,7 +86,7 @@ def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype) -> Loa
         raise StartupError(f"{trio.directory} lacks {len(missing)} tensors of the model, {missing[0]} among them")
     return LoadedModel(
         model.to(device),
-        Tokenizer(text, _image_tokens(config, added)),
+        Tokenizer(text, _image_tokens(trio.delta, config, added)),
         load_preprocessor(trio.vision, config.vision_config.image_size),
     )
 
@@ -97,36 +106,52 @@ def _trio_tensors(
 def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     text = load_sentencepiece(directory)
     added = added_tokens(directory)
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    model, report = LlavaForConditionalGeneration.from_pretrained(
-        directory,
-        config=config,
-        dtype=dtype,
-        device_map={"": device},
-        local_files_only=True,
-        output_loading_info=True,
-        weights_only=True,
-    )
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            local_files_only=True,
+            output_loading_info=True,
+            weights_only=True,
+        )
+    except Exception as error:  # of a dozen unrelated types, most without the file's name
+        raise StartupError(
+            f"{directory} cannot be loaded as LlavaForConditionalGeneration ({type(error).__name__}): its config.json "
+            "or weights are missing, damaged or of another model"
+        ) from error
     # transformers fills what is missing with random numbers and says so in a warning.
     broken = [*report["missing_keys"], *report["mismatched_keys"]]
     if broken:
         raise StartupError(f"{directory} lacks or misshapes {len(broken)} tensors of the model, {broken[0]} among them")
     return LoadedModel(
         model,
-        Tokenizer(text, _image_tokens(config, added)),
+        Tokenizer(text, _image_tokens(directory, config, added)),
         load_preprocessor(directory, config.vision_config.image_size),
     )
 
 
-def _image_tokens(config: LlavaConfig, added: dict[str, int]) -> ImageTokens:
+def _image_tokens(directory: Path, config: LlavaConfig, added: dict[str, int]) -> ImageTokens:
+    """The ids of an image, held against the config and the embedding: they differ from checkpoint to checkpoint."""
+    patch = config.image_token_index
+    if patch not in added.values() or added.get(IMAGE_PATCH, patch) != patch:
+        raise StartupError(
+            f"config.json says that the image token is {patch}, and among the added tokens of {directory} "
+            f"({', '.join(ADDED_TOKEN_FILES)}) it is not: they are {added or 'none'}"
+        )
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     count = patches + (config.vision_feature_select_strategy == "full")  # CLS is kept
-    if IMAGE_PATCH in added and added[IMAGE_PATCH] != config.image_token_index:
+    image = ImageTokens(patch, count, added.get(IMAGE_START), added.get(IMAGE_END))
+    rows = config.text_config.vocab_size
+    beyond = [token for token in image.ids if token >= rows]
+    if beyond:
         raise StartupError(
-            f"config.json says that the image token is {config.image_token_index} and the tokenizer's files that "
-            f"{IMAGE_PATCH} is {added[IMAGE_PATCH]}"
+            f"the added token {beyond[0]} of {directory} has no row in the embedding, which has {rows}: its "
+            "tokenizer files are another checkpoint's"
         )
-    return ImageTokens(config.image_token_index, count, added.get(IMAGE_START), added.get(IMAGE_END))
+    return image
 
 
 def _device(name: str) -> torch.device:

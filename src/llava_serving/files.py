@@ -1,0 +1,32 @@
+"""A checkpoint's files, told by name where they are not what they should be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import StartupError
+
+LFS_POINTER = b"version https://git-lfs"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises StartupError if there is none."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise StartupError(f"{path} cannot be read: {error}; {hint(path)}") from None
+    if not isinstance(content, dict):
+        raise StartupError(f"{path} holds no JSON object; {hint(path)}")
+    return content
+
+
+def hint(path: Path) -> str:
+    """What is probably wrong with a file that cannot be read, and what to do."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        start = b""
+    if start == LFS_POINTER:
+        return "it is a git-lfs pointer, not the file: run `git lfs pull` where it was cloned"
+    return "it is damaged, truncated or another file by that name: compare its size and hash with the source's"
