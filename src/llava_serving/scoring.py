@@ -113,29 +113,29 @@ class Scorer:
 
     def _submission(self, asked: ScoreRequest, prompt: Prompt) -> Submission:
         # Before anything is tokenized or decoded, and again before images are: what does not fit costs little.
-        self._max_new_tokens(asked, prompt, self._loaded.tokenizer.fewest_tokens(prompt.segments))
+        self._max_new_tokens(asked, prompt, self._loaded.tokenizer.fewest_tokens(prompt.segments), "at least ")
         token_ids = self._loaded.tokenizer.encode(prompt.segments)
         max_new_tokens = self._max_new_tokens(asked, prompt, len(token_ids))
         separator = SEPARATOR if prompt.is_question else None
         params = asked.parameters.sampling(max_new_tokens, separator, asked.logprobs)
         return Submission(tuple(token_ids), self._pixels(prompt), params)
 
-    def _max_new_tokens(self, asked: ScoreRequest, prompt: Prompt, prompt_tokens: int) -> int:
-        """As asked, or the default as far as the context goes."""
+    def _max_new_tokens(self, asked: ScoreRequest, prompt: Prompt, prompt_tokens: int, known: str = "") -> int:
+        """As asked, or the default as far as the context goes. `known` says how well `prompt_tokens` is known."""
         context = self._loaded.context_length
         wanted = asked.parameters.max_new_tokens
         if prompt_tokens >= context:
             raise ContextExceeded(
                 "context_length_exceeded",
-                f"the prompt with its images has at least {prompt_tokens} tokens, and the model's context holds "
+                f"the prompt with its images has {known}{prompt_tokens} tokens, and the model's context holds "
                 f"{context} tokens of prompt and answer together",
                 prompt.param,
             )
         if wanted is not None and prompt_tokens + wanted > context:
             raise ContextExceeded(
                 "context_length_exceeded",
-                f"the prompt with its images has at least {prompt_tokens} tokens and max_new_tokens is {wanted}: "
-                f"{prompt_tokens + wanted} tokens, and the model's context holds {context}",
+                f"the prompt with its images has {known}{prompt_tokens} tokens and max_new_tokens is {wanted}: "
+                f"{known}{prompt_tokens + wanted} tokens, and the model's context holds {context}",
                 asked.given.path("max_new_tokens"),
             )
         settled = wanted or min(self._settings.default_max_new_tokens, context - prompt_tokens)
