@@ -9,18 +9,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # Azure mounts
 from azureml_inference_server_http.api.aml_request import AMLRequest, rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
 
-from llava_serving.scoring import HttpRequest, Scorer
+from llava_serving.body import HttpRequest
+from llava_serving.connection import Connection
+from llava_serving.startup import start
 
 
 def init() -> None:
     global scorer
     # The logger that the server prints and, where it is enabled, sends to Application Insights.
     logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
-    scorer = Scorer.from_environment()
+    scorer = start()
 
 
 @rawhttp
 def run(request: AMLRequest) -> AMLResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
-    reply = scorer.score(HttpRequest(request.method, headers, request.stream))
+    connection = Connection(request.environ.get("gunicorn.socket"))
+    reply = scorer.score(HttpRequest(request.method, headers, request.stream, connection))
     return AMLResponse(reply.body, reply.status, reply.headers)

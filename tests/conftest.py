@@ -54,7 +54,7 @@ def demo_reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server process on the embedded demo model."""
     with Server(
-        log=tmp_path_factory.mktemp("server") / "log", environment={"GUNICORN_CMD_ARGS": "--threads 4"}
+        log=tmp_path_factory.mktemp("server") / "log", environment={"GUNICORN_CMD_ARGS": "--threads 96"}
     ) as server:
         server.wait_until_healthy()
         yield server

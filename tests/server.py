@@ -5,10 +5,12 @@ import http.client
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120
+# After which a test says that something hangs.
+PATIENCE_SECONDS = 60
+JOURNAL = "llava_serving.journal - "
 
 
 @dataclass
@@ -31,15 +36,67 @@ class Answer:
         return json.loads(self.body)
 
 
+@dataclass
+class Event:
+    """A server-sent event: its name, and its data read as JSON unless it is `[DONE]`."""
+
+    name: str
+    data: Any
+
+
+class Stream:
+    """An answer whose body is read as it comes."""
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self._connection = connection
+        self._response = connection.getresponse()
+        self.status = self._response.status
+        self.headers = {name.lower(): value for name, value in self._response.getheaders()}
+
+    def __iter__(self) -> Iterator[Event]:
+        name = "message"
+        while line := self._response.readline():
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield Event(name, value if value == "[DONE]" else json.loads(value))
+            else:
+                assert not field, line
+                name = "message"
+
+    def read(self) -> bytes:
+        return self._response.read()
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._response.close()
+        self._connection.close()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Server:
     """`azmlinfsrv --entry_script score.py`, started in a folder that is not the repository."""
 
-    def __init__(self, log: Path, model_dir: Path | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        model_dir: Path | None = None,
+        environment: dict[str, str] | None = None,
+        entry_script: Path = ROOT / "score.py",
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self._log = log
-        command = [str(Path(sys.executable).parent / "azmlinfsrv"), "--entry_script", str(ROOT / "score.py")]
+        command = [str(Path(sys.executable).parent / "azmlinfsrv"), "--entry_script", str(entry_script)]
         command += ["--port", str(self.port), *(["--model_dir", str(model_dir)] if model_dir else [])]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("LLAVA_", "AZUREML_", "AML_", "GUNICORN_"))}
         with log.open("wb") as out:
@@ -74,8 +131,35 @@ class Server:
         raise AssertionError(f"the server did not become healthy:\n{self.log}")
 
     def wait_until_ended(self) -> int:
-        """The exit status of a server that refuses to start."""
+        """The exit status of a server that refuses to start, or ends by itself."""
         return self._process.wait(START_SECONDS)
+
+    def terminate(self) -> None:
+        """As Azure does when it takes the container away."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def journal(self, request_id: str) -> list[dict[str, Any]]:
+        """What the log has of requests sent with the id in x-ms-client-request-id."""
+        lines = [json.loads(line.partition(JOURNAL)[2]) for line in self.log.split("\n")[:-1] if JOURNAL in line]
+        return [line for line in lines if line["request_id"] == request_id]
+
+    def wait_for_journal(self, request_id: str) -> dict[str, Any]:
+        """The one line of a request; it is written when the request is over."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (lines := self.journal(request_id)):
+            assert time.monotonic() < deadline, f"nothing was written of {request_id}:\n{self.log}"
+            time.sleep(0.02)
+        (line,) = lines
+        return line
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS)
+
+    def stream(self, body: Any, **headers: str) -> Stream:
+        """POST /score as `score` does, without waiting for the end of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        connection.request("POST", "/score", json.dumps(body).encode(), _headers(headers))
+        return Stream(connection)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
@@ -91,8 +175,11 @@ class Server:
     def score(self, body: Any, **headers: str) -> Answer:
         """POST /score; a `body` that is no bytes is sent as JSON."""
         encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.request("POST", "/score", encoded, {"Content-Type": "application/json"} | named)
+        return self.request("POST", "/score", encoded, _headers(headers))
+
+
+def _headers(given: dict[str, str]) -> dict[str, str]:
+    return {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in given.items()}
 
 
 def as_base64(picture: Image.Image, format: str = "PNG", **options: Any) -> str:

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from llava_serving.cli import SERVER_ENVIRONMENT
+from llava_serving.cli import server_environment
+from llava_serving.engine.generation import GRACE_SECONDS
 from llava_serving.errors import StartupError
 from llava_serving.settings import Settings
 from llava_serving.weights.model_dir import PARTS
@@ -68,12 +69,6 @@ def seconds(duration: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(rest)
 
 
-def threads(gunicorn_arguments: str) -> int:
-    option, number = gunicorn_arguments.split()
-    assert option == "--threads"
-    return int(number)
-
-
 def test_the_sdk_accepts_both_files_as_parts_of_one_endpoint(accepted: dict[str, Any]) -> None:
     assert accepted["deployment"]["endpointName"] == accepted["endpoint"]["name"]
     assert accepted["deployment"]["properties"]["endpointComputeType"] == "Managed"
@@ -102,13 +97,31 @@ def test_a_request_may_take_what_azure_allows(properties: dict[str, Any]) -> Non
     assert 0 < seconds(properties["requestSettings"]["requestTimeout"]) <= AZURE_MOST_SECONDS
 
 
+def settings(properties: dict[str, Any]) -> Settings:
+    return Settings.from_environment(properties["environmentVariables"])
+
+
 def test_the_server_runs_as_on_a_desk(properties: dict[str, Any]) -> None:
-    assert properties["environmentVariables"].items() >= SERVER_ENVIRONMENT.items()
+    variables = properties["environmentVariables"]
+    own = {name: value for name, value in variables.items() if name.startswith("LLAVA_")}
+    desk = server_environment(own)
+    assert variables.items() >= {name: desk[name] for name in desk if name != "AML_APP_ROOT"}.items()
 
 
-def test_a_probe_finds_a_thread_while_every_admitted_request_has_one(properties: dict[str, Any]) -> None:
+def test_every_request_that_azure_admits_is_let_in_and_has_a_thread(properties: dict[str, Any]) -> None:
     admitted = 2 * properties["requestSettings"]["maxConcurrentRequestsPerInstance"]
-    assert threads(properties["environmentVariables"]["GUNICORN_CMD_ARGS"]) >= admitted + 2  # liveness and readiness
+    assert admitted == settings(properties).max_live_seqs
+    threads = int(properties["environmentVariables"]["GUNICORN_CMD_ARGS"].removeprefix("--threads "))
+    assert threads >= admitted + 2  # liveness and readiness
+
+
+def test_the_service_answers_before_azure_gives_up(properties: dict[str, Any]) -> None:
+    azure = seconds(properties["requestSettings"]["requestTimeout"])
+    assert settings(properties).request_timeout_seconds + GRACE_SECONDS < azure
+
+
+def test_a_stream_is_not_held_back_for_application_insights(properties: dict[str, Any]) -> None:
+    assert properties["environmentVariables"]["APP_INSIGHTS_LOG_RESPONSE_ENABLED"] == "false"
 
 
 def test_there_is_one_copy_of_the_model(properties: dict[str, Any]) -> None:

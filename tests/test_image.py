@@ -334,7 +334,7 @@ def test_exif_that_pillow_cannot_write_again_still_turns_the_picture() -> None:
 
 
 def read(data: str, limits: ImageLimits = LIMITS) -> Pixels:
-    return np.asarray(ImageReader(limits, None).read(ImageSource(data, "images[0]")))
+    return np.asarray(ImageReader(limits, None).read(ImageSource(data, "images[0]"), lambda picture: picture))
 
 
 ENCODED = saved(PICTURE, "PNG")
@@ -409,7 +409,9 @@ def test_base64_over_the_limit_is_refused_before_it_is_decoded(monkeypatch: pyte
 @pytest.mark.parametrize(("data", "error"), [("!!!!", BadRequest), ("A" * 4000, TooLarge), (TEXT, TooLarge)])
 def test_every_refusal_names_the_path_of_the_image(data: str, error: type[RequestError]) -> None:
     with pytest.raises(error) as refused:
-        ImageReader(ImageLimits(2000, 100), None).read(ImageSource(data, "messages[2].content[1].image_url.url"))
+        ImageReader(ImageLimits(2000, 100), None).read(
+            ImageSource(data, "messages[2].content[1].image_url.url"), lambda picture: picture
+        )
     assert refused.value.param == "messages[2].content[1].image_url.url"
 
 

@@ -164,7 +164,9 @@ def test_no_host_is_allowed_by_default() -> None:
 @pytest.mark.parametrize("url", [URL, "http://a/b", "HTTPS://A/B", "ftp://a/b", "file:///etc/passwd", "s3:bucket/x"])
 def test_where_urls_are_not_allowed_the_answer_names_base64_and_data_uris(url: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        ImageReader(ImageLimits(1000, 1000), None).read(ImageSource(url, "input_data.images[1]"))
+        ImageReader(ImageLimits(1000, 1000), None).read(
+            ImageSource(url, "input_data.images[1]"), lambda picture: picture
+        )
     assert refused.value.code == "image_url_not_allowed"
     assert refused.value.param == "input_data.images[1]"
     assert "base64" in refused.value.message
@@ -484,9 +486,9 @@ def test_the_reader_decodes_what_was_fetched_and_names_the_path_of_what_was_not(
         asked.append((url, max_bytes))
         return png if url == URL else b"<html>"
 
-    image = ImageReader(limits, fetch).read(ImageSource(URL, "images[0]"))
+    image = ImageReader(limits, fetch).read(ImageSource(URL, "images[0]"), lambda picture: picture)
     assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (1, 1), (255, 0, 0))
     assert asked == [(URL, 1000)]
     with pytest.raises(BadRequest) as refused:
-        ImageReader(limits, fetch).read(ImageSource(URL + "&other", "images[1]"))
+        ImageReader(limits, fetch).read(ImageSource(URL + "&other", "images[1]"), lambda picture: picture)
     assert refused.value.param == "images[1]"

@@ -186,3 +186,11 @@ def test_damaged_merged_weights_are_named(merged: Path, tmp_path: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(StartupError, match="cannot be loaded"):
         load_model(MergedCheckpoint(copy), "cpu", "float32")
+
+
+def test_a_language_model_that_is_no_llama_is_refused(merged: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(merged, tmp_path / "llava")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"text_config": {"model_type": "gemma"}}))
+    with pytest.raises(StartupError, match="of type 'gemma'"):
+        load_model(MergedCheckpoint(copy), "cpu", "float32")

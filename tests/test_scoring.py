@@ -12,8 +12,14 @@ from PIL import Image
 from server import as_base64
 
 from llava_serving.answer import Reply
-from llava_serving.scoring import HttpRequest, Scorer
+from llava_serving.body import HttpRequest
+from llava_serving.engine.model_runner import ModelRunner
+from llava_serving.journal import Journal
+from llava_serving.metrics import Metrics
+from llava_serving.preprocess import ClipPreprocessor
+from llava_serving.scoring import Scorer
 from llava_serving.settings import Settings
+from llava_serving.startup import build_engine
 from llava_serving.tokenizer import Tokenizer
 from llava_serving.weights.loader import LoadedModel
 
@@ -36,25 +42,36 @@ def error_of(reply: Reply) -> dict[str, Any]:
     return error
 
 
+@contextmanager
+def scoring(loaded: LoadedModel, **settings: Any) -> Iterator[Scorer]:
+    chosen = Settings(**settings)
+    engine = build_engine(loaded, chosen)
+    engine.start()
+    yield Scorer(chosen, loaded, engine, Journal(Metrics(engine.stats)))
+    engine.stop()
+
+
 @pytest.fixture(scope="module")
-def scorer(loaded: LoadedModel) -> Scorer:
-    return Scorer(Settings(default_max_new_tokens=7), loaded)
+def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
+    with scoring(loaded, default_max_new_tokens=7) as scorer:
+        yield scorer
 
 
+@pytest.mark.parametrize(("broken", "code"), [(ModelRunner, "generation_failed"), (ClipPreprocessor, "internal_error")])
 def test_an_exception_ends_its_request_alone_and_shows_nothing(
-    scorer: Scorer, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, broken: type, code: str
 ) -> None:
-    before = text_of(score(scorer))
+    before = text_of(score(scorer, "a", PICTURE))
 
     def out_of_memory(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA out of memory at /secret/path")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(loaded.model, "generate", out_of_memory)
-        reply = score(scorer)
-    assert (reply.status, error_of(reply)["code"]) == (500, "internal_error")
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, "run" if broken is ModelRunner else "__call__", out_of_memory)
+        reply = score(scorer, "a", PICTURE)
+    assert (reply.status, error_of(reply)["code"]) == (500, code)
     assert b"secret" not in reply.body
-    assert text_of(score(scorer)) == before
+    assert text_of(score(scorer, "a", PICTURE)) == before
 
 
 def test_without_max_new_tokens_the_default_counts_as_far_as_the_context_goes(
@@ -75,6 +92,7 @@ def test_the_context_is_full_to_the_last_token_and_no_further(scorer: Scorer, lo
     message = error_of(score(scorer, prompt[:-1], max_new_tokens=2))["message"]
     assert str(loaded.context_length) in message
     assert str(loaded.context_length + 1) in message
+    assert "at least" not in message  # the prompt was counted
 
 
 def test_an_image_counts_with_its_tokens(scorer: Scorer, loaded: LoadedModel) -> None:
@@ -86,16 +104,18 @@ def test_an_image_counts_with_its_tokens(scorer: Scorer, loaded: LoadedModel) ->
 def test_min_new_tokens_must_fit(scorer: Scorer) -> None:
     reply = score(scorer, max_new_tokens=3, min_new_tokens=4)
     assert (reply.status, error_of(reply)["param"]) == (400, "input_data.parameters.min_new_tokens")
-    assert score(scorer, min_new_tokens=8).status == 400  # beyond the default
+    assert score(scorer, min_new_tokens=8, ignore_eos=True).headers["x-llava-completion-tokens"] == "8"
+    reply = score(scorer, min_new_tokens=1000)
+    assert (reply.status, error_of(reply)["param"]) == (422, "input_data.parameters.min_new_tokens")
 
 
 def test_the_limits_are_the_settings(loaded: LoadedModel) -> None:
-    scorer = Scorer(Settings(max_images=1, max_sequences=2, max_image_pixels=1000, max_body_bytes=4000), loaded)
-    assert error_of(score(scorer, "<image><image>", [PICTURE, PICTURE]))["code"] == "too_many_images"
-    assert error_of(score(scorer, n=3))["code"] == "too_many_sequences"
-    assert score(scorer, "?", PICTURE).status == 413
-    assert error_of(score(scorer, "b" * 4000))["code"] == "body_too_large"
-    assert score(scorer, n=2, max_new_tokens=1).status == 200
+    with scoring(loaded, max_images=1, max_sequences=2, max_image_pixels=1000, max_body_bytes=4000) as scorer:
+        assert error_of(score(scorer, "<image><image>", [PICTURE, PICTURE]))["code"] == "too_many_images"
+        assert error_of(score(scorer, n=3))["code"] == "too_many_sequences"
+        assert score(scorer, "?", PICTURE).status == 413
+        assert error_of(score(scorer, "b" * 4000))["code"] == "body_too_large"
+        assert score(scorer, n=2, max_new_tokens=1).status == 200
 
 
 def test_a_raw_continuation_goes_on_where_the_prompt_ended(scorer: Scorer) -> None:

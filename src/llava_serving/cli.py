@@ -12,15 +12,13 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from .errors import StartupError
+from .settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "demo" / "pictures" / "shapes.png"
-# The server takes requests one at a time unless gunicorn has threads; with them, a health probe is answered while
-# others wait. deployment.yml says the same.
-SERVER_ENVIRONMENT = {
-    "GUNICORN_CMD_ARGS": "--threads 4",
-    "GOMP_SPINCOUNT": "0",
-    "OMP_WAIT_POLICY": "passive",
-}
+# OpenMP threads sleep when they wait: spinning, they take the cores from the web threads. deployment.yml says the same.
+OPENMP_ENVIRONMENT = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"}
 
 
 def main() -> int:
@@ -49,7 +47,12 @@ def serve(port: int, model_dir: Path | None) -> int:
     if model_dir is not None:
         command += ["--model_dir", str(model_dir)]
     signal.signal(signal.SIGTERM, _interrupt)
-    server = subprocess.Popen(command, env=server_environment(os.environ))
+    try:
+        environment = server_environment(os.environ)
+    except StartupError as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 1
+    server = subprocess.Popen(command, env=environment)
     try:
         if wait_until_healthy(server, port):
             print(f"\nReady. Ask about a picture:\n\n{example(port)}\n", flush=True)
@@ -64,8 +67,16 @@ def _interrupt(*_: object) -> None:
 
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment over the server's defaults; config files are looked for beside score.py alone."""
-    return SERVER_ENVIRONMENT | {"AML_APP_ROOT": str(ROOT)} | dict(environment)
+    """The caller's environment over the server's defaults; config files are looked for beside score.py alone.
+
+    The server takes requests one at a time unless gunicorn has threads: as many as the settings let requests in.
+    """
+    threads = Settings.from_environment(environment).threads
+    return (
+        OPENMP_ENVIRONMENT
+        | {"GUNICORN_CMD_ARGS": f"--threads {threads}", "AML_APP_ROOT": str(ROOT)}
+        | dict(environment)
+    )
 
 
 def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int) -> bool:

@@ -46,6 +46,7 @@ class ScoreRequest:
     echo: tuple[bool, ...]
     model: str = ""
     logprobs: int | None = None
+    include_usage: bool = False
 
     @property
     def parameters(self) -> Parameters:
@@ -163,7 +164,8 @@ def _parse_chat_completion(content: dict[str, Any]) -> ScoreRequest:
         raise BadRequest("invalid_parameter", "top_logprobs needs logprobs: true", "top_logprobs")
     prompt = _chat_prompt(shape.messages, "messages", given)
     logprobs = (shape.top_logprobs or 0) if shape.logprobs else None
-    return ScoreRequest("chat_completion", (prompt,), given, (False,), shape.model, logprobs)
+    include_usage = shape.stream_options is not None and shape.stream_options.include_usage
+    return ScoreRequest("chat_completion", (prompt,), given, (False,), shape.model, logprobs, include_usage)
 
 
 def _text_request(form: Form, rows: list[TextRow], given: GivenParameters) -> ScoreRequest:

@@ -2,12 +2,16 @@
 
 import base64
 import binascii
+import os
 import re
 import struct
+import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TypeVar
 
 from PIL import ExifTags, Image, ImageFile
 
@@ -15,6 +19,7 @@ from .errors import BadRequest, RequestError, TooLarge
 from .image_url import UrlFetcher
 from .prompt import ImageSource
 
+Result = TypeVar("Result")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 # Pillow warns of a large picture, which _open measures.
@@ -57,14 +62,18 @@ class ImageReader:
     def __init__(self, limits: ImageLimits, fetch: UrlFetcher | None) -> None:
         self._limits = limits
         self._fetch = fetch
+        # Each takes a core. One core is the engine's, so that nobody's large pictures stall everybody's tokens.
+        self._decoding = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) - 1))
 
-    def read(self, source: ImageSource) -> Image.Image:
-        """An RGB picture, upright, the first frame of an animation.
+    def read(self, source: ImageSource, then: Callable[[Image.Image], Result]) -> Result:
+        """What `then` makes of the picture: RGB, upright, the first frame of an animation.
 
         Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge, both naming `source.param`.
         """
         try:
-            return decode(self._encoded(source.data), self._limits)
+            encoded = self._encoded(source.data)
+            with self._decoding:
+                return then(decode(encoded, self._limits))
         except RequestError as error:
             error.param = source.param
             raise

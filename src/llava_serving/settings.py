@@ -7,12 +7,13 @@ around for weeks.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import StartupError
 
 PREFIX = "LLAVA_"
 MIB = 1024 * 1024
+SPARE_THREADS = 16
 
 
 HOST = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
@@ -43,6 +44,30 @@ class Settings(BaseModel):
     default_max_new_tokens: int = Field(
         default=256, ge=1, description="`max_new_tokens` when the request leaves it out, less where the context ends"
     )
+    max_num_seqs: int = Field(default=16, ge=1, description="most sequences that run in one batch")
+    max_queued_seqs: int = Field(
+        default=64, ge=0, description="most sequences that wait for a place in the batch; past them callers get 429"
+    )
+    max_num_batched_tokens: int = Field(
+        default=512, ge=1, description="most tokens of one step; longer prompts are computed in several"
+    )
+    kv_cache_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB for keys and values; by default what `LLAVA_MAX_NUM_SEQS` whole contexts need, on CUDA as far "
+        "as `LLAVA_GPU_MEMORY_UTILIZATION` allows, on a CPU at most 4",
+    )
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="part of the GPU's memory to use in all")
+    prefix_caching: bool = Field(default=True, description="reuse keys and values of prompts that begin alike")
+    image_cache_size: int = Field(default=64, ge=0, description="images whose features are kept for the next request")
+    request_timeout_seconds: float = Field(
+        default=170.0,
+        gt=0,
+        description="most seconds for a request; `x-ms-request-timeout-ms` can shorten them. Less than Azure's 180",
+    )
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port of a Prometheus endpoint, `/metrics`; none by default"
+    )
     max_sequences: int = Field(default=64, ge=1, description="most sequences (rows x `n`) in one request")
     max_images: int = Field(default=16, ge=1, description="most images in one request")
     max_body_bytes: int = Field(default=64 * MIB, ge=1, description="most bytes of a request body")
@@ -63,6 +88,29 @@ class Settings(BaseModel):
         description="most seconds for the answer of an image URL's host, connecting not counted",
     )
 
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                "LLAVA_MAX_NUM_BATCHED_TOKENS must be at least LLAVA_MAX_NUM_SEQS: each running sequence takes a token"
+            )
+        if self.max_sequences > self.max_live_seqs:
+            raise ValueError(
+                "LLAVA_MAX_SEQUENCES must be at most LLAVA_MAX_NUM_SEQS + LLAVA_MAX_QUEUED_SEQS: a request that asks "
+                "for more could never be let in"
+            )
+        return self
+
+    @property
+    def max_live_seqs(self) -> int:
+        """Sequences that are let in at a time, and so the most requests there can be."""
+        return self.max_num_seqs + self.max_queued_seqs
+
+    @property
+    def threads(self) -> int:
+        """gunicorn's: one for each request that is let in, and some to refuse others and answer probes at once."""
+        return self.max_live_seqs + SPARE_THREADS
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
         """Reads the `LLAVA_*` names of `environment`; raises StartupError that names the offender."""
@@ -76,6 +124,8 @@ class Settings(BaseModel):
 
 
 def _explain(error: object, given: dict[str, str]) -> str:
+    if not error["loc"]:  # type: ignore[index]
+        return str(error["msg"]).removeprefix("Value error, ")  # type: ignore[index]
     field = str(error["loc"][0])  # type: ignore[index]
     name = PREFIX + field.upper()
     if field not in Settings.model_fields:

@@ -60,6 +60,10 @@ class Tokenizer:
             ids += self._model.encode(segment) if isinstance(segment, str) else self.image.ids
         return ids
 
+    def image_starts(self, token_ids: list[int]) -> list[int]:
+        """Where the patches of each image begin in ids from `encode`."""
+        return [place for place, token in enumerate(token_ids) if token == self.image.patch][:: self.image.count]
+
     def fewest_tokens(self, segments: Iterable[Segment]) -> int:
         """A number of ids that `encode` gives at the least, without encoding: a text of megabytes takes seconds."""
         return 1 + sum(

@@ -1,6 +1,5 @@
-"""Generation: token ids and pixels in, completions out. Knows no prompts, image files or HTTP."""
+"""Generation: token ids and pixels in, text out. Knows no prompts, image files or HTTP.
 
-from .generate import GenerateEngine
-from .sequence import Completion, Generation, SamplingParams, Submission
-
-__all__ = ["Completion", "GenerateEngine", "Generation", "SamplingParams", "Submission"]
+`sequence`, `block_manager` and `scheduler` decide and hold no tensor; `kv_cache`, `attention`, `vision`, `sampler` and
+`model_runner` compute; `engine` turns the one into the other's work, step by step.
+"""

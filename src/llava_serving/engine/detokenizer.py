@@ -26,6 +26,7 @@ class StopText:
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
+        self._settled = 0
         self.text = ""
         self.stopped = False
 
@@ -41,3 +42,21 @@ class StopText:
             self.text = self.text[: min(hits)]
             self.stopped = True
         return self.stopped
+
+    def settle(self, final: bool = False) -> str:
+        """The text since the last call that no later push can take back; with `final`, all of it."""
+        end = len(self.text) if final or self.stopped else len(self.text) - self._num_unsettled()
+        settled, self._settled = self.text[self._settled : end], max(end, self._settled)
+        return settled
+
+    def _num_unsettled(self) -> int:
+        """How many characters at the end are the beginning of a stop string."""
+        return max(
+            (
+                length
+                for string in self._stop
+                for length in range(1, min(len(string), len(self.text) + 1))
+                if self.text.endswith(string[:length])
+            ),
+            default=0,
+        )

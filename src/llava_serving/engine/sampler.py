@@ -1,71 +1,110 @@
-"""From a row of logits to a token.
+"""From rows of logits to a token each, every row by its own sequence's parameters."""
 
-The random draw comes from a generator of the sequence's own, on the CPU, so that a seed gives the same tokens on any
-device and whoever else is generated beside it.
-"""
-
-import secrets
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 
 import torch
 
-from .sequence import SamplingParams
-
-GOLDEN_RATIO_64 = 0x9E3779B97F4A7C15  # spreads the seeds of a request's sequences (Knuth, multiplicative hashing)
+from .sequence import SamplingParams, Sequence
 
 
-def generator(seed: int | None, index: int) -> torch.Generator:
-    """The random numbers of the request's sequence `index`; without a seed, nobody's but its own."""
-    seed = secrets.randbits(63) if seed is None else seed
-    return torch.Generator().manual_seed((seed + index * GOLDEN_RATIO_64) % 2**63)
+@dataclass(frozen=True)
+class SampledToken:
+    """`token` is None where the logits were no numbers. `logprob` and `alternatives` (id, value) are as asked for."""
+
+    token: int | None
+    logprob: float = 0.0
+    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 class Sampler:
-    """Chooses the tokens of one sequence.
+    """Chooses the next tokens of a batch.
 
-    `banned` ids are never chosen (added tokens: markers, not text); `eos_id` is not before `min_new_tokens` are out,
-    and never where the request ignores it.
+    Ids from `text_vocab_size` on are never chosen: added tokens are markers, not text. `eos_id` is not chosen before
+    `min_new_tokens` are out, and never where the request ignores it.
     """
 
-    def __init__(self, params: SamplingParams, index: int, banned: torch.Tensor, eos_id: int) -> None:
-        self._params = params
-        self._banned = banned
+    def __init__(self, text_vocab_size: int, eos_id: int) -> None:
+        self._text_vocab_size = text_vocab_size
         self._eos_id = eos_id
-        self._generator = generator(params.seed, index)
 
-    def __call__(self, logits: torch.Tensor, seen: torch.Tensor, num_generated: int) -> int:
-        """The next token for `logits` (vocabulary,), given the ids so far, prompt included, `seen` (length,)."""
-        params = self._params
+    def __call__(self, logits: torch.Tensor, seqs: Rows[Sequence]) -> list[SampledToken]:
+        """`logits` (sequences, vocabulary), of any float type, are those of each sequence's last token."""
         logits = logits.float()
-        if params.repetition_penalty != 1.0:
-            logits = _penalized(logits, seen, params.repetition_penalty)
-        logits = self.without_banned(logits)
-        if params.ignore_eos or num_generated < params.min_new_tokens:
-            logits[self._eos_id] = -torch.inf
-        if params.temperature == 0.0:
-            return int(logits.argmax())
-        probabilities = _filtered(logits.cpu() / params.temperature, params.top_k, params.top_p).softmax(-1)
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+        scores = logits[:, : self._text_vocab_size]
+        scores = self._penalized(scores, seqs)
+        if endless := [i for i, seq in enumerate(seqs) if _must_go_on(seq)]:
+            scores = scores.clone() if scores.data_ptr() == logits.data_ptr() else scores
+            scores[endless, self._eos_id] = -torch.inf
+        best = scores.max(-1)
+        tokens: list[int | None] = best.indices.tolist()
+        if drawn := [i for i, seq in enumerate(seqs) if seq.params.temperature > 0]:
+            # What is cut off is found by sorting, which rows that ask for none of it are spared.
+            if cut := [i for i in drawn if _is_filtered(seqs[i].params)]:
+                scores = scores.index_put(
+                    (torch.tensor(cut, device=scores.device),), _filtered(scores[cut], [seqs[i] for i in cut])
+                )
+            for i, token in zip(drawn, _draw(scores[drawn], [seqs[i] for i in drawn]), strict=True):
+                tokens[i] = token
+        for i, value in enumerate(best.values.tolist()):
+            if not -torch.inf < value < torch.inf:
+                tokens[i] = None
+        return [self._told(logits[i], seq.params, tokens[i]) for i, seq in enumerate(seqs)]
 
-    def without_banned(self, scores: torch.Tensor) -> torch.Tensor:
-        """A copy of `scores` (vocabulary,) in which no added token can be the likeliest."""
-        return scores.index_fill(0, self._banned, -torch.inf)
+    def _told(self, logits: torch.Tensor, params: SamplingParams, token: int | None) -> SampledToken:
+        if params.logprobs is None or token is None:
+            return SampledToken(token)
+        logprobs = logits.log_softmax(-1)
+        likeliest = logprobs[: self._text_vocab_size].topk(params.logprobs)
+        alternatives = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        return SampledToken(token, float(logprobs[token]), tuple(alternatives))
+
+    def _penalized(self, scores: torch.Tensor, seqs: Rows[Sequence]) -> torch.Tensor:
+        """Every id that has occurred becomes less likely (CTRL, Keskar et al. 2019, arXiv:1909.05858, section 4.1)."""
+        penalized = [i for i, seq in enumerate(seqs) if seq.params.repetition_penalty != 1.0]
+        if penalized:
+            scores = scores.clone()
+        for i in penalized:
+            seen = {token for token in seqs[i].token_ids if token < self._text_vocab_size}
+            ids = torch.tensor(sorted(seen), dtype=torch.long, device=scores.device)
+            penalty, row = seqs[i].params.repetition_penalty, scores[i, ids]
+            scores[i, ids] = torch.where(row < 0, row * penalty, row / penalty)
+        return scores
 
 
-def _penalized(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Every id that has occurred becomes less likely (CTRL, Keskar et al. 2019, arXiv:1909.05858, section 4.1)."""
-    ids = torch.unique(seen)
-    scores = logits[ids]
-    return logits.index_put((ids,), torch.where(scores < 0, scores * penalty, scores / penalty))
+def _must_go_on(seq: Sequence) -> bool:
+    return seq.params.ignore_eos or seq.num_generated < seq.params.min_new_tokens
 
 
-def _filtered(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+def _is_filtered(params: SamplingParams) -> bool:
+    return params.top_p < 1 or params.top_k > 0
+
+
+def _draw(scores: torch.Tensor, seqs: Rows[Sequence]) -> list[int]:
+    """One token a row by inverse transform sampling: a number in [0, 1) falls into some token's part of the sum."""
+    temperatures = _column([seq.params.temperature for seq in seqs], scores)
+    numbers = _column([seq.random.random() for seq in seqs], scores)
+    logits = (scores - scores.max(-1, keepdim=True).values) / temperatures
+    sums = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    whole = sums[:, -1:]  # which rounding leaves a little off 1
+    below = torch.minimum(numbers * whole, whole.nextafter(torch.zeros_like(whole)))
+    tokens: list[int] = torch.searchsorted(sums, below, right=True).flatten().tolist()
+    return tokens
+
+
+def _filtered(scores: torch.Tensor, seqs: Rows[Sequence]) -> torch.Tensor:
     """Keeps the `top_k` likeliest tokens, then the fewest of them whose probabilities reach `top_p`."""
-    if 0 < top_k < logits.numel():
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
-    if top_p < 1.0:
-        ordered, order = logits.sort(descending=True, stable=True)
-        probabilities = ordered.softmax(-1)
-        beyond = probabilities.cumsum(-1) - probabilities >= top_p
-        beyond[0] = False  # a top_p that is zero in float32 keeps the likeliest
-        logits = logits.index_fill(0, order[beyond], -torch.inf)
-    return logits
+    vocab_size = scores.shape[-1]
+    top_k = _column([seq.params.top_k or vocab_size for seq in seqs], scores)
+    top_p = _column([seq.params.top_p for seq in seqs], scores)
+    temperatures = _column([seq.params.temperature for seq in seqs], scores)
+    ordered, order = scores.sort(descending=True, stable=True)
+    beyond = torch.arange(vocab_size, device=scores.device) >= top_k
+    probabilities = ((ordered - ordered[:, :1]) / temperatures).masked_fill(beyond, -torch.inf).softmax(-1)
+    beyond |= probabilities.cumsum(-1) - probabilities >= top_p
+    beyond[:, 0] = False  # a top_p that is zero in float32 keeps the likeliest
+    return scores.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
+
+
+def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]

@@ -1,11 +1,20 @@
-"""The values that go into the engine and come out of it. No torch computation here."""
+"""What goes into the engine and comes out of it, and the state of one sequence in between."""
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-import torch
+import hashlib
+import random
+import secrets
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-FinishReason = Literal["stop", "length"]
+if TYPE_CHECKING:  # the scheduler that handles sequences needs no torch
+    import torch
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+GOLDEN_RATIO_64 = 0x9E3779B97F4A7C15  # spreads the seeds of a request's sequences (Knuth, multiplicative hashing)
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,21 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
+class Image:
+    """A picture in a prompt: `pixels` (3, height, width) float32, at positions `start` to `start + length`."""
+
+    start: int
+    length: int
+    digest: bytes  # of the pixels: what the caches know it by
+    pixels: torch.Tensor = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Submission:
-    """One prompt: ids with the image tokens in place, and the images, (images, 3, height, width) float32 or None."""
+    """One prompt: ids with the image tokens in place, and the images in order."""
 
     token_ids: tuple[int, ...]
-    pixel_values: torch.Tensor | None
+    images: tuple[Image, ...]
     params: SamplingParams
 
 
@@ -45,29 +64,102 @@ class TokenLogprob:
 
     token: bytes
     logprob: float
-    alternatives: tuple["TokenLogprob", ...] = ()
+    alternatives: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One sequence. `text` is cut before the stop string; `token_ids` is every token generated, EOS included."""
+    """One finished sequence; times in seconds from its submission.
+
+    `text` is cut before the stop string; `token_ids` is every token generated, EOS included. `cached_tokens` of the
+    prompt were found in the prefix cache. `ttft_seconds` is None where no token was made.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    queue_seconds: float
+    ttft_seconds: float | None
+    total_seconds: float
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def tpot_seconds(self) -> float | None:
+        """Time per output token after the first."""
+        if self.ttft_seconds is None or self.num_tokens < 2:
+            return None
+        return (self.total_seconds - self.ttft_seconds) / (self.num_tokens - 1)
 
-@dataclass(frozen=True)
-class Generation:
-    """The `n` completions of one submission; times in seconds from its submission."""
 
-    completions: tuple[Completion, ...]
-    prompt_tokens: int
-    queue_seconds: float
-    ttft_seconds: float
-    total_seconds: float
+@dataclass(eq=False)
+class Sequence:
+    """A prompt being continued. `seq_id` is its place in the order of arrival.
+
+    `num_computed` leading tokens have their keys and values in the blocks of `block_table`; the rest must run.
+    """
+
+    seq_id: int
+    token_ids: list[int]
+    images: tuple[Image, ...]
+    params: SamplingParams
+    random: random.Random
+    root: bytes = b""  # sequences share cached blocks where their roots are equal
+    num_computed: int = 0
+    cached_tokens: int | None = None  # of the prompt, found in the cache when it was first admitted
+    block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    num_prompt_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_prompt_tokens = len(self.token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """The next step runs one token and samples: prefill, after a preemption too, is behind it."""
+        return self.num_generated > 0 and self.num_uncomputed == 1
+
+    def images_between(self, start: int, end: int) -> Iterator[Image]:
+        """The images of which a part lies at positions `start` to `end`."""
+        return (image for image in self.images if image.start < end and start < image.start + image.length)
+
+    def hash_blocks(self, count: int, block_size: int) -> list[bytes]:
+        """The hashes of the first `count` blocks, which must be full.
+
+        A block's hash covers all that its keys and values depend on: every token and image up to its end.
+        """
+        assert count * block_size <= len(self.token_ids)
+        for index in range(len(self.block_hashes), count):
+            start, end = index * block_size, (index + 1) * block_size
+            block = hashlib.blake2b(self.block_hashes[-1] if index else self.root, digest_size=16)
+            block.update(array("q", self.token_ids[start:end]).tobytes())
+            for image in self.images_between(start, end):
+                block.update(image.digest + (image.start - start).to_bytes(8, "little", signed=True))
+            self.block_hashes.append(block.digest())
+        return self.block_hashes[:count]
+
+
+def random_numbers(seed: int | None, index: int) -> random.Random:
+    """The random numbers of a request's sequence `index`; without a seed, nobody's but its own.
+
+    On the host and drawn one a token, so that a seed gives the same tokens on any device, whoever is beside it.
+    """
+    seed = secrets.randbits(63) if seed is None else seed
+    return random.Random((seed + index * GOLDEN_RATIO_64) % 2**64)

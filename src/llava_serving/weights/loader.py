@@ -108,6 +108,7 @@ def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> L
     added = added_tokens(directory)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        _check_is_llama(config, directory)
         model, report = LlavaForConditionalGeneration.from_pretrained(
             directory,
             config=config,
@@ -117,6 +118,8 @@ def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> L
             output_loading_info=True,
             weights_only=True,
         )
+    except StartupError:
+        raise
     except Exception as error:  # of a dozen unrelated types, most without the file's name
         raise StartupError(
             f"{directory} cannot be loaded as LlavaForConditionalGeneration ({type(error).__name__}): its config.json "
@@ -131,6 +134,12 @@ def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> L
         Tokenizer(text, _image_tokens(directory, config, added)),
         load_preprocessor(directory, config.vision_config.image_size),
     )
+
+
+def _check_is_llama(config: LlavaConfig, directory: Path) -> None:
+    kind = config.text_config.model_type
+    if kind != "llama":
+        raise StartupError(f"the language model of {directory} is of type {kind!r}; the engine runs LLaMA's layers")
 
 
 def _image_tokens(directory: Path, config: LlavaConfig, added: dict[str, int]) -> ImageTokens:

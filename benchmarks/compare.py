@@ -1,0 +1,87 @@
+"""`generate` behind the same server against the engine: python benchmarks/compare.py --output results/demo.json
+
+Both servers stand side by side; for each number of callers the two are measured in turn, as often as --rounds says.
+Every round has pictures of its own, so that no cache knows them. Prints the table that README.md shows, and writes
+every single run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from servers import ROOT, Server, machine
+
+KINDS = ("generate", "engine")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--requests-per-caller", type=int, default=6, help="at least 12 requests in all")
+    parser.add_argument("--output-tokens", default="32:256")
+    parser.add_argument("--workload", default="image")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model-dir", help="AZUREML_MODEL_DIR; by default the demo model")
+    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of both servers")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    environment = dict(pair.split("=", 1) for pair in arguments.environment)
+    if arguments.model_dir:
+        environment["AZUREML_MODEL_DIR"] = arguments.model_dir
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        logs = Path(folder)
+        with (
+            Server("generate", environment, logs / "generate") as generate,
+            Server("engine", environment, logs / "engine") as engine,
+        ):
+            urls = {"generate": generate.url, "engine": engine.url}
+            for callers in arguments.callers:
+                for number in range(arguments.rounds):
+                    for kind in KINDS if number % 2 == 0 else KINDS[::-1]:
+                        figures = measure(urls[kind], callers, 1000 * callers + number, arguments)
+                        runs.append({"kind": kind, "callers": callers, "round": number, "figures": figures})
+                        print(kind, callers, number, f"{figures['output_tokens_per_second']:.1f} tok/s", flush=True)
+                        save(arguments, environment, runs)
+    print(table(runs))
+
+
+def measure(url: str, callers: int, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [
+        sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", "--concurrency", str(callers),
+        "--num-requests", str(max(12, arguments.requests_per_caller * callers)), "--seed", str(seed),
+        "--workload", arguments.workload, "--output-tokens", arguments.output_tokens, "--warmup", "1",
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return figures
+
+
+def save(arguments: argparse.Namespace, environment: dict[str, str], runs: list[dict[str, Any]]) -> None:
+    told = {"machine": machine(), "command": sys.argv, "environment": environment, "runs": runs}
+    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    lines = ["| callers | `generate`, tokens/s | engine, tokens/s | ratio | TTFT p50, ms | TPOT p50, ms |"]
+    lines.append("|---|---|---|---|---|---|")
+    for callers in sorted({run["callers"] for run in runs}):
+        of = {kind: [r["figures"] for r in runs if (r["kind"], r["callers"]) == (kind, callers)] for kind in KINDS}
+        rate = {kind: median(f["output_tokens_per_second"] for f in of[kind]) for kind in KINDS}
+        ttft = {kind: 1e3 * median(f["ttft_seconds"]["p50"] for f in of[kind]) for kind in KINDS}
+        tpot = {kind: 1e3 * median(f["tpot_seconds"]["p50"] for f in of[kind]) for kind in KINDS}
+        lines.append(
+            f"| {callers} | {rate['generate']:.1f} | {rate['engine']:.1f} | "
+            f"{rate['engine'] / rate['generate']:.1f} | {ttft['generate']:.0f} -> {ttft['engine']:.0f} | "
+            f"{tpot['generate']:.1f} -> {tpot['engine']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Real server processes to measure: the service, or the same with transformers' `generate` in the engine's place."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRY_SCRIPTS = {"engine": ROOT / "score.py", "generate": ROOT / "benchmarks" / "generate" / "score.py"}
+THREADS = 128
+
+
+class Server:
+    """azmlinfsrv on one of ENTRY_SCRIPTS, answering when the block begins."""
+
+    def __init__(self, kind: str, environment: dict[str, str], log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [str(Path(sys.executable).parent / "azmlinfsrv"), "--entry_script", str(ENTRY_SCRIPTS[kind])]
+        defaults = {
+            "GUNICORN_CMD_ARGS": f"--threads {THREADS}", "AML_APP_ROOT": str(ROOT), "GOMP_SPINCOUNT": "0",
+            "OMP_WAIT_POLICY": "passive",
+        }  # fmt: skip
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port)],
+                env=defaults | dict(os.environ) | environment, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "Server":
+        while self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(self.url, timeout=5):
+                    return self
+            except OSError:
+                time.sleep(0.5)
+        raise SystemExit("the server ended before it was healthy; its log says why")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on and with."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    packages = ("torch", "transformers", "azureml-inference-server-http", "gunicorn")
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": commit,
+        **{package: version(package) for package in packages},
+    }

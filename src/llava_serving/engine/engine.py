@@ -1,0 +1,284 @@
+"""The engine: one thread that owns all generation state and turns it, step by step: schedule, run, postprocess.
+
+Other threads put requests in and take events out. Each sequence that was let in ends exactly once: finished, past its
+deadline, cancelled, or failed with the step it was in.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from ..errors import InternalError, Overloaded, Unavailable
+from .generation import Generation, SequenceEnd, TextDelta
+from .output import Output
+from .sampler import SampledToken
+from .scheduler import Batch, Scheduler
+from .sequence import FinishReason, Sequence, Submission, TokenLogprob, random_numbers
+from .stats import Stats
+
+logger = logging.getLogger(__name__)
+# Between looks at who has left and whose time is up: two system calls for each request are not needed every step.
+SWEEP_SECONDS = 0.02
+# What a caller is told to wait when this instance goes: others, if there are any, answer at once.
+RESTART_SECONDS = 5
+
+
+class Runner(Protocol):
+    """What runs a batch."""
+
+    def run(self, batch: Batch) -> dict[int, SampledToken]:
+        """The next token of every sequence, by `seq_id`, whose last known token is in the batch."""
+        ...
+
+    def probe(self) -> None:
+        """Raises if the device does not compute any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """How ids become text: the UTF-8 bytes a token adds, and the id that ends a text."""
+
+    token_bytes: Callable[[int], bytes]
+    eos_id: int
+
+
+@dataclass(eq=False)
+class _Live:
+    """A sequence with the request it belongs to."""
+
+    seq: Sequence
+    output: Output
+    generation: Generation
+    row: int
+    index: int
+
+
+class Engine:
+    """`submit` prompts from any thread, take the events of the Generation that comes back.
+
+    `max_live_seqs` are let in at a time, running and waiting together. `on_sick` is called once, from the engine's
+    thread, when the device is found not to compute any more.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        text_model: TextModel,
+        stats: Stats,
+        max_live_seqs: int,
+        prefix_caching: bool = True,
+        on_sick: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.stats = stats
+        self._scheduler = scheduler
+        self._runner = runner
+        self._text_model = text_model
+        self._max_live_seqs = max_live_seqs
+        self._prefix_caching = prefix_caching
+        self._on_sick = on_sick
+        self._lock = threading.Lock()  # over what submitting threads and the engine's both change
+        self._num_live = 0
+        self._next_seq_id = 0
+        self._refusal: tuple[str, str] | None = None  # code and message
+        self._drained_by = math.inf
+        self._submitted: SimpleQueue[list[_Live] | None] = SimpleQueue()
+        self._live: dict[int, _Live] = {}
+        self._ends: deque[float] = deque(maxlen=64)
+        self._next_sweep = 0.0
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after the step it is in; for tests and tools, a server just ends."""
+        self.refuse("draining", "this instance is being shut down")
+        self._submitted.put(None)
+        self._thread.join()
+
+    def refuse(self, code: str, message: str) -> None:
+        """Lets nobody in any more; what is live goes on."""
+        with self._lock:
+            self._refusal = self._refusal or (code, message)
+
+    def drain(self, seconds: float) -> None:
+        """Lets nobody in any more and ends what is still live in `seconds`, with the text there is by then."""
+        self.refuse("draining", "this instance is being shut down; try again")
+        self._drained_by = time.monotonic() + seconds
+
+    def check_room(self, num_seqs: int = 1) -> None:
+        """Raises what `submit` of as many sequences would raise now: Overloaded or Unavailable."""
+        with self._lock:
+            self._check_room(num_seqs)
+
+    def submit(self, submissions: list[Submission], generation: Generation) -> None:
+        """Queues the prompts of a request, all or none; `generation` is told what becomes of them.
+
+        Raises Overloaded or Unavailable.
+        """
+        now = time.monotonic()
+        count = sum(submission.params.n for submission in submissions)
+        with self._lock:
+            self._check_room(count)
+            self._num_live += count
+            numbers = iter(range(self._next_seq_id, self._next_seq_id + count))
+            self._next_seq_id += count
+            root = b"" if self._prefix_caching else self._next_seq_id.to_bytes(8, "little")
+            self._submitted.put(
+                [
+                    self._new(next(numbers), submission, root, generation, (row, index), now)
+                    for row, submission in enumerate(submissions)
+                    for index in range(submission.params.n)
+                ]
+            )
+
+    def step(self) -> None:
+        """One batch, from the choice of its sequences to what their callers see of it."""
+        batch = self._scheduler.schedule()
+        now = time.monotonic()
+        for entry in batch.scheduled:
+            self._live[entry.seq.seq_id].output.start(now)
+        try:
+            tokens = self._runner.run(batch)
+        except Exception:
+            logger.exception("a step failed; it ends %d sequences", len(batch.scheduled))
+            self._fail(batch)
+            return
+        self._scheduler.advance(batch)
+        self._postprocess(batch, tokens)
+
+    def _check_room(self, num_seqs: int) -> None:
+        if self._refusal is not None:
+            raise Unavailable(*self._refusal, retry_after=RESTART_SECONDS)
+        missing = self._num_live + num_seqs - self._max_live_seqs
+        if missing > 0:
+            raise Overloaded(
+                "overloaded",
+                f"{self._num_live} of at most {self._max_live_seqs} sequences are running or waiting; {num_seqs} more "
+                "do not fit now",
+                retry_after=self._seconds_until_ended(missing),
+            )
+
+    def _seconds_until_ended(self, count: int) -> int:
+        """When `count` of the live sequences will have ended, at the pace of the last to end."""
+        if not self._ends:
+            return 1
+        return max(1, math.ceil(count * (time.monotonic() - self._ends[0]) / len(self._ends)))
+
+    def _new(
+        self,
+        seq_id: int,
+        submission: Submission,
+        root: bytes,
+        generation: Generation,
+        place: tuple[int, int],
+        now: float,
+    ) -> _Live:
+        params = submission.params
+        numbers = random_numbers(params.seed, place[1])
+        seq = Sequence(seq_id, list(submission.token_ids), submission.images, params, numbers, root)
+        output = Output(seq, self._text_model.token_bytes, self._text_model.eos_id, now)
+        return _Live(seq, output, generation, *place)
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                if not self._take_submitted():
+                    return
+                self._sweep(time.monotonic())
+                if self._scheduler.has_work:
+                    self.step()
+            except Exception:  # a bug of the engine's own: nothing it holds can be relied on
+                logger.exception("the engine failed")
+                self._give_up("the engine failed; the log says how")
+                return
+
+    def _take_submitted(self) -> bool:
+        """Adds what was submitted, waiting for it if there is nothing else to do; false at the end."""
+        while True:
+            try:
+                lives = self._submitted.get(block=not self._scheduler.has_work)
+            except Empty:
+                return True
+            if lives is None:
+                return False
+            for live in lives:
+                self._live[live.seq.seq_id] = live
+                self._scheduler.add(live.seq, live.seq.num_tokens + live.seq.params.max_new_tokens)
+
+    def _sweep(self, now: float) -> None:
+        """Ends whoever has nobody waiting for him any more, or no time left."""
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + SWEEP_SECONDS
+        generations = {live.generation for live in self._live.values()}
+        left = {generation for generation in generations if generation.closed or generation.gone()}
+        late = {generation for generation in generations if now >= min(generation.deadline, self._drained_by)}
+        for live in list(self._live.values()):
+            if live.generation in left:
+                self._end(live, "cancelled", now)
+            elif live.generation in late:
+                self._end(live, "deadline", now)
+
+    def _postprocess(self, batch: Batch, tokens: dict[int, SampledToken]) -> None:
+        now = time.monotonic()
+        self.stats.generation_tokens += len(tokens)
+        for entry in batch.scheduled:
+            live, sampled = self._live.get(entry.seq.seq_id), tokens.get(entry.seq.seq_id)
+            if live is None or sampled is None:  # its request has failed in this loop; a part of its prompt
+                continue
+            if sampled.token is None:
+                self._fail_request(live.generation, "the model's output for this request is not a number")
+            elif reason := live.output.push(sampled, now):
+                self._end(live, reason, now)
+            elif live.generation.streaming:
+                self._tell(live, *live.output.settle())
+
+    def _end(self, live: _Live, reason: FinishReason, now: float) -> None:
+        text, logprobs, completion = live.output.finish(reason, now)
+        self._drop(live)
+        if live.generation.streaming:
+            self._tell(live, text, logprobs)
+        live.generation.post(SequenceEnd(live.row, live.index, completion))
+
+    def _tell(self, live: _Live, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
+        if text or logprobs:
+            live.generation.post(TextDelta(live.row, live.index, text, logprobs))
+
+    def _fail(self, batch: Batch) -> None:
+        """Ends the requests of a step that failed; the service lives on if the device does."""
+        self._scheduler.forget_cached()
+        for generation in {self._live[entry.seq.seq_id].generation for entry in batch.scheduled}:
+            self._fail_request(generation, "the step that this request was in failed; the log says why")
+        try:
+            self._runner.probe()
+        except Exception as error:
+            logger.exception("the device does not compute any more")
+            self._give_up(f"the device does not compute any more: {error}")
+
+    def _fail_request(self, generation: Generation, message: str) -> None:
+        for live in [live for live in self._live.values() if live.generation is generation]:
+            self._drop(live)
+        generation.post(InternalError("generation_failed", message))
+
+    def _give_up(self, reason: str) -> None:
+        message = "this instance has failed and is being restarted; try again"
+        self.refuse("unhealthy", message)
+        for generation in {live.generation for live in self._live.values()}:
+            generation.post(Unavailable("unhealthy", message, retry_after=RESTART_SECONDS))
+        self._on_sick(reason)
+
+    def _drop(self, live: _Live) -> None:
+        self._scheduler.remove(live.seq)
+        del self._live[live.seq.seq_id]
+        with self._lock:
+            self._num_live -= 1
+            self._ends.append(time.monotonic())

@@ -1,0 +1,81 @@
+"""Runs a batch: the only place where the model computes."""
+
+from itertools import accumulate
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from .attention import Attention, Rows
+from .decoder import Decoder
+from .kv_cache import KVCache
+from .sampler import SampledToken, Sampler
+from .scheduler import Batch, Scheduled
+from .vision import ImageEncoder
+
+
+class ModelRunner:
+    """A LLaVA, its KV cache and its sampler."""
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        cache: KVCache,
+        attention: Attention,
+        images: ImageEncoder,
+        sampler: Sampler,
+    ) -> None:
+        language_model = model.model.language_model
+        self._device = model.device
+        self._embed = language_model.embed_tokens
+        self._decode = Decoder(language_model)
+        self._norm = language_model.norm
+        self._lm_head = model.lm_head
+        self._cache = cache
+        self._attention = attention
+        self._images = images
+        self._sampler = sampler
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> dict[int, SampledToken]:
+        """The next token of each sequence, by `seq_id`, whose last known token is in the batch."""
+        self._cache.clear(batch.new_blocks)
+        entries = sorted(batch.scheduled, key=lambda entry: (entry.num_tokens > 1, entry.end))
+        attend = self._attention.plan([Rows(e.start, e.end, e.seq.block_table) for e in entries])
+        positions = torch.tensor([position for e in entries for position in range(e.start, e.end)])
+        hidden = self._decode(self._embedded(entries), positions.to(self._device), attend)
+        ends = list(accumulate(entry.num_tokens for entry in entries))
+        last = [end - 1 for end, entry in zip(ends, entries, strict=True) if entry.samples]
+        if not last:
+            return {}
+        seqs = [entry.seq for entry in entries if entry.samples]
+        logits = self._lm_head(self._norm(hidden[last]))
+        return {seq.seq_id: token for seq, token in zip(seqs, self._sampler(logits, seqs), strict=True)}
+
+    @torch.inference_mode()
+    def probe(self) -> None:
+        """One token through the model, touching nobody's blocks. Raises what a sick device raises."""
+        table = [self._cache.null_block]
+        attend = self._attention.plan([Rows(0, 1, table)])
+        zero = torch.zeros(1, dtype=torch.long, device=self._device)
+        hidden = self._decode(self._embed(zero), zero, attend)
+        self._cache.clear(table)
+        float(hidden.sum())  # waits for the device
+
+    def _embedded(self, entries: list[Scheduled]) -> torch.Tensor:
+        """(tokens, hidden size): the tokens' embeddings, with the images' features in their places."""
+        ids = [token for entry in entries for token in entry.seq.token_ids[entry.start : entry.end]]
+        hidden: torch.Tensor = self._embed(torch.tensor(ids, device=self._device))
+        placed = []  # (image, its first and last position in this step, the row of the first)
+        row = 0
+        for entry in entries:
+            for image in entry.seq.images_between(entry.start, entry.end):
+                first = max(image.start, entry.start)
+                last = min(image.start + image.length, entry.end)
+                placed.append((image, first, last, row + first - entry.start))
+            row += entry.num_tokens
+        if placed:
+            features = self._images.encode(image for image, *_ in placed)
+            for image, first, last, at in placed:
+                part = features[image.digest][first - image.start : last - image.start]
+                hidden[at : at + last - first] = part
+        return hidden

@@ -1,0 +1,96 @@
+"""What init() does: settings, model, self-check, engine, one answer to warm up."""
+
+import logging
+import os
+import time
+
+import torch
+
+from .engine.attention import TorchAttention
+from .engine.block_manager import BlockManager
+from .engine.engine import Engine, Runner, TextModel
+from .engine.generation import Generation
+from .engine.kv_cache import BLOCK_SIZE, KVCache
+from .engine.memory import num_blocks
+from .engine.model_runner import ModelRunner
+from .engine.sampler import Sampler
+from .engine.scheduler import Scheduler
+from .engine.sequence import Image, SamplingParams, Submission
+from .engine.stats import Stats
+from .engine.vision import ImageEncoder
+from .journal import Journal
+from .metrics import Metrics, metric_readers
+from .process import end_sick, on_sigterm
+from .scoring import Scorer
+from .self_check import self_check
+from .settings import Settings
+from .weights.loader import LoadedModel, load_model
+from .weights.model_dir import find_model
+
+logger = logging.getLogger(__name__)
+
+
+def start() -> Scorer:
+    """The scorer of this process's environment: `LLAVA_*` and AZUREML_MODEL_DIR. Raises StartupError."""
+    settings, loaded = load()
+    engine = build_engine(loaded, settings)
+    engine.start()
+    warm_up(engine, loaded)
+    on_sigterm(engine.drain)
+    return Scorer(
+        settings, loaded, engine, Journal(Metrics(engine.stats, metric_readers(os.environ, settings.metrics_port)))
+    )
+
+
+def load() -> tuple[Settings, LoadedModel]:
+    """The settings, and the model they name, which can talk. Raises StartupError."""
+    settings = Settings.from_environment(os.environ)
+    loaded = load_model(find_model(os.environ.get("AZUREML_MODEL_DIR")), settings.device, settings.dtype)
+    if settings.self_check:
+        self_check(loaded)
+    return settings, loaded
+
+
+def build_engine(loaded: LoadedModel, settings: Settings) -> Engine:
+    """An engine for the model, with the KV cache that there is room for. Raises StartupError."""
+    model, tokenizer, stats = loaded.model, loaded.tokenizer, Stats()
+    blocks = num_blocks(model, settings)
+    cache = KVCache(model.config.text_config, blocks, model.dtype, model.device)
+    runner = ModelRunner(
+        model,
+        cache,
+        TorchAttention(cache),
+        ImageEncoder(model, settings.image_cache_size, stats),
+        Sampler(tokenizer.text_vocab_size, tokenizer.eos_id),
+    )
+    logger.info(
+        "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache (%.2f GiB)",
+        settings.max_num_seqs, settings.max_num_batched_tokens, f"{blocks * BLOCK_SIZE:,}", cache.num_bytes / 2**30,
+    )  # fmt: skip
+    return assemble(runner, BlockManager(blocks, BLOCK_SIZE), loaded, settings, stats)
+
+
+def assemble(runner: Runner, blocks: BlockManager, loaded: LoadedModel, settings: Settings, stats: Stats) -> Engine:
+    """An engine around a runner of any kind."""
+    return Engine(
+        Scheduler(blocks, settings.max_num_seqs, settings.max_num_batched_tokens, stats),
+        runner,
+        TextModel(loaded.tokenizer.token_bytes, loaded.tokenizer.eos_id),
+        stats,
+        settings.max_live_seqs,
+        settings.prefix_caching,
+        end_sick,
+    )
+
+
+def warm_up(engine: Engine, loaded: LoadedModel) -> None:
+    """One short answer about a black picture: the first caller does not wait for what is only done once."""
+    started = time.monotonic()
+    tokenizer, size = loaded.tokenizer, loaded.preprocessor.size
+    ids = [tokenizer.bos_id, *tokenizer.image.ids]
+    pixels = torch.zeros(3, size, size)
+    image = Image(tokenizer.image_starts(ids)[0], tokenizer.image.count, b"black", pixels)
+    generation = Generation([1])
+    engine.submit([Submission(tuple(ids), (image,), SamplingParams(max_new_tokens=2))], generation)
+    generation.result()
+    logger.info("engine: first answer after %.2f s", time.monotonic() - started)
