@@ -1,4 +1,7 @@
-"""The command `llava-serving`: `serve` runs Azure's own inference server on score.py, on this machine."""
+"""The command `llava-serving`.
+
+`serve` runs Azure's own inference server on score.py, on this machine; `bench` sends a server requests and measures.
+"""
 
 import argparse
 import os
@@ -12,6 +15,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import bench
 from .errors import StartupError
 from .settings import Settings
 
@@ -29,8 +33,18 @@ def main() -> int:
     command.add_argument(
         "--model-dir", type=Path, help="what AZUREML_MODEL_DIR is on Azure; without either, the embedded demo model"
     )
+    command.set_defaults(run=lambda arguments: serve(arguments.port, arguments.model_dir))
+    command = commands.add_parser(
+        "bench",
+        help="measure a server, this one or one that speaks OpenAI's chat completions",
+        description=bench.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_arguments(command)
+    command.set_defaults(run=bench.run)
     arguments = parser.parse_args()
-    return serve(arguments.port, arguments.model_dir)
+    status: int = arguments.run(arguments)
+    return status
 
 
 def serve(port: int, model_dir: Path | None) -> int:

@@ -1,0 +1,116 @@
+"""One request of a load test, and what its caller saw."""
+
+import http.client
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go, and how the answer comes: `score` is this service's own form, `openai` chat completions."""
+
+    url: str
+    api: Literal["score", "openai"]
+    stream: bool
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass
+class Outcome:
+    """Times in seconds from sending. `error` is a status, or what happened instead of one."""
+
+    error: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    ttft: float | None = None
+    e2e: float | None = None
+    gaps: list[float] = field(default_factory=list)
+
+    @property
+    def tpot(self) -> float | None:
+        if self.ttft is None or self.e2e is None or self.output_tokens < 2:
+            return None
+        return (self.e2e - self.ttft) / (self.output_tokens - 1)
+
+
+def send(target: Target, body: bytes) -> Outcome:
+    """Sends and waits for the end. Never raises: what fails is the outcome."""
+    parts = urlsplit(target.url)
+    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = connect(parts.netloc, timeout=TIMEOUT_SECONDS)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    outcome = Outcome()
+    started = time.monotonic()
+    try:
+        connection.request("POST", path or "/", body, {"Content-Type": "application/json", **target.headers})
+        response = connection.getresponse()
+        if response.status != 200:
+            response.read()
+            return Outcome(error=str(response.status))
+        if target.stream:
+            _read_stream(response, outcome, started)
+        else:
+            _read_whole(response, target, outcome)
+        outcome.e2e = time.monotonic() - started
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        outcome.error = type(error).__name__
+    finally:
+        connection.close()
+    return outcome
+
+
+def _read_whole(response: http.client.HTTPResponse, target: Target, outcome: Outcome) -> None:
+    body = json.loads(response.read())
+    if target.api == "openai":
+        _take_usage(outcome, body["usage"])
+        return
+    outcome.output_tokens = int(response.headers["x-llava-completion-tokens"])
+    outcome.prompt_tokens = int(response.headers["x-llava-prompt-tokens"])
+    outcome.cached_tokens = int(response.headers["x-llava-cached-tokens"])
+
+
+def _read_stream(response: http.client.HTTPResponse, outcome: Outcome, started: float) -> None:
+    last = None
+    for event in _events(response):
+        now = time.monotonic()
+        if "error" in event:
+            outcome.error = f"error event: {event['error'].get('code')}"
+        elif _has_text(event):
+            if last is None:
+                outcome.ttft = now - started
+            else:
+                outcome.gaps.append(now - last)
+            last = now
+        if usage := event.get("usage"):
+            _take_usage(outcome, usage)
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The objects of a stream of server-sent events; a stream without its `[DONE]` was cut."""
+    for line in response:
+        if not line.startswith(b"data:"):
+            continue
+        data = line.removeprefix(b"data:").strip()
+        if data == b"[DONE]":
+            return
+        yield json.loads(data)
+    raise http.client.IncompleteRead(b"")
+
+
+def _has_text(event: dict[str, Any]) -> bool:
+    if choices := event.get("choices"):
+        return any(choice.get("delta", {}).get("content") for choice in choices)
+    return any(isinstance(value, str) and key.isdecimal() for key, value in event.items())
+
+
+def _take_usage(outcome: Outcome, usage: dict[str, Any]) -> None:
+    outcome.output_tokens += usage["completion_tokens"]
+    outcome.prompt_tokens += usage["prompt_tokens"]
+    outcome.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
