@@ -292,7 +292,7 @@ def test_streamed_text_is_the_text(engine: Engine, prompts: Prompts) -> None:
     for index, completion in ends.items():
         assert "".join(piece.text for piece in pieces[index]) == completion.text
         assert tuple(logprob for piece in pieces[index] for logprob in piece.logprobs) == completion.logprobs
-        assert len(pieces[index]) > 5
+        assert len(pieces[index]) > 1
     assert sorted(ends) == [0, 1]
 
 

@@ -18,7 +18,7 @@ from llava_serving.body import HttpRequest
 from llava_serving.engine.sequence import Completion
 from llava_serving.engine.stats import Stats
 from llava_serving.journal import Record
-from llava_serving.metrics import HISTOGRAMS, Metrics, metric_readers
+from llava_serving.metrics import HISTOGRAMS, LABELS, Metrics, metric_readers
 from llava_serving.weights.loader import LoadedModel
 
 COMPLETION = Completion("a", (5, 6, 7), "length", (), 10, 4, 0.5, 1.0, 3.0)
@@ -55,17 +55,22 @@ def test_prometheus_reads_vllm_s_names() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    metrics = Metrics(Stats(num_running=2, generation_tokens=7), metric_readers({}, port))
+    (reader,) = metric_readers({}, port)
+    metrics = Metrics(Stats(num_running=2, generation_tokens=7), [reader])
     metrics.finished(COMPLETION)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
         page = response.read().decode()
+    assert metric_readers({}, port) == []  # taken: told, and the service starts all the same
+    reader.shutdown()
     series = dict(re.findall(r"^(\S+) (\S+)$", page, re.M))
-    assert float(series["vllm:num_requests_running"]) == 2
-    assert float(series["vllm:generation_tokens_total"]) == 7
-    assert float(series['vllm:request_success_total{finished_reason="length"}']) == 1
+    model = 'engine="0",model_name="llava"'
+    assert float(series[f"vllm:num_requests_running{{{model}}}"]) == 2
+    assert float(series[f"vllm:generation_tokens_total{{{model}}}"]) == 7
+    success = f'vllm:request_success_total{{engine="0",finished_reason="length",model_name="{LABELS["model_name"]}"}}'
+    assert float(series[success]) == 1
     for name in HISTOGRAMS:
-        assert float(series[f"{name}_count"]) == 1
-        assert f'{name}_bucket{{le="+Inf"}}' in series
+        assert float(series[f"{name}_count{{{model}}}"]) == 1
+        assert f'{name}_bucket{{engine="0",le="+Inf",model_name="llava"}}' in series
 
 
 @pytest.mark.parametrize(
@@ -74,6 +79,7 @@ def test_prometheus_reads_vllm_s_names() -> None:
         ({}, False),
         ({"AML_APP_INSIGHTS_ENABLED": "true"}, False),
         ({"AML_APP_INSIGHTS_KEY": "0" * 32}, False),
+        ({"AML_APP_INSIGHTS_ENABLED": "true", "AML_APP_INSIGHTS_KEY": "no key"}, False),
         ({"AML_APP_INSIGHTS_ENABLED": "True", "AML_APP_INSIGHTS_KEY": "00000000-0000-4000-8000-000000000000"}, True),
     ],
 )

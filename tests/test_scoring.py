@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,3 +209,23 @@ def test_json_in_utf_8_by_any_spelling(scorer: Scorer, content_type: str) -> Non
 def test_a_long_text_is_refused_before_it_is_tokenized(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("tokenized"))
     assert score(scorer, "word " * 100_000).status == 422
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+def test_memory_stays_flat_over_distinct_images(demo_loaded: LoadedModel) -> None:
+    """Kept pixels of the second thousand alone would be 48 MB. benchmarks/many_images.py sends ten thousand."""
+
+    def ask(scorer: Scorer, numbers: range) -> None:
+        for number in numbers:
+            color = (number % 256, number // 256, 7)
+            assert score(scorer, "a", as_base64(Image.new("RGB", (8, 8), color)), max_new_tokens=1).status == 200
+
+    with scoring(demo_loaded, image_cache_size=8, kv_cache_gib=0.005) as scorer:
+        ask(scorer, range(500))
+        before = resident_mib()
+        ask(scorer, range(500, 1500))
+        assert resident_mib() - before < 16

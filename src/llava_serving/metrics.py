@@ -1,10 +1,11 @@
 """What the service measures about itself, as OpenTelemetry instruments under vLLM's names where vLLM has one.
 
 The inference server sets up OpenTelemetry's logs and traces for Application Insights, no metrics; where it is enabled
-the metrics go there too. OpenTelemetry allows no colon in a name, so that a View gives each instrument vLLM's: its
-dashboards read the Prometheus endpoint as they are (vLLM 0.32 vllm/v1/metrics/loggers.py).
+the metrics go there too. OpenTelemetry allows no colon in a name, so that a View gives each instrument vLLM's, and its
+labels with it: its dashboards read the Prometheus endpoint as they are (vLLM vllm/v1/metrics/loggers.py).
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
@@ -13,11 +14,13 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from prometheus_client import start_http_server
 
 from .engine.sequence import Completion
 from .engine.stats import Stats
 
+logger = logging.getLogger(__name__)
 GAUGES = {
     "vllm:num_requests_running": lambda stats: stats.num_running,
     "vllm:num_requests_waiting": lambda stats: stats.num_waiting,
@@ -37,6 +40,8 @@ COUNTERS = {
     "llava:engine_step_sequences": lambda stats: stats.scheduled_seqs,
     "llava:engine_step_tokens": lambda stats: stats.scheduled_tokens,
 }
+# vLLM's dashboards select by `model_name`: a series without it is on none of their panels.
+LABELS = {"model_name": "llava", "engine": "0"}
 SUCCESS, ERRORS = "vllm:request_success", "llava:request_errors"
 LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds
 TOKEN_TIMES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)  # seconds
@@ -54,8 +59,14 @@ HISTOGRAMS: Mapping[str, Sequence[float]] = {
 class Metrics:
     """The instruments of one engine; those of `stats` are read when they are asked for and cost no step anything."""
 
-    def __init__(self, stats: Stats, readers: Iterable[MetricReader] = ()) -> None:
-        self._provider = MeterProvider(metric_readers=list(readers), views=_views(), shutdown_on_exit=False)
+    def __init__(self, stats: Stats, readers: Iterable[MetricReader] = (), service: str = "ML service") -> None:
+        # The server's traces and logs bear the service's name, by which Application Insights tells roles apart.
+        self._provider = MeterProvider(
+            metric_readers=list(readers),
+            resource=Resource.create({SERVICE_NAME: service}),
+            views=_views(),
+            shutdown_on_exit=False,
+        )
         meter = self._provider.get_meter("llava_serving")
         for name, read in GAUGES.items():
             meter.create_observable_gauge(_own(name), [_observed(read, stats)])
@@ -67,7 +78,7 @@ class Metrics:
 
     def finished(self, completion: Completion) -> None:
         """A sequence has ended and is its caller's answer."""
-        self._success.add(1, {"finished_reason": completion.finish_reason})
+        self._success.add(1, LABELS | {"finished_reason": completion.finish_reason})
         values = {
             "vllm:time_to_first_token_seconds": completion.ttft_seconds,
             "vllm:request_time_per_output_token_seconds": completion.tpot_seconds,
@@ -78,23 +89,30 @@ class Metrics:
         }
         for name, value in values.items():
             if value is not None:
-                self._histograms[name].record(value)
+                self._histograms[name].record(value, LABELS)
 
     def refused(self, status: int, code: str) -> None:
         """A request got an error; `code` is one of errors.py's users'."""
-        self._errors.add(1, {"status": status, "code": code})
+        self._errors.add(1, LABELS | {"status": status, "code": code})
 
 
 def metric_readers(environment: Mapping[str, str], port: int | None) -> list[MetricReader]:
     """Who the metrics go to: Application Insights where the server is told to use it, a Prometheus `port` if set."""
+    # What cannot be set up is told and left out, as the server does it: no metrics are no reason not to serve.
     readers: list[MetricReader] = []
     key = environment.get("AML_APP_INSIGHTS_KEY")
     if key and environment.get("AML_APP_INSIGHTS_ENABLED", "").lower() in ("true", "1", "yes", "on", "t", "y"):
-        exporter = AzureMonitorMetricExporter(connection_string=f"InstrumentationKey={key}")
-        readers.append(PeriodicExportingMetricReader(exporter))
+        try:
+            exporter = AzureMonitorMetricExporter(connection_string=f"InstrumentationKey={key}")
+            readers.append(PeriodicExportingMetricReader(exporter))
+        except Exception:
+            logger.exception("no metrics to Application Insights")
     if port is not None:
-        readers.append(PrometheusMetricReader(disable_target_info=True))
-        start_http_server(port)
+        try:
+            start_http_server(port)
+            readers.append(PrometheusMetricReader(disable_target_info=True))
+        except OSError as error:
+            logger.error("no metrics on port %d: %s", port, error)
     return readers
 
 
@@ -111,4 +129,4 @@ def _views() -> list[View]:
 
 
 def _observed(read: Callable[[Stats], float], stats: Stats) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    return lambda _: [Observation(read(stats))]
+    return lambda _: [Observation(read(stats), LABELS)]

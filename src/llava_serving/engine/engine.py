@@ -25,6 +25,8 @@ from .stats import Stats
 logger = logging.getLogger(__name__)
 # Between looks at who has left and whose time is up: two system calls for each request are not needed every step.
 SWEEP_SECONDS = 0.02
+# Text that comes faster is told together: a reader cannot tell, and every event wakes a thread and is a system call.
+TELL_SECONDS = 0.02
 # What a caller is told to wait when this instance goes: others, if there are any, answer at once.
 RESTART_SECONDS = 5
 
@@ -58,6 +60,7 @@ class _Live:
     generation: Generation
     row: int
     index: int
+    told: float = 0.0  # when its caller last saw new text
 
 
 class Engine:
@@ -239,7 +242,8 @@ class Engine:
                 self._fail_request(live.generation, "the model's output for this request is not a number")
             elif reason := live.output.push(sampled, now):
                 self._end(live, reason, now)
-            elif live.generation.streaming:
+            elif live.generation.streaming and now >= live.told + TELL_SECONDS:
+                live.told = now
                 self._tell(live, *live.output.settle())
 
     def _end(self, live: _Live, reason: FinishReason, now: float) -> None:
