@@ -224,12 +224,14 @@ WHERE = "input_data.parameters."
         ({"input_data": {"columns": ["text"]}}, "input_data.data", "required"),
         ({"input_data": {"columns": ["text"], "data": [["a"]], "index": [0, 1]}}, "input_data.index", "2 entries"),
         ({"input_data": {"columns": ["text"], "data": [[1]]}}, "input_data.data[0][0]", "string"),
-        (user("a", frequency_penalty=1), "frequency_penalty", "messages, "),
+        (user("a", best_of=1), "best_of", "messages, "),
         (user("a", return_full_text=True), "return_full_text", "no room"),
         (user("a", stream_options={"include_usage": True}), "stream_options", "needs stream"),
         (user("a", top_logprobs=2), "top_logprobs", "needs logprobs"),
         (user("a", logprobs=True, top_logprobs=21), "top_logprobs", "less than or equal to 20"),
         (user("a", logprobs=5), "logprobs", "boolean"),
+        (user("a", presence_penalty=0.5), "presence_penalty", "less than or equal to 0"),
+        (user("a", response_format={"type": "json_object"}), "response_format.type", "'text'"),
         (user("a", template="none"), "template", "always"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
@@ -258,6 +260,11 @@ def test_a_wrong_request_is_told_what_where_and_what_is_accepted(body: Any, para
     assert error.status == 400
     assert error.param == param
     assert said in error.message
+
+
+def test_what_openai_s_clients_send_unasked_asks_for_nothing() -> None:
+    unasked = {"user": "me", "presence_penalty": 0, "frequency_penalty": 0.0, "response_format": {"type": "text"}}
+    assert parse(json.dumps(user("a", **unasked)).encode()) == parse(json.dumps(user("a")).encode())
 
 
 JSON = st.recursive(

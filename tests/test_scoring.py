@@ -2,7 +2,9 @@
 
 import io
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,25 @@ def test_json_in_utf_8_by_any_spelling(scorer: Scorer, content_type: str) -> Non
 def test_a_long_text_is_refused_before_it_is_tokenized(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("tokenized"))
     assert score(scorer, "word " * 100_000).status == 422
+
+
+def test_pictures_that_take_long_to_decode_hold_nobody_up(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def slow(self: ClipPreprocessor, *arguments: Any) -> torch.Tensor:
+        decoding.set()
+        assert go_on.wait(60)
+        return preprocess(self, *arguments)
+
+    preprocess = ClipPreprocessor.__call__
+    monkeypatch.setattr(ClipPreprocessor, "__call__", slow)
+    with ThreadPoolExecutor(8) as callers:
+        pictures = [callers.submit(score, scorer, "?", PICTURE) for _ in range(8)]
+        assert decoding.wait(60)
+        assert score(scorer, "a", max_new_tokens=50, ignore_eos=True).status == 200
+        assert not any(picture.done() for picture in pictures)
+        go_on.set()
+        assert {picture.result().status for picture in pictures} == {200}
 
 
 def resident_mib() -> float:

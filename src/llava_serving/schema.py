@@ -63,12 +63,22 @@ class StreamOptions(_Strict):
     include_usage: bool = False
 
 
+class ResponseFormat(_Strict):
+    type: Literal["text"]
+
+
 class ChatCompletionBody(_Strict):
+    """The last four are what OpenAI's clients send unasked: they are accepted where they ask for nothing."""
+
     messages: Annotated[list[Message], Field(min_length=1)]
     model: str = ""
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     stream_options: StreamOptions | None = None
+    user: str | None = None
+    presence_penalty: float | None = Field(default=None, ge=0, le=0)
+    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
+    response_format: ResponseFormat | None = None
 
 
 Shape = TypeVar("Shape", bound=BaseModel)
