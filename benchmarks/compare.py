@@ -22,7 +22,8 @@ KINDS = ("generate", "engine")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--requests-per-caller", type=int, default=6, help="at least 12 requests in all")
+    parser.add_argument("--requests-per-caller", type=float, default=6)
+    parser.add_argument("--least-requests", type=int, default=12, help="whatever the number of callers")
     parser.add_argument("--output-tokens", default="32:256")
     parser.add_argument("--workload", default="image")
     parser.add_argument("--rounds", type=int, default=3)
@@ -54,7 +55,7 @@ def main() -> None:
 def measure(url: str, callers: int, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [
         sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", "--concurrency", str(callers),
-        "--num-requests", str(max(12, arguments.requests_per_caller * callers)), "--seed", str(seed),
+        "--num-requests", str(max(arguments.least_requests, round(arguments.requests_per_caller * callers))), "--seed", str(seed),
         "--workload", arguments.workload, "--output-tokens", arguments.output_tokens, "--warmup", "1",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
