@@ -53,10 +53,11 @@ def main() -> None:
 
 
 def measure(url: str, callers: int, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    count = max(arguments.least_requests, round(arguments.requests_per_caller * callers))
     command = [
         sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", "--concurrency", str(callers),
-        "--num-requests", str(max(arguments.least_requests, round(arguments.requests_per_caller * callers))), "--seed", str(seed),
-        "--workload", arguments.workload, "--output-tokens", arguments.output_tokens, "--warmup", "1",
+        "--num-requests", str(count), "--seed", str(seed), "--workload", arguments.workload, "--output-tokens",
+        arguments.output_tokens, "--warmup", "1",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])

@@ -377,21 +377,64 @@ def test_a_failed_step_ends_its_requests_alone(loaded: LoadedModel, prompts: Pro
     assert again == expected
 
 
-def test_a_sick_device_refuses_and_says_so_once(loaded: LoadedModel, prompts: Prompts) -> None:
+@contextmanager
+def ailing(loaded: LoadedModel) -> Iterator[tuple[Engine, Broken, list[str], threading.Event]]:
+    """An engine not yet started, what breaks it, and what it says when it gives up."""
     engine = build_engine(loaded, Settings())
     reasons: list[str] = []
     said = threading.Event()
-    engine._on_sick = lambda reason: (reasons.append(reason), said.set())  # type: ignore[func-returns-value]
-    Broken(engine).sick = True
-    first = begin(engine, prompts.submission("a"))
-    engine.start()
-    with pytest.raises(RequestError):
-        first.result()
-    assert said.wait(10)
-    with pytest.raises(Unavailable):
-        begin(engine, prompts.submission("b"))
-    assert len(reasons) == 1
-    assert "sick" in reasons[0]
+
+    def on_sick(reason: str) -> None:
+        reasons.append(reason)
+        said.set()
+
+    engine._on_sick = on_sick
+    yield engine, Broken(engine), reasons, said
+
+
+def test_a_sick_device_fails_everybody_refuses_and_says_so_once(loaded: LoadedModel, prompts: Prompts) -> None:
+    with ailing(loaded) as (engine, broken, reasons, said):
+        broken.sick = True
+        generations = [begin(engine, prompts.submission(f"{i}")) for i in range(30)]  # more than run at once
+        engine.start()
+        for generation in generations:
+            with pytest.raises(RequestError) as refused:
+                generation.result()
+            assert refused.value.status in (500, 503)
+        assert said.wait(10)
+        with pytest.raises(Unavailable):
+            begin(engine, prompts.submission("b"))
+        assert reasons == ["RuntimeError: sick"]
+
+
+def test_a_step_that_does_not_end_is_a_sick_device(loaded: LoadedModel, prompts: Prompts) -> None:
+    with ailing(loaded) as (engine, broken, reasons, said):
+        stuck, go_on = threading.Event(), threading.Event()
+        broken.fails = lambda: stuck.set() or (go_on.wait(60) and False)  # type: ignore[func-returns-value]
+        engine.start()
+        first = begin(engine, prompts.submission("a"))
+        assert stuck.wait(10)
+        begin(engine, prompts.submission("b"))  # a step may take a while
+        engine._stall_seconds = 0.0
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                begin(engine, prompts.submission("c"))
+        assert said.wait(10)
+        go_on.set()
+        assert only(first).num_tokens
+        engine.stop()
+        assert reasons == ["a step does not end"]
+
+
+def test_retry_after_is_the_pace_of_the_busy_time(loaded: LoadedModel, prompts: Prompts) -> None:
+    with running(loaded, max_num_seqs=1, max_queued_seqs=0, max_sequences=1) as engine:
+        engine._ends.extend([0.0] * 64)  # the last answers were long ago
+        generation = begin(engine, prompts.submission("a", params=ENDLESS))
+        with pytest.raises(Overloaded) as refused:
+            begin(engine, prompts.submission("b"))
+        generation.result()
+    assert refused.value.retry_after is not None
+    assert 1 <= refused.value.retry_after <= 60
 
 
 def test_a_sequence_of_no_numbers_fails_alone(loaded: LoadedModel, prompts: Prompts) -> None:

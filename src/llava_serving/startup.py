@@ -90,6 +90,7 @@ def assemble(runner: Runner, blocks: BlockManager, loaded: LoadedModel, settings
         stats,
         settings.max_live_seqs,
         settings.prefix_caching,
+        settings.request_timeout_seconds,
         end_sick,
     )
 

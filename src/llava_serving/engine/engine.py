@@ -29,6 +29,7 @@ SWEEP_SECONDS = 0.02
 TELL_SECONDS = 0.02
 # What a caller is told to wait when this instance goes: others, if there are any, answer at once.
 RESTART_SECONDS = 5
+UNHEALTHY = ("unhealthy", "this instance has failed and is being restarted; try again")
 
 
 class Runner(Protocol):
@@ -66,8 +67,8 @@ class _Live:
 class Engine:
     """`submit` prompts from any thread, take the events of the Generation that comes back.
 
-    `max_live_seqs` are let in at a time, running and waiting together. `on_sick` is called once, from the engine's
-    thread, when the device is found not to compute any more.
+    `max_live_seqs` are let in at a time, running and waiting together. `on_sick` is called once, when the device is
+    found not to compute any more: a step fails and so does the runner's probe, or a step takes `stall_seconds`.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Engine:
         stats: Stats,
         max_live_seqs: int,
         prefix_caching: bool = True,
+        stall_seconds: float = math.inf,
         on_sick: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.stats = stats
@@ -86,6 +88,7 @@ class Engine:
         self._text_model = text_model
         self._max_live_seqs = max_live_seqs
         self._prefix_caching = prefix_caching
+        self._stall_seconds = stall_seconds
         self._on_sick = on_sick
         self._lock = threading.Lock()  # over what submitting threads and the engine's both change
         self._num_live = 0
@@ -94,7 +97,9 @@ class Engine:
         self._drained_by = math.inf
         self._submitted: SimpleQueue[list[_Live] | None] = SimpleQueue()
         self._live: dict[int, _Live] = {}
-        self._ends: deque[float] = deque(maxlen=64)
+        # When it began to be busy, then when the last sequences ended.
+        self._ends: deque[float] = deque([0.0], maxlen=64)
+        self._step_began = math.inf
         self._next_sweep = 0.0
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
@@ -131,6 +136,8 @@ class Engine:
         count = sum(submission.params.n for submission in submissions)
         with self._lock:
             self._check_room(count)
+            if self._num_live == 0:
+                self._ends = deque([now], self._ends.maxlen)
             self._num_live += count
             numbers = iter(range(self._next_seq_id, self._next_seq_id + count))
             self._next_seq_id += count
@@ -146,7 +153,7 @@ class Engine:
     def step(self) -> None:
         """One batch, from the choice of its sequences to what their callers see of it."""
         batch = self._scheduler.schedule()
-        now = time.monotonic()
+        self._step_began = now = time.monotonic()
         for entry in batch.scheduled:
             self._live[entry.seq.seq_id].output.start(now)
         try:
@@ -155,10 +162,16 @@ class Engine:
             logger.exception("a step failed; it ends %d sequences", len(batch.scheduled))
             self._fail(batch)
             return
+        finally:
+            self._step_began = math.inf
         self._scheduler.advance(batch)
         self._postprocess(batch, tokens)
 
     def _check_room(self, num_seqs: int) -> None:
+        if time.monotonic() - self._step_began > self._stall_seconds:
+            self._refusal = UNHEALTHY
+            threading.Thread(target=self._on_sick, args=("a step does not end",), name="stall").start()
+            self._step_began = math.inf  # said once
         if self._refusal is not None:
             raise Unavailable(*self._refusal, retry_after=RESTART_SECONDS)
         missing = self._num_live + num_seqs - self._max_live_seqs
@@ -172,9 +185,8 @@ class Engine:
 
     def _seconds_until_ended(self, count: int) -> int:
         """When `count` of the live sequences will have ended, at the pace of the last to end."""
-        if not self._ends:
-            return 1
-        return max(1, math.ceil(count * (time.monotonic() - self._ends[0]) / len(self._ends)))
+        each = (time.monotonic() - self._ends[0]) / max(1, len(self._ends) - 1)
+        return max(1, math.ceil(count * each))
 
     def _new(
         self,
@@ -199,9 +211,9 @@ class Engine:
                 self._sweep(time.monotonic())
                 if self._scheduler.has_work:
                     self.step()
-            except Exception:  # a bug of the engine's own: nothing it holds can be relied on
-                logger.exception("the engine failed")
-                self._give_up("the engine failed; the log says how")
+            except Exception as error:  # the device's, or a bug: nothing the engine holds can be relied on
+                logger.exception("the engine fails")
+                self._give_up(f"{type(error).__name__}: {error}")
                 return
 
     def _take_submitted(self) -> bool:
@@ -258,15 +270,11 @@ class Engine:
             live.generation.post(TextDelta(live.row, live.index, text, logprobs))
 
     def _fail(self, batch: Batch) -> None:
-        """Ends the requests of a step that failed; the service lives on if the device does."""
+        """Ends the requests of a step that failed; raises if it was not theirs but the device does not compute."""
         self._scheduler.forget_cached()
         for generation in {self._live[entry.seq.seq_id].generation for entry in batch.scheduled}:
             self._fail_request(generation, "the step that this request was in failed; the log says why")
-        try:
-            self._runner.probe()
-        except Exception as error:
-            logger.exception("the device does not compute any more")
-            self._give_up(f"the device does not compute any more: {error}")
+        self._runner.probe()
 
     def _fail_request(self, generation: Generation, message: str) -> None:
         for live in [live for live in self._live.values() if live.generation is generation]:
@@ -274,10 +282,12 @@ class Engine:
         generation.post(InternalError("generation_failed", message))
 
     def _give_up(self, reason: str) -> None:
-        message = "this instance has failed and is being restarted; try again"
-        self.refuse("unhealthy", message)
-        for generation in {live.generation for live in self._live.values()}:
-            generation.post(Unavailable("unhealthy", message, retry_after=RESTART_SECONDS))
+        self.refuse(*UNHEALTHY)
+        lives = list(self._live.values())
+        while not self._submitted.empty():
+            lives += self._submitted.get() or []
+        for generation in {live.generation for live in lives}:
+            generation.post(Unavailable(*UNHEALTHY, retry_after=RESTART_SECONDS))
         self._on_sick(reason)
 
     def _drop(self, live: _Live) -> None:
