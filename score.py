@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # Azure mounts
 
 from azureml_inference_server_http.api.aml_request import AMLRequest, rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
+from flask import g
 
 from llava_serving.body import HttpRequest
 from llava_serving.connection import Connection
@@ -24,6 +25,7 @@ def init() -> None:
 @rawhttp
 def run(request: AMLRequest) -> AMLResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
+    headers.setdefault("x-request-id", g.request_id)  # which the server makes up and sends back
     connection = Connection(request.environ.get("gunicorn.socket"))
     reply = scorer.score(HttpRequest(request.method, headers, request.stream, connection))
     return AMLResponse(reply.body, reply.status, reply.headers)

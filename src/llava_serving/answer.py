@@ -48,11 +48,12 @@ def error_body(error: RequestError) -> dict[str, Any]:
 
 def refusal(completions: Iterable[Completion]) -> RequestError | None:
     """What is told instead of completions that are none."""
+    completions = list(completions)
     if any(completion.finish_reason == "cancelled" for completion in completions):
         return ClientClosed("client_closed", "the caller left before the end")
-    if any(completion.finish_reason == "deadline" and not completion.num_tokens for completion in completions):
+    if completions and all(c.finish_reason == "deadline" and not c.num_tokens for c in completions):
         return DeadlineExceeded(
-            "deadline_exceeded", "the request was not begun in its time: send less at a time, or allow it more"
+            "deadline_exceeded", "nothing was generated in the time there was: send less at a time, or allow it more"
         )
     return None
 

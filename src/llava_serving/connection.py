@@ -5,6 +5,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Where there is no such event (macOS), the end is what can be read; behind bytes that were sent after the body it is
+# not seen.
+HANGUP = getattr(select, "POLLRDHUP", select.POLLIN)
+
 
 class Connection:
     """The socket a request came on; without one, a caller who never leaves."""
@@ -21,18 +25,14 @@ class Connection:
             return False
         try:
             poll = select.poll()
-            poll.register(self._socket, select.POLLIN)
-            if not poll.poll(0):
-                return False
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
+            poll.register(self._socket, HANGUP)
+            return bool(poll.poll(0)) and (HANGUP != select.POLLIN or self._socket.recv(1, socket.MSG_PEEK) == b"")
         except (OSError, ValueError):  # reset, or closed on our side
             return True
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Within, reading raises TimeoutError when nothing comes for as long."""
+        """Within, reading and writing raise TimeoutError when nothing comes or goes for as long."""
         if self._socket is None:
             yield
             return

@@ -5,7 +5,9 @@ The path: forms (what is asked) -> image, preprocess (pixels) -> tokenizer (ids)
 
 import hashlib
 import logging
+import re
 import time
+from functools import partial
 
 from .answer import Reply, answer_reply, error_reply, refusal
 from .body import HttpRequest, discard, read_body
@@ -69,9 +71,8 @@ class Scorer:
         generation = Generation([asked.parameters.n] * len(submissions), streaming, deadline, request.connection.gone)
         self._engine.submit(submissions, generation)
         if streaming:
-            return stream_reply(
-                asked, generation, lambda completions, error: self._journal.write(record, completions, error)
-            )
+            told = partial(self._journal.write, record)
+            return stream_reply(asked, generation, request.connection, told)
         return self._answer(asked, generation, record)
 
     def _answer(self, asked: ScoreRequest, generation: Generation, record: Record) -> Reply:
@@ -85,8 +86,9 @@ class Scorer:
         """The deployment's, or less if the caller's proxy says that it waits less."""
         most = self._settings.request_timeout_seconds
         asked = request.headers.get("x-ms-request-timeout-ms", "").strip()
-        # A tenth is kept for the way back.
-        return min(most, int(asked) / 1e3 * 0.9) if asked.isdecimal() and int(asked) > 0 else most
+        if not re.fullmatch(r"[0-9]{1,15}", asked) or int(asked) == 0:
+            return most
+        return min(most, int(asked) / 1e3 * 0.9)  # a tenth is kept for the way back
 
     def _check_counts(self, asked: ScoreRequest) -> None:
         sequences = len(asked.prompts) * asked.parameters.n

@@ -8,10 +8,13 @@ event: error                                                        an error aft
 data: {"error": {"code": "...", "message": "...", "param": null}}
 """
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .answer import AnswerText, Reply, completion_head, error_body, logprobs_body, refusal, to_json, usage
+from .connection import Connection
 from .engine.generation import Event, Generation, SequenceEnd, TextDelta
 from .engine.sequence import Completion
 from .errors import ClientClosed, RequestError
@@ -23,6 +26,8 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # nginx, which stands before the server in Azure's images
 }
 DONE = b"data: [DONE]\n\n"
+# A caller who does not read what he is sent holds a thread for nothing.
+STALL_SECONDS = 30.0
 # What became of a stream: its completions so far by (row, index), and the error that ended it, if one did.
 Told = Callable[[dict[tuple[int, int], Completion], RequestError | None], None]
 
@@ -37,7 +42,7 @@ class Chunks(Protocol):
     def finish(self) -> Iterator[dict[str, Any]]: ...
 
 
-def stream_reply(request: ScoreRequest, generation: Generation, told: Told) -> Reply:
+def stream_reply(request: ScoreRequest, generation: Generation, connection: Connection, told: Told) -> Reply:
     """Waits for the first event, so that what goes wrong before it still has its own status; then streams.
 
     `told` is called once, at the end, whichever it is. Raises RequestError.
@@ -47,42 +52,52 @@ def stream_reply(request: ScoreRequest, generation: Generation, told: Told) -> R
     if isinstance(first, SequenceEnd) and (error := refusal([first.completion])):
         raise error
     shown: Chunks = _ChatCompletionChunks(request) if request.form == "chat_completion" else _RowChunks(request)
-    return Reply(200, HEADERS, EventStream(first, events, generation, shown, told))
+    return Reply(200, HEADERS, EventStream(itertools.chain([first], events), generation, shown, connection, told))
 
 
 class EventStream:
     """The body of a streamed answer: an object, since a generator that was never begun cannot be closed."""
 
-    def __init__(self, first: Event, rest: Iterator[Event], generation: Generation, chunks: Chunks, told: Told) -> None:
-        self._first = first
-        self._rest = rest
+    def __init__(
+        self, events: Iterator[Event], generation: Generation, chunks: Chunks, connection: Connection, told: Told
+    ) -> None:
+        self._events = events
         self._generation = generation
         self._chunks = chunks
+        self._connection = connection
         self._told: Told | None = told
         self._completions: dict[tuple[int, int], Completion] = {}
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._shown(self._first)
-            for event in self._rest:
-                yield from self._shown(event)
-            for chunk in self._chunks.finish():
-                yield _data(chunk)
-            yield DONE
-        except RequestError as error:
-            yield b"event: error\n" + _data(error_body(error))
-            self._end(error)
-        else:
-            self._end(None)
+        with self._connection.patience(STALL_SECONDS):
+            try:
+                for event in self._events:
+                    yield from self._shown(event)
+                for chunk in self._chunks.finish():
+                    yield _data(chunk)
+                yield DONE
+            except RequestError as error:
+                yield b"event: error\n" + _data(error_body(error))
+                self._end(error)
+            else:
+                self._end(refusal(self._completions.values()))
 
     def close(self) -> None:
-        """Ends what is still being generated."""
+        """Ends what is still being generated, and waits the step or two that takes: what was done is written down."""
+        if self._told is None:
+            return
         self._generation.close()
+        with contextlib.suppress(RequestError):
+            for event in self._generation:
+                self._note(event)
         self._end(ClientClosed("client_closed", "the caller left before the end"))
 
-    def _shown(self, event: Event) -> Iterator[bytes]:
+    def _note(self, event: Event) -> None:
         if isinstance(event, SequenceEnd):
             self._completions[event.row, event.index] = event.completion
+
+    def _shown(self, event: Event) -> Iterator[bytes]:
+        self._note(event)
         chunks = self._chunks.delta(event) if isinstance(event, TextDelta) else self._chunks.end(event)
         for chunk in chunks:
             yield _data(chunk)
