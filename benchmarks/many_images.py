@@ -14,8 +14,8 @@ from pathlib import Path
 
 from servers import Server, machine
 
-from llava_serving.bench_client import Target, send
-from llava_serving.bench_workload import Question, bodies
+from llava_serving.bench.client import Target, send
+from llava_serving.bench.workload import Question, bodies
 
 
 def main() -> None:

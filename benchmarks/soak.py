@@ -21,7 +21,7 @@ from typing import Any
 
 from servers import Server, machine
 
-from llava_serving.bench_workload import picture
+from llava_serving.bench.workload import picture
 
 SEQS, QUEUED = 8, 8
 CALLERS = 2 * (SEQS + QUEUED)

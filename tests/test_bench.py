@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import Server
 
-from llava_serving import bench
-from llava_serving.bench_client import Target
-from llava_serving.bench_workload import Question, bodies
+from llava_serving.bench import command, figures
+from llava_serving.bench.client import Target
+from llava_serving.bench.workload import Question, bodies
 
 DELAY = 0.05
 
@@ -90,9 +90,9 @@ def scripted() -> Iterator[Scripted]:
 
 def measured(url: str, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, Any]]:
     parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
+    command.add_arguments(parser)
     small = ["--url", url, "--num-requests", "6", "--concurrency", "3", "--warmup", "1", "--image-size", "8"]
-    status = bench.run(parser.parse_args([*small, *options]))
+    status = command.run(parser.parse_args([*small, *options]))
     return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -100,57 +100,57 @@ def measured(url: str, capsys: pytest.CaptureFixture[str], *options: str) -> tup
 def test_a_stream_is_measured_as_its_caller_sees_it(
     scripted: Scripted, capsys: pytest.CaptureFixture[str], api: str
 ) -> None:
-    status, figures = measured(scripted.url, capsys, "--api", api, "--goodput", f"ttft:{DELAY * 500}")
+    status, told = measured(scripted.url, capsys, "--api", api, "--goodput", f"ttft:{DELAY * 500}")
     assert status == 0
-    assert (figures["requests"], figures["ok"], figures["prompt_tokens"], figures["output_tokens"]) == (6, 6, 60, 30)
-    assert figures["cached_tokens"] == 24
-    assert figures["ttft_seconds"]["p50"] >= DELAY
-    assert figures["itl_seconds"]["p50"] >= DELAY
-    assert figures["e2e_seconds"]["p50"] >= 3 * DELAY
-    gap = figures["e2e_seconds"]["mean"] - figures["ttft_seconds"]["mean"]
-    assert figures["tpot_seconds"]["mean"] == pytest.approx(gap / 4)
-    assert figures["output_tokens_per_second"] == pytest.approx(30 / figures["seconds"])
-    assert figures["goodput_requests_per_second"] == 0  # nobody's first text comes in half the delay
+    assert (told["requests"], told["ok"], told["prompt_tokens"], told["output_tokens"]) == (6, 6, 60, 30)
+    assert told["cached_tokens"] == 24
+    assert told["ttft_seconds"]["p50"] >= DELAY
+    assert told["itl_seconds"]["p50"] >= DELAY
+    assert told["e2e_seconds"]["p50"] >= 3 * DELAY
+    gap = told["e2e_seconds"]["mean"] - told["ttft_seconds"]["mean"]
+    assert told["tpot_seconds"]["mean"] == pytest.approx(gap / 4)
+    assert told["output_tokens_per_second"] == pytest.approx(30 / told["seconds"])
+    assert told["goodput_requests_per_second"] == 0  # nobody's first text comes in half the delay
     assert len(scripted.bodies) == 7  # and one to warm up
 
 
 @pytest.mark.parametrize("api", ["score", "openai"])
 def test_whole_answers_have_no_ttft(scripted: Scripted, capsys: pytest.CaptureFixture[str], api: str) -> None:
-    _, figures = measured(scripted.url, capsys, "--api", api, "--no-stream", "--goodput", "e2e:60000")
-    assert (figures["ok"], figures["output_tokens"], figures["ttft_seconds"]["p50"]) == (6, 30, None)
-    assert figures["goodput_requests_per_second"] == figures["requests_per_second"]
+    _, told = measured(scripted.url, capsys, "--api", api, "--no-stream", "--goodput", "e2e:60000")
+    assert (told["ok"], told["output_tokens"], told["ttft_seconds"]["p50"]) == (6, 30, None)
+    assert told["goodput_requests_per_second"] == told["requests_per_second"]
 
 
 def test_refusals_and_failures_are_counted_apart(scripted: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
     scripted.script = ["answer", "429", "drop", "error", "429"]  # the first warms up
-    status, figures = measured(scripted.url, capsys)
+    status, told = measured(scripted.url, capsys)
     assert status == 1
-    assert (figures["ok"], figures["refused"], figures["failed"]) == (2, 2, 2)
-    assert sorted(figures["errors"].values()) == [1, 1]
+    assert (told["ok"], told["refused"], told["failed"]) == (2, 2, 2)
+    assert sorted(told["errors"].values()) == [1, 1]
     scripted.script = ["answer", "429"]
     assert measured(scripted.url, capsys)[0] == 0
 
 
 def test_a_server_that_is_not_there_fails_every_request(capsys: pytest.CaptureFixture[str]) -> None:
-    status, figures = measured("http://127.0.0.1:9/score", capsys)
-    assert (status, figures["failed"], figures["errors"]) == (1, 6, {"ConnectionRefusedError": 6})
+    status, told = measured("http://127.0.0.1:9/score", capsys)
+    assert (status, told["failed"], told["errors"]) == (1, 6, {"ConnectionRefusedError": 6})
 
 
 def test_arrivals_are_a_poisson_process_s(scripted: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
-    times = bench.arrivals(20_000, 50.0, seed=1)
+    times = command.arrivals(20_000, 50.0, seed=1)
     gaps = np.diff(times)
     assert np.mean(gaps) == pytest.approx(1 / 50, rel=0.03)
     assert np.std(gaps) == pytest.approx(1 / 50, rel=0.05)  # of an exponential distribution, its mean
-    assert times == bench.arrivals(20_000, 50.0, seed=1) != bench.arrivals(20_000, 50.0, seed=2)
-    _, figures = measured(scripted.url, capsys, "--request-rate", "30", "--seed", "4")
-    assert figures["ok"] == 6
-    assert figures["seconds"] >= bench.arrivals(6, 30.0, 4)[-1]
+    assert times == command.arrivals(20_000, 50.0, seed=1) != command.arrivals(20_000, 50.0, seed=2)
+    _, told = measured(scripted.url, capsys, "--request-rate", "30", "--seed", "4")
+    assert told["ok"] == 6
+    assert told["seconds"] >= command.arrivals(6, 30.0, 4)[-1]
 
 
 def test_a_header_is_sent_and_not_told(scripted: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
-    _, figures = measured(scripted.url, capsys, "--header", "Authorization:Bearer secret")
+    _, told = measured(scripted.url, capsys, "--header", "Authorization:Bearer secret")
     assert all(headers["Authorization"] == "Bearer secret" for headers in scripted.headers)
-    assert "secret" not in json.dumps(figures)
+    assert "secret" not in json.dumps(told)
 
 
 def made(workload: str, seed: int = 0, api: Any = "score") -> list[dict[str, Any]]:
@@ -184,8 +184,8 @@ def test_pictures_are_everyone_s_own_unless_shared() -> None:
 
 @given(values=st.lists(st.floats(0, 1e3), min_size=1, max_size=50))
 def test_percentiles_equal_numpy_s(values: list[float]) -> None:
-    told = bench.distribution(values)
-    expected = {"mean": np.mean(values), **{f"p{p}": np.percentile(values, p) for p in bench.PERCENTILES}}
+    told = figures.distribution(values)
+    expected = {"mean": np.mean(values), **{f"p{p}": np.percentile(values, p) for p in figures.PERCENTILES}}
     assert told == pytest.approx(expected, abs=1e-9)
 
 
@@ -194,5 +194,5 @@ def test_the_service_s_own_streams_are_counted_to_the_token(
     demo_server: Server, capsys: pytest.CaptureFixture[str], api: str
 ) -> None:
     url = f"http://127.0.0.1:{demo_server.port}/score"
-    status, figures = measured(url, capsys, "--api", api, "--output-tokens", "7", "--workload", "mixed")
-    assert (status, figures["ok"], figures["output_tokens"]) == (0, 6, 42)
+    status, told = measured(url, capsys, "--api", api, "--output-tokens", "7", "--workload", "mixed")
+    assert (status, told["ok"], told["output_tokens"]) == (0, 6, 42)

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import bench
+from .bench import command as bench
 from .errors import StartupError
 from .settings import Settings
 

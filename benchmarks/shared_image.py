@@ -1,0 +1,65 @@
+"""One picture, ten questions, with the caches and without: python benchmarks/shared_image.py --output shared_image.json
+
+The picture stands before the question, since only what comes first can be shared. Each round has a picture of its own;
+its ten questions come one after the other. Counted by the server: prompt tokens that had to be computed. Seen by the
+caller: the time to the first token.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from servers import ROOT, Server, machine
+
+KINDS = {
+    "without": {"LLAVA_PREFIX_CACHING": "false", "LLAVA_IMAGE_CACHE_SIZE": "0"},
+    "with": {},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model-dir", help="AZUREML_MODEL_DIR; by default the demo model")
+    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of both servers")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    environment = dict(pair.split("=", 1) for pair in arguments.environment)
+    if arguments.model_dir:
+        environment["AZUREML_MODEL_DIR"] = arguments.model_dir
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        logs = Path(folder)
+        with (
+            Server("engine", environment | KINDS["without"], logs / "without") as without,
+            Server("engine", environment | KINDS["with"], logs / "with") as cached,
+        ):
+            for number in range(arguments.rounds):
+                for kind, server in (("without", without), ("with", cached)):
+                    runs.append({"kind": kind, "round": number, "figures": ten_questions(server.url, number)})
+    told = {"machine": machine(), "command": sys.argv, "environment": environment, "runs": runs}
+    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
+    for kind in KINDS:
+        figures = [run["figures"] for run in runs if run["kind"] == kind]
+        computed = median(f["prompt_tokens"] - f["cached_tokens"] for f in figures)
+        ttft = 1e3 * median(f["ttft_seconds"]["p50"] for f in figures)
+        print(f"{kind}: {computed:.0f} of {figures[0]['prompt_tokens']} prompt tokens computed, TTFT p50 {ttft:.1f} ms")
+
+
+def ten_questions(url: str, seed: int) -> dict[str, Any]:
+    command = [
+        sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", "--workload", "shared-image",
+        "--concurrency", "1", "--num-requests", "10", "--warmup", "0", "--output-tokens", "8", "--seed", str(seed),
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return figures
+
+
+if __name__ == "__main__":
+    main()
