@@ -1,0 +1,305 @@
+"""The scheduler before a make-believe device, whose cache says of every slot what was written there.
+
+No tensor: a token's key is a hash of its whole prefix, and the next token follows from that, so that a wrong block, a
+stale one or one that was shared too early shows where it is read.
+"""
+
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import llava_serving
+from llava_serving.engine.block_manager import BlockManager
+from llava_serving.engine.scheduler import Batch, Scheduler
+from llava_serving.engine.sequence import Image, SamplingParams, Sequence
+from llava_serving.engine.stats import Stats
+
+EOS, IMAGE_TOKEN, IMAGE_LENGTH = 0, 77, 5
+A, B = b"picture A", b"picture B"
+TEXTS = [(1,), (1, 2), (2, 1, 1), (3, 3, 3, 3, 3, 3, 3)]  # few, so that prompts share beginnings
+
+
+@dataclass(frozen=True)
+class Request:
+    parts: tuple[bytes | tuple[int, ...], ...]  # pictures and texts
+    max_new_tokens: int = 1
+    seed: int = 0
+    root: bytes = b""
+    arrives: int = 0  # steps after the one before it
+    leaves: int | None = None  # steps after its arrival
+
+    def sequence(self, seq_id: int = 0) -> Sequence:
+        ids: list[int] = []
+        images = []
+        for part in self.parts:
+            if isinstance(part, bytes):
+                images.append(Image(len(ids), IMAGE_LENGTH, part, pixels=None))
+            ids += [IMAGE_TOKEN] * IMAGE_LENGTH if isinstance(part, bytes) else part
+        params = SamplingParams(self.max_new_tokens, seed=self.seed)
+        return Sequence(seq_id, ids, tuple(images), params, random.Random(0), self.root)
+
+    @property
+    def max_num_tokens(self) -> int:
+        return self.sequence().num_tokens + self.max_new_tokens
+
+    def alone(self) -> list[int]:
+        """The tokens that it gets, whoever is beside it."""
+        seq = self.sequence()
+        while not has_ended(seq):
+            seq.token_ids.append(next_token(keys(seq)[-1], seq))
+        return generated(seq)
+
+
+def keys(seq: Sequence) -> list[int]:
+    """A hash of all that is in the prompt up to each position; of ints, which is the same in every process."""
+    pictured = {image.start + i: (*image.digest, i) for image in seq.images for i in range(image.length)}
+    tokens = ((token, *pictured.get(position, ())) for position, token in enumerate(seq.token_ids))
+    return list(accumulate(tokens, lambda key, token: hash((key, token)), initial=0))[1:]
+
+
+def next_token(key: int, seq: Sequence) -> int:
+    return hash((key, seq.params.seed)) % 40
+
+
+def generated(seq: Sequence) -> list[int]:
+    return seq.token_ids[seq.num_prompt_tokens :]
+
+
+def has_ended(seq: Sequence) -> bool:
+    return generated(seq)[-1:] == [EOS] or seq.num_generated == seq.params.max_new_tokens
+
+
+@dataclass
+class Device:
+    """Runs what the scheduler says, and checks in every step all that must hold in every step."""
+
+    num_blocks: int
+    block_size: int = 4
+    max_num_seqs: int = 4
+    max_num_batched_tokens: int = 16
+    counted: Stats = field(default_factory=Stats)  # what the scheduler should have counted
+    seqs: list[Sequence] = field(default_factory=list)  # all that ever came
+    admitted: list[Sequence] = field(default_factory=list)  # in order, when each was first
+    finished: list[Sequence] = field(default_factory=list)
+    cache: dict[tuple[int, int], int] = field(default_factory=dict)  # block and place -> key
+
+    def __post_init__(self) -> None:
+        self.stats = Stats()
+        self.blocks = BlockManager(self.num_blocks, self.block_size)
+        self.scheduler = Scheduler(self.blocks, self.max_num_seqs, self.max_num_batched_tokens, self.stats)
+
+    def add(self, *requests: Request) -> None:
+        for request in requests:
+            self.seqs.append(request.sequence(len(self.seqs)))
+            self.scheduler.add(self.seqs[-1], request.max_num_tokens)
+
+    def remove(self, seq: Sequence) -> None:
+        self.scheduler.remove(seq)
+        self.check_counts()
+
+    def step(self, fails: bool = False) -> Batch:
+        before = [seq for seq in self.scheduler if seq.block_table]
+        decoding = {seq for seq in before if seq.is_decoding}
+        batch = self.scheduler.schedule()
+        self.check_schedule(batch, before, decoding)
+        self.run(batch, fails)
+        if fails:
+            self.scheduler.forget_cached()
+            for entry in batch.scheduled:
+                self.remove(entry.seq)
+            return batch
+        samples = [entry.seq for entry in batch.scheduled if entry.samples]
+        self.counted.steps += 1
+        self.counted.scheduled_seqs += len(batch.scheduled)
+        self.counted.scheduled_tokens += sum(entry.num_tokens for entry in batch.scheduled)
+        self.scheduler.advance(batch)
+        for seq in samples:
+            seq.token_ids.append(next_token(self.read(seq, seq.num_tokens - 1), seq))
+            if has_ended(seq):
+                self.finished.append(seq)
+                self.remove(seq)
+        return batch
+
+    def finish(self) -> None:
+        """Runs to the end, which comes: in every step the oldest sequence has a token computed, for good."""
+        for _ in range(sum(seq.num_tokens + seq.params.max_new_tokens for seq in self.scheduler)):
+            if self.scheduler.has_work:
+                self.step()
+        assert not self.scheduler.has_work, "starved"
+        assert self.blocks.num_free == self.num_blocks, "leaked"
+
+    def check_schedule(self, batch: Batch, before: list[Sequence], decoding: set[Sequence]) -> None:
+        self.scheduler.check_integrity()
+        running = [seq for seq in self.scheduler if seq.block_table]
+        preempted = [seq for seq in before if seq not in running]
+        assert {entry.seq for entry in batch.scheduled} == set(running), "whoever runs is in every step"
+        assert 1 <= len(batch.scheduled) <= self.max_num_seqs
+        assert all(1 <= entry.num_tokens <= entry.seq.num_uncomputed for entry in batch.scheduled)
+        assert sum(entry.num_tokens for entry in batch.scheduled) <= self.max_num_batched_tokens
+        assert decoding <= {*running, *preempted}, "a decoding sequence had to wait"
+        assert before == [*running[: len(before) - len(preempted)], *preempted], "the latest to come are preempted"
+        assert preempted != before or not before, "the oldest was preempted"
+        self.counted.preemptions += len(preempted)
+        for seq in [seq for seq in running if seq not in before]:
+            self.counted.prefix_cache_queries += seq.num_tokens
+            self.counted.prefix_cache_hits += seq.num_computed
+            if seq not in self.admitted:
+                assert seq.seq_id > max((other.seq_id for other in self.admitted), default=-1), (
+                    "first come, first served"
+                )
+                assert seq.cached_tokens == seq.num_computed
+                self.admitted.append(seq)
+                self.counted.prompt_tokens += seq.num_prompt_tokens
+                self.counted.cached_prompt_tokens += seq.num_computed
+        self.check_counts()
+
+    def check_counts(self) -> None:
+        held = {block for seq in self.scheduler for block in seq.block_table}
+        self.counted.num_running = sum(bool(seq.block_table) for seq in self.scheduler)
+        self.counted.num_waiting = sum(not seq.block_table for seq in self.scheduler)
+        self.counted.kv_cache_usage = 1 - (self.num_blocks - len(held)) / self.num_blocks
+        assert self.stats == self.counted
+
+    def run(self, batch: Batch, fails: bool) -> None:
+        """Clears, writes, then reads, as each layer of the model does."""
+        self.cache = {place: key for place, key in self.cache.items() if place[0] not in batch.new_blocks}
+        right = {entry.seq: keys(entry.seq) for entry in batch.scheduled}
+        for entry in batch.scheduled:
+            for position in range(entry.start, entry.end):
+                self.cache[self.place(entry.seq, position)] = -1 if fails else right[entry.seq][position]
+        for entry in batch.scheduled if not fails else []:
+            assert [self.read(entry.seq, position) for position in range(entry.end)] == right[entry.seq][: entry.end]
+            beyond = range(entry.end, len(entry.seq.block_table) * self.block_size)
+            assert not any(self.place(entry.seq, position) in self.cache for position in beyond), "not cleared"
+
+    def read(self, seq: Sequence, position: int) -> int:
+        return self.cache.get(self.place(seq, position), -1)
+
+    def place(self, seq: Sequence, position: int) -> tuple[int, int]:
+        return seq.block_table[position // self.block_size], position % self.block_size
+
+
+REQUESTS = st.builds(
+    Request,
+    parts=st.lists(st.sampled_from([A, B, *TEXTS]), min_size=1, max_size=6).map(tuple),
+    max_new_tokens=st.integers(1, 20),
+    seed=st.integers(0, 2),
+    root=st.sampled_from([b"", b"", b"other"]),
+    arrives=st.sampled_from([0, 0, 0, 1, 5]),
+    leaves=st.none() | st.none() | st.integers(0, 30),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(requests=st.lists(REQUESTS, min_size=1, max_size=12), spare=st.integers(0, 8), data=st.data())
+def test_each_sequence_ends_once_with_the_tokens_it_gets_alone(
+    requests: list[Request], spare: int, data: st.DataObject
+) -> None:
+    block_size, max_num_seqs = data.draw(st.sampled_from([1, 3, 4])), data.draw(st.integers(1, 5))
+    failing = data.draw(st.sets(st.integers(0, 40), max_size=2))
+    longest = max(-(-request.max_num_tokens // block_size) for request in requests)
+    device = Device(longest + spare, block_size, max_num_seqs, max_num_seqs + data.draw(st.integers(0, 20)))
+    arrivals = list(accumulate(request.arrives for request in requests))
+    for now in range(arrivals[-1] + 31):
+        device.add(*(request for request, arrival in zip(requests, arrivals, strict=True) if arrival == now))
+        for seq, request, arrival in zip(device.seqs, requests, arrivals, strict=False):
+            if request.leaves is not None and arrival + request.leaves == now and seq in [*device.scheduler]:
+                device.remove(seq)
+        if device.scheduler.has_work:
+            device.step(fails=now in failing)
+    device.finish()
+    assert len(device.finished) == len(set(device.finished))
+    for request, seq in zip(requests, device.seqs, strict=True):
+        whole = request.alone()
+        assert generated(seq) == whole[: seq.num_generated]
+        assert (seq in device.finished) == (generated(seq) == whole)
+        assert seq in device.finished or request.leaves is not None or failing
+
+
+def test_the_preempted_start_again_from_what_is_still_cached() -> None:
+    requests = [Request((TEXTS[3], (i,)), max_new_tokens=20, seed=i) for i in range(1, 5)]
+    device = Device(10)
+    device.add(*requests)
+    device.finish()
+    assert [generated(seq) for seq in device.seqs] == [request.alone() for request in requests]
+    assert device.stats.preemptions > 2
+    assert device.stats.prefix_cache_hits > device.stats.cached_prompt_tokens == 3 * 4
+    assert device.stats.prefix_cache_queries > device.stats.prompt_tokens == 4 * 8
+
+
+def test_a_long_prompt_takes_what_decoding_leaves() -> None:
+    device = Device(40)
+    device.add(Request(((1, 5),), 20), Request(((1, 7),), 20))
+    device.step()
+    device.add(Request(((9,) * 40,)))
+    chunks = [[entry.num_tokens for entry in device.step().scheduled] for _ in range(4)]
+    assert chunks == [[1, 1, 14], [1, 1, 14], [1, 1, 12], [1, 1]]
+
+
+@pytest.mark.parametrize("max_num_batched_tokens", [5, 64])
+def test_sequences_with_one_prompt_compute_its_full_blocks_once(max_num_batched_tokens: int) -> None:
+    device = Device(40, max_num_batched_tokens=max_num_batched_tokens)
+    device.add(*(Request(((1, 2, 3), A, (4, 5, 6)), 9, seed) for seed in range(4)))  # 11 tokens
+    device.finish()
+    assert device.stats.prefix_cache_hits == 3 * 8
+
+
+ONE = Request(((1, 2, 3), A, TEXTS[3]))  # 15 tokens, the picture at 3 to 8
+
+
+@pytest.mark.parametrize(
+    ("other", "shared"),
+    [
+        (ONE, 12),
+        (replace(ONE, parts=(*ONE.parts[:2], (4,))), 8),
+        (replace(ONE, parts=((1, 2, 3), B, TEXTS[3])), 0),  # the same ids
+        (replace(ONE, parts=((1, 2, 3, 4), A, TEXTS[3])), 0),
+        (replace(ONE, root=b"other"), 0),
+    ],
+)
+def test_as_much_is_shared_as_has_the_same_ids_pixels_and_root(other: Request, shared: int) -> None:
+    together, after = Device(20), Device(20)
+    together.add(ONE, other)
+    together.finish()
+    after.add(ONE)
+    after.finish()
+    after.add(other)
+    after.finish()
+    assert together.seqs[1].cached_tokens == after.seqs[1].cached_tokens == shared
+
+
+def test_what_a_failed_step_wrote_is_not_found() -> None:
+    device = Device(20)
+    device.add(ONE)
+    device.step(fails=True)
+    device.add(ONE)
+    device.finish()
+    assert device.seqs[1].cached_tokens == 0
+
+
+def test_what_never_fits_and_what_comes_out_of_order_is_refused() -> None:
+    device = Device(4)
+    device.add(replace(ONE))
+    with pytest.raises(AssertionError, match="17 tokens never fits 4 blocks"):
+        device.add(replace(ONE, max_new_tokens=2))
+    with pytest.raises(AssertionError, match="come in order"):
+        device.scheduler.add(ONE.sequence(0), 16)
+    with pytest.raises(AssertionError, match="a token in every step"):
+        Device(4, max_num_seqs=3, max_num_batched_tokens=2)
+
+
+def test_without_work_the_batch_is_empty() -> None:
+    assert Device(1).scheduler.schedule() == Batch([], [])
+
+
+def test_the_scheduler_needs_no_torch() -> None:
+    script = "import sys, llava_serving.engine.scheduler; sys.exit('torch' in sys.modules)"
+    source = Path(llava_serving.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(source)}, check=True)
