@@ -1,11 +1,15 @@
-"""The blocks against a naive account of who holds what, and what the free ones still hold."""
+"""The blocks against a naive account of who holds what, and what the free ones still hold; what names them."""
+
+import random
+from itertools import chain
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llava_serving.engine.block_manager import BlockManager
+from llava_serving.engine.sequence import Image, SamplingParams, Sequence
 
 HASHES = [b"a", b"b", b"c", b"d", b"e"]
 PICK = st.integers(0, 99)  # of as many as there are, modulo
@@ -167,3 +171,34 @@ def test_the_integrity_check_sees_a_lost_or_unheld_block(wrong: list[list[int]])
     manager.check_integrity([table, table[1:]])
     with pytest.raises(AssertionError, match="holders and block tables differ"):
         manager.check_integrity(wrong)
+
+
+Content = list[tuple[int, tuple[bytes, int] | None]]  # tokens, each with its picture and its place in that, if any
+PICTURES = st.builds(lambda picture: [(9, (picture, i)) for i in range(3)], st.sampled_from([b"A", b"B"]))
+PARTS = st.lists(PICTURES | st.sampled_from([[(1, None)], [(9, None)]]), max_size=7)
+CONTENTS = PARTS.map(lambda parts: list(chain(*parts)))
+
+
+def hashes(content: Content, root: bytes, block_size: int) -> list[bytes]:
+    starts = [(start, part[0]) for start, (_, part) in enumerate(content) if part is not None and part[1] == 0]
+    images = tuple(Image(start, 3, picture, pixels=None) for start, picture in starts)
+    seq = Sequence(0, [token for token, _ in content], images, SamplingParams(1), random.Random(0), root)
+    whole = seq.hash_blocks(len(content) // block_size, block_size)
+    assert seq.hash_blocks(len(whole) // 2, block_size) == whole[: len(whole) // 2]
+    return whole
+
+
+ROOTS = st.sampled_from([b"", b"other"])
+
+
+@settings(max_examples=500)
+@given(one=CONTENTS, other=CONTENTS, roots=st.tuples(ROOTS, ROOTS), block_size=st.integers(1, 4))
+def test_blocks_have_the_same_hash_if_and_only_if_all_up_to_their_end_is_the_same(
+    one: Content, other: Content, roots: tuple[bytes, bytes], block_size: int
+) -> None:
+    ends = range(block_size, min(len(one), len(other)) + 1, block_size)
+    same = [roots[0] == roots[1] and one[:end] == other[:end] for end in ends]
+    pairs = zip(hashes(one, roots[0], block_size), hashes(other, roots[1], block_size), strict=False)
+    assert [mine == theirs for mine, theirs in pairs] == same
+    everything = hashes(one, roots[0], block_size)
+    assert len(everything) == len(set(everything)), "each block of a sequence has a hash of its own"

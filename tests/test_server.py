@@ -173,6 +173,23 @@ def test_a_chat_of_several_turns_equals_stock_transformers(
     assert bytes(b for token in told for b in token["bytes"]).decode().startswith(f" {wanted}")
 
 
+def test_the_turns_of_a_chat_about_a_picture_share_it(demo_server: Server, demo_reference: Reference) -> None:
+    content = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{as_base64(Image.new('RGB', (9, 9)))}"}}
+    ]
+    turns: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": "What is this?"}]}]
+    before_the_answer = 0
+    for question in ("Is it red?", "How many objects are there?", "Is it?"):
+        answer = demo_server.score({"input_data": {"input_string": turns, "parameters": {"max_new_tokens": 8}}})
+        assert int(answer.headers["x-llava-cached-tokens"]) >= before_the_answer - 16
+        before_the_answer = int(answer.headers["x-llava-prompt-tokens"])
+        turns += [
+            {"role": "assistant", "content": answer.json["output"]},
+            {"role": "user", "content": question},
+        ]
+    assert before_the_answer > len(demo_reference.image_ids())
+
+
 PNG_50000_SQUARED = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\xc3\x50\x00\x00\xc3\x50\x08\x02\x00\x00\x00"
     + zlib.crc32(b"IHDR\x00\x00\xc3\x50\x00\x00\xc3\x50\x08\x02\x00\x00\x00").to_bytes(4, "big")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-TIMEOUT_SECONDS = 600.0
+TIMEOUT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
