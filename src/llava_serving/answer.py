@@ -100,9 +100,10 @@ class AnswerText:
             kept = piece.rstrip()
             self._held = piece[len(kept) :]
             piece = kept
-        elif self._drops_space and not self._begun:
-            piece = piece.removeprefix(" ") if piece else ""
-        self._begun = self._begun or bool(piece)
+            self._begun = self._begun or bool(piece)
+        elif self._drops_space and piece:
+            piece = piece.removeprefix(" ")
+            self._drops_space = False
         before, self._before = self._before, ""
         return before + piece
 
