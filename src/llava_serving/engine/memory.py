@@ -50,9 +50,9 @@ def _peak(model: LlavaForConditionalGeneration, settings: Settings) -> int:
     decoder, attention = Decoder(model.model.language_model), TorchAttention(cache)
     context = config.max_position_embeddings
     table = [cache.null_block] * -(-context // BLOCK_SIZE)
-    decoding = [Rows(context - 1, context, table)] * settings.max_num_seqs
+    decoding = [Rows(0, context - 1, context, table)] * settings.max_num_seqs
     chunk = min(context, settings.max_num_batched_tokens)
-    for rows in (decoding, [Rows(context - chunk, context, table)]):
+    for rows in (decoding, [Rows(0, context - chunk, context, table)]):
         tokens = sum(row.end - row.start for row in rows)
         hidden = torch.zeros(tokens, config.hidden_size, dtype=model.dtype, device=device)
         positions = torch.zeros(tokens, dtype=torch.long, device=device)

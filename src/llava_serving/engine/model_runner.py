@@ -40,7 +40,7 @@ class ModelRunner:
         """The next token of each sequence, by `seq_id`, whose last known token is in the batch."""
         self._cache.clear(batch.new_blocks)
         entries = sorted(batch.scheduled, key=lambda entry: (entry.num_tokens > 1, entry.end))
-        attend = self._attention.plan([Rows(e.start, e.end, e.seq.block_table) for e in entries])
+        attend = self._attention.plan([Rows(e.seq.seq_id, e.start, e.end, e.seq.block_table) for e in entries])
         positions = torch.tensor([position for e in entries for position in range(e.start, e.end)])
         hidden = self._decode(self._embedded(entries), positions.to(self._device), attend)
         ends = list(accumulate(entry.num_tokens for entry in entries))
@@ -55,7 +55,7 @@ class ModelRunner:
     def probe(self) -> None:
         """One token through the model, touching nobody's blocks. Raises what a sick device raises."""
         table = [self._cache.null_block]
-        attend = self._attention.plan([Rows(0, 1, table)])
+        attend = self._attention.plan([Rows(-1, 0, 1, table)])
         zero = torch.zeros(1, dtype=torch.long, device=self._device)
         hidden = self._decode(self._embed(zero), zero, attend)
         self._cache.clear(table)
