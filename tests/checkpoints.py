@@ -1,6 +1,7 @@
 """Small random checkpoints in the true layout of LLaMA, LLaVA-13b-delta-v0 and CLIP, written to disk."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def write_trio(directory: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
     (directory / "delta" / "tokenizer.model").write_bytes((directory / "base" / "tokenizer.model").read_bytes())
     vocab = sentencepiece.SentencePieceProcessor(model_file=str(directory / "base" / "tokenizer.model")).vocab_size()
     base = llama_tensors(shape, vocab, random, scale=0.2)
-    delta = llama_tensors(shape, vocab + 3, random, scale=0.05)
+    delta = llama_tensors(shape, vocab + 3, random, scale=0.05, norm=0.0)
     delta["model.mm_projector.weight"] = _normal((shape.hidden, shape.vision_hidden), random, 0.2)
     delta["model.mm_projector.bias"] = _normal((shape.hidden,), random, 0.2)
     save_shards(base, directory / "base", 2)
@@ -69,7 +70,9 @@ def write_trio(directory: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
     return directory
 
 
-def llama_tensors(shape: Shape, vocab: int, random: torch.Generator, scale: float) -> dict[str, torch.Tensor]:
+def llama_tensors(
+    shape: Shape, vocab: int, random: torch.Generator, scale: float, norm: float = 1.0
+) -> dict[str, torch.Tensor]:
     hidden, wide = shape.hidden, shape.intermediate
     tensors = {"model.embed_tokens.weight": _normal((vocab, hidden), random, scale)}
     for i in range(shape.layers):
@@ -80,8 +83,8 @@ def llama_tensors(shape: Shape, vocab: int, random: torch.Generator, scale: floa
         for name, size in (("gate_proj", (wide, hidden)), ("up_proj", (wide, hidden)), ("down_proj", (hidden, wide))):
             tensors[f"{prefix}mlp.{name}.weight"] = _normal(size, random, scale)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"{prefix}{name}.weight"] = _normal((hidden,), random, scale) + 0.5
-    tensors["model.norm.weight"] = _normal((hidden,), random, scale) + 0.5
+            tensors[f"{prefix}{name}.weight"] = _normal((hidden,), random, scale) + norm
+    tensors["model.norm.weight"] = _normal((hidden,), random, scale) + norm
     tensors["lm_head.weight"] = _normal((vocab, hidden), random, scale)
     return tensors
 
@@ -122,6 +125,48 @@ def save_shards(
         save({name: tensors[name].clone() for name in part}, directory / file)
         files |= dict.fromkeys(part, file)
     _write_json(directory / f"{stem}.{suffix}.index.json", {"metadata": {}, "weight_map": files})
+
+
+def save_as_meta(tensors: dict[str, torch.Tensor], directory: Path, shape: Shape, ranks: int) -> None:
+    """A LLaMA as Meta released it: `ranks` model-parallel parts, a layer's matrices in one storage, and params.json."""
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(ranks)]
+    for name, value in tensors.items():
+        if "inv_freq" in name:
+            continue
+        theirs, dim = _meta_name(name)
+        if theirs.endswith(("wq.weight", "wk.weight")):  # neighbouring rows are rotated together
+            halves = value.view(shape.heads, 2, shape.hidden // shape.heads // 2, shape.hidden)
+            value = halves.transpose(1, 2).reshape(value.shape)
+        for rank, part in enumerate(parts):
+            part[theirs] = value if dim is None else value.chunk(ranks, dim)[rank].contiguous()
+    for rank, part in enumerate(parts):
+        storage = torch.cat([value.flatten() for value in part.values()])
+        end, shared = 0, {}
+        for name, value in part.items():
+            start, end = end, end + value.numel()
+            shared[name] = storage[start:end].view(value.shape)
+        torch.save(shared | {"rope.freqs": torch.ones(4)}, directory / f"consolidated.{rank:02}.pth")
+    params = {"dim": shape.hidden, "n_heads": shape.heads, "n_layers": shape.layers, "norm_eps": 1e-6}
+    _write_json(directory / "params.json", params | {"multiple_of": 256, "vocab_size": -1})
+
+
+def _meta_name(name: str) -> tuple[str, int | None]:
+    """Meta's name of a tensor, and the dimension its ranks split."""
+    top = {
+        "model.embed_tokens.weight": ("tok_embeddings.weight", 1), "lm_head.weight": ("output.weight", 0),
+        "model.norm.weight": ("norm.weight", None),
+    }  # fmt: skip
+    if name in top:
+        return top[name]
+    layer, part = re.fullmatch(r"model\.(layers\.\d+)\.(.*)\.weight", name).groups()  # type: ignore[union-attr]
+    theirs, dim = {
+        "self_attn.q_proj": ("attention.wq", 0), "self_attn.k_proj": ("attention.wk", 0),
+        "self_attn.v_proj": ("attention.wv", 0), "self_attn.o_proj": ("attention.wo", 1),
+        "mlp.gate_proj": ("feed_forward.w1", 0), "mlp.down_proj": ("feed_forward.w2", 1),
+        "mlp.up_proj": ("feed_forward.w3", 0), "input_layernorm": ("attention_norm", None),
+        "post_attention_layernorm": ("ffn_norm", None),
+    }[part]  # fmt: skip
+    return f"{layer}.{theirs}.weight", dim
 
 
 def _llama_config(shape: Shape, vocab: int) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_a_delta_without_its_projector_is_refused(tmp_path: Path) -> None:
     content = json.loads(index.read_text())
     content["weight_map"] = {k: v for k, v in content["weight_map"].items() if "mm_projector" not in k}
     index.write_text(json.dumps(content))
-    with pytest.raises(StartupError, match="linear_1"):
+    with pytest.raises(StartupError, match=r"delta has model\.mm_projector\.weight"):
         load_model(DeltaTrio(trio), "cpu", "float32")
 
 
@@ -127,8 +127,8 @@ def test_loading_holds_no_second_copy_of_the_model(trio: Path, tmp_path: Path) -
     command = [sys.executable, "-c", LOAD_AND_WATCH, str(trio), str(large)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    # Base and delta stay on their files' maps; the sum exists once, and one tensor of it while it is made.
-    assert float(run.stdout) < 1.2
+    # The sum exists once, beside the pieces under way: sixteen of up to a tensor here, 3 MB each beside 130.
+    assert float(run.stdout) < 1.7
 
 
 def test_a_tower_saved_by_itself_is_read_like_the_hub_s_clip(trio: Path, tmp_path: Path, loaded: LoadedModel) -> None:

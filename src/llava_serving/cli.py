@@ -1,6 +1,7 @@
 """The command `llava-serving`.
 
-`serve` runs Azure's own inference server on score.py, on this machine; `bench` sends a server requests and measures.
+`serve` runs Azure's own inference server on score.py, on this machine; `bench` sends a server requests and measures;
+`merge` makes one folder of a LLaMA, a LLaVA delta and a CLIP; `check` says what a folder is and whether it can talk.
 """
 
 import argparse
@@ -16,7 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .bench import command as bench
+from .checkup import command as check
 from .errors import StartupError
+from .export import command as merge
 from .settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,14 +37,16 @@ def main() -> int:
         "--model-dir", type=Path, help="what AZUREML_MODEL_DIR is on Azure; without either, the embedded demo model"
     )
     command.set_defaults(run=lambda arguments: serve(arguments.port, arguments.model_dir))
-    command = commands.add_parser(
-        "bench",
-        help="measure a server, this one or one that speaks OpenAI's chat completions",
-        description=bench.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    bench.add_arguments(command)
-    command.set_defaults(run=bench.run)
+    for name, module, work, about in (
+        ("bench", bench, bench.run, "measure a server, this one or one that speaks OpenAI's chat completions"),
+        ("merge", merge, merge.merge, "make one model folder of the base, the delta and the vision tower"),
+        ("check", check, check.check, "say what a model folder is, whether it is whole, and whether it can talk"),
+    ):
+        command = commands.add_parser(
+            name, help=about, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=work)
     arguments = parser.parse_args()
     status: int = arguments.run(arguments)
     return status

@@ -1,4 +1,4 @@
-"""Reads a folder's endpoint.yml and deployment.yml as `az ml` would, without a network.
+"""Reads a folder's endpoint.yml, deployment.yml and jobs/merge.yml as `az ml` would, without a network.
 
 Runs in the SDK's own environment. Fails with the SDK's message; else the last line is JSON: the bodies that would go to
 Azure Resource Manager, and the files that would be uploaded as code with their hash.
@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any, NoReturn
 
-from azure.ai.ml import load_online_deployment, load_online_endpoint
+from azure.ai.ml import load_job, load_online_deployment, load_online_endpoint
 from azure.ai.ml._utils._asset_utils import get_ignore_file, get_object_hash, get_upload_files_from_folder
 from azure.ai.ml._utils._endpoint_utils import validate_scoring_script
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     block_network()
-    print(json.dumps({"endpoint": endpoint(folder), **deployment(folder), **code(folder)}))
+    print(json.dumps({"endpoint": endpoint(folder), **deployment(folder), **job(folder), **code(folder)}))
 
 
 def block_network() -> None:
@@ -49,6 +49,14 @@ def deployment(folder: Path) -> dict[str, Any]:
         "deployment": {**names, **loaded._to_rest_object(LOCATION).as_dict()},
         "environment": loaded.environment._to_rest_object().as_dict(),
     }
+
+
+def job(folder: Path) -> dict[str, Any]:
+    loaded = load_job(folder / "jobs" / "merge.yml")
+    result = loaded._validate()
+    if not result.passed:
+        raise ValueError(str(result.error_messages))
+    return {"job": loaded._to_dict()}
 
 
 def code(folder: Path) -> dict[str, Any]:

@@ -1,96 +1,98 @@
-"""Reads the tensors of a checkpoint folder by name: `.bin` or safetensors, one file or shards with an index.
+"""The tensors of a checkpoint folder by name: Hugging Face's layouts or Meta's release, whatever the file format.
 
-Nothing is executed (`weights_only=True`), files are memory-mapped, and at most one shard is open at a time, so that
-reading never holds a second copy of a model.
+Only headers are read here, each file's once; that every tensor lies inside its file is known before any is read.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-
 from ..errors import StartupError
 from ..files import hint, read_json
+from . import meta_layout, safetensors_file, torch_file
+from .tensors import Tensor
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+LOOKED_FOR = f"{', '.join(SINGLE_FILES)}, each whole or with an index, or Meta's {meta_layout.PATTERN}"
 
 
+@dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of one folder. Iterate `names` in order: shards are then opened once each."""
+    """A folder's tensors, and the files they lie in."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._file_of = _weight_map(directory)
-        self._open_file: str | None = None
-        self._shard: Mapping[str, torch.Tensor] = {}
-        self.names: tuple[str, ...] = tuple(sorted(self._file_of, key=lambda name: (self._file_of[name], name)))
+    directory: Path
+    tensors: Mapping[str, Tensor]
+    files: tuple[Path, ...]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._file_of
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, or what Meta's params.json and the tensors say in its words. Raises StartupError."""
+        if meta_layout.shards(self.directory):
+            return meta_layout.config(self.directory, self.tensors)
+        return read_json(self.directory / "config.json")
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """The tensor as stored, on the CPU, still on its memory map. Raises StartupError for a broken file."""
-        file = self._file_of[name]
-        if file != self._open_file:
-            self._shard = _open_shard(self.directory / file)
-            self._open_file = file
-        try:
-            return self._shard[name]
-        except KeyError:
-            raise StartupError(f"{self.directory / file} lacks {name}, which the index says it holds") from None
+    @property
+    def num_bytes(self) -> int:
+        return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in self.tensors.values())
 
 
-class _Safetensors(Mapping[str, torch.Tensor]):
-    """safetensors reads a tensor when it is asked for."""
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Raises StartupError that names the missing, damaged or truncated file."""
+    files = weight_files(directory)
+    if meta_layout.shards(directory):
+        return Checkpoint(directory, meta_layout.tensors(directory, [locate(file) for file in files]), tuple(files))
+    expected = _weight_map(directory)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        stored = locate(file)
+        wanted = (
+            stored
+            if expected is None
+            else {n: stored[n] for n, f in expected.items() if f == file.name and n in stored}
+        )
+        tensors |= wanted
+    lacking = sorted(expected.keys() - tensors.keys()) if expected else []
+    if lacking:
+        file = directory / expected[lacking[0]]  # type: ignore[index]
+        raise StartupError(f"{file} lacks {lacking[0]}, which the index says it holds; {hint(file)}")
+    return Checkpoint(directory, tensors, tuple(files))
 
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="pt")
-        self._names: list[str] = list(self._file.keys())  # type: ignore[no-untyped-call]
 
-    def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        tensor: torch.Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
-        return tensor
+def weight_files(directory: Path) -> list[Path]:
+    """The files of weights of a folder, from its index if it has one. Raises StartupError if one is not there."""
+    if not directory.is_dir():
+        raise StartupError(f"{directory} is not a folder")
+    if meta := meta_layout.shards(directory):
+        return meta
+    expected = _weight_map(directory)
+    if expected is not None:
+        files = sorted({directory / file for file in expected.values()})
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise StartupError(f"the index in {directory} names shards that are not there: {', '.join(missing)}")
+        return files
+    for single in SINGLE_FILES:
+        if (directory / single).is_file():
+            return [directory / single]
+    raise StartupError(f"no weights in {directory}: looked for {LOOKED_FOR}")
 
-    def __iter__(self) -> Any:
-        return iter(self._names)
 
-    def __len__(self) -> int:
-        return len(self._names)
+def locate(path: Path) -> dict[str, Any]:
+    """The tensors of one file by name."""
+    return safetensors_file.locate(path) if path.suffix == ".safetensors" else torch_file.locate(path)
 
 
-def _weight_map(directory: Path) -> dict[str, str]:
-    """Tensor name to file name."""
+def _weight_map(directory: Path) -> dict[str, str] | None:
+    """Tensor name to file name, where an index says so."""
     for single in SINGLE_FILES:
         index = directory / f"{single}.index.json"
         if index.is_file():
-            files: dict[str, str] = read_json(index).get("weight_map", {})
-            missing = sorted({file for file in files.values() if not (directory / file).is_file()})
-            if missing:
-                raise StartupError(f"{index} names shards that are not there: {', '.join(missing)}")
+            files = read_json(index).get("weight_map")
+            if not isinstance(files, dict) or not files:
+                raise StartupError(f"{index} has no weight_map; {hint(index)}")
             return files
         if (directory / single).is_file():
-            return dict.fromkeys(_open_shard(directory / single), single)
-    raise StartupError(
-        f"no weights in {directory}: looked for {' and '.join(SINGLE_FILES)}, each whole or with an index"
-    )
-
-
-def _open_shard(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return _Safetensors(path)
-        shard: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-        return shard
-    except Exception as error:  # torch and safetensors raise a dozen unrelated types for damaged files
-        # Their text stays in the log: torch's recommends weights_only=False, which executes what the file holds.
-        raise StartupError(f"{path} cannot be read as weights; {hint(path)}") from error
-
-
-def _is_zip(path: Path) -> bool:
-    """Only torch's zip format (since 1.6) can be memory-mapped; older files are read whole."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+            return None
+    return None

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,9 @@ from ..tokenizer import (
     added_tokens,
     load_sentencepiece,
 )
-from .checkpoint import Checkpoint
-from .layout import identity_projection, language_name, llava_config, vision_name
-from .merge import merged_tensors
 from .model_dir import DeltaTrio, MergedCheckpoint
+from .reading import pieces
+from .trio import open_parts
 
 logger = logging.getLogger(__name__)
 
@@ -71,36 +69,20 @@ def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str) -> 
 
 
 def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    text = load_sentencepiece(trio.delta)
-    added = added_tokens(trio.delta)
-    config = llava_config(trio.delta, trio.vision, text, added)
+    parts = open_parts(trio.base, trio.delta, trio.vision)
+    config = parts.architecture.config()
     with init_empty_weights(include_buffers=False):
         model = LlavaForConditionalGeneration(config)
-    for name, tensor in _trio_tensors(trio, config, text.vocab_size(), device, dtype):
-        try:
-            set_module_tensor_to_device(model, name, device, tensor, dtype)
-        except (AttributeError, ValueError, KeyError) as error:
-            raise StartupError(f"the tensor {name} of {trio.directory} does not fit its config.json: {error}") from None
-    missing = sorted(name for name, p in model.named_parameters() if p.is_meta)
-    if missing:
-        raise StartupError(f"{trio.directory} lacks {len(missing)} tensors of the model, {missing[0]} among them")
+    for piece in pieces(parts.sums.items(), pinned=device.type == "cuda"):
+        if piece.start == 0:
+            empty = torch.empty(piece.sum.first.shape, dtype=dtype, device=device)
+            set_module_tensor_to_device(model, piece.name, device, empty, dtype)
+        model.get_parameter(piece.name).data[piece.start : piece.stop] = piece.rows(dtype, device)
     return LoadedModel(
         model.to(device),
-        Tokenizer(text, _image_tokens(trio.delta, config, added)),
-        load_preprocessor(trio.vision, config.vision_config.image_size),
+        Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
+        load_preprocessor(trio.vision, parts.architecture.image_size),
     )
-
-
-def _trio_tensors(
-    trio: DeltaTrio, config: LlavaConfig, text_vocab_size: int, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in merged_tensors(Checkpoint(trio.base), Checkpoint(trio.delta), text_vocab_size, device):
-        yield language_name(name), tensor
-    clip = Checkpoint(trio.vision)
-    for name in clip.names:
-        if target := vision_name(name):
-            yield target, clip.tensor(name).to(device, dtype)
-    yield from identity_projection(config.text_config.hidden_size, dtype, device).items()
 
 
 def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""The arithmetic of a LLaVA delta (LLaVA@8959d5c llava/model/apply_delta.py:12-36), one tensor at a time.
+"""The arithmetic of a LLaVA delta (LLaVA@8959d5c llava/model/apply_delta.py:12-36), on tensors still in their files.
 
 Three rules, by the delta's names:
   not in the base    a projector tensor, kept as stored
@@ -7,48 +7,58 @@ Three rules, by the delta's names:
 The sum is rounded to float16, as the authors' was, whatever dtype the model then runs in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
 from ..errors import StartupError
-from .checkpoint import Checkpoint
+from .tensors import Tensor
 
 PROJECTOR = ("model.mm_projector.weight", "model.mm_projector.bias")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-WRONG_BASE = "the base must be the original LLaMA (not Vicuna, not Llama 2) of the delta's size, in Hugging Face layout"
+WRONG_BASE = "the base must be the original LLaMA (not Vicuna, not Llama 2) of the delta's size"
 
 
-def merged_tensors(
-    base: Checkpoint, delta: Checkpoint, text_vocab_size: int, device: torch.device | str = "cpu"
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each tensor of the merged language model and projector under the delta's name: float16, on `device`.
+@dataclass(frozen=True)
+class Sum:
+    """A tensor of the merged model: `first`, plus `second` on as many rows as that has."""
 
-    One tensor of each checkpoint is held at a time. `text_vocab_size` is the number of the tokenizer's own tokens, and
-    so of the base's rows. Raises StartupError if the two do not belong together.
+    first: Tensor
+    second: Tensor | None = None
+
+    def rows(self, first: torch.Tensor, second: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """Rows of the sum from the same rows of its terms, on their device; may overwrite `first`."""
+        if second is None:
+            return first.to(dtype)
+        first = first.to(torch.float16)
+        first[: len(second)] += second.to(torch.float16)
+        return first.to(dtype)
+
+
+def merged(base: Mapping[str, Tensor], delta: Mapping[str, Tensor], text_vocab_size: int) -> dict[str, Sum]:
+    """Each tensor of the merged language model and projector under the delta's name.
+
+    `text_vocab_size` is the number of the tokenizer's own tokens, and so of the base's rows. Raises StartupError if the
+    two do not belong together.
     """
-    unused = {name for name in base.names if not is_recomputed(name)}
-    for name in delta.names:
+    sums: dict[str, Sum] = {}
+    for name, difference in delta.items():
         if is_recomputed(name):
             continue
-        added = delta.tensor(name).to(device, torch.float16)
         if name in base:
-            unused.discard(name)
-            original = base.tensor(name).to(device, torch.float16)
-            if name in VOCABULARY and len(original) != text_vocab_size:
-                raise StartupError(
-                    f"{name} has {len(original)} rows in the base, and the tokenizer has {text_vocab_size} tokens; "
-                    f"{WRONG_BASE}"
-                )
-            yield name, _sum(name, original, added)
+            _check_shapes(name, base[name].shape, difference.shape, text_vocab_size)
+            sums[name] = Sum(difference, base[name])
         elif name in PROJECTOR:
-            yield name, added.clone()
+            sums[name] = Sum(difference)
         else:
             raise StartupError(f"the delta holds {name}, which the base lacks; {WRONG_BASE}")
+    unused = sorted(name for name in base if name not in sums and not is_recomputed(name))
     if unused:
         raise StartupError(
-            f"the base holds {len(unused)} tensors that the delta lacks, {min(unused)} among them; {WRONG_BASE}"
+            f"the base holds {len(unused)} tensors that the delta lacks, {unused[0]} among them; {WRONG_BASE}"
         )
+    return sums
 
 
 def is_recomputed(name: str) -> bool:
@@ -56,14 +66,10 @@ def is_recomputed(name: str) -> bool:
     return name.endswith("rotary_emb.inv_freq")
 
 
-def _sum(name: str, base: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    if base.shape == delta.shape:
-        return base + delta
-    rows = base.shape[0]
-    if name not in VOCABULARY or base.shape[1:] != delta.shape[1:] or rows > delta.shape[0]:
+def _check_shapes(name: str, base: tuple[int, ...], delta: tuple[int, ...], text_vocab_size: int) -> None:
+    if name in VOCABULARY and base[0] != text_vocab_size:
         raise StartupError(
-            f"{name} has shape {tuple(base.shape)} in the base and {tuple(delta.shape)} in the delta; {WRONG_BASE}"
+            f"{name} has {base[0]} rows in the base, and the tokenizer has {text_vocab_size} tokens; {WRONG_BASE}"
         )
-    merged = delta.clone()
-    merged[:rows] += base
-    return merged
+    if base != delta and not (name in VOCABULARY and base[1:] == delta[1:] and base[0] <= delta[0]):
+        raise StartupError(f"{name} has shape {base} in the base and {delta} in the delta; {WRONG_BASE}")

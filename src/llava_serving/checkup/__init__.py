@@ -1,0 +1,1 @@
+"""What a model folder is, whether it is whole, and whether it can talk."""

@@ -1,0 +1,48 @@
+"""`llava-serving check`: what a model folder is, whether it is whole, its hashes, and whether it can talk.
+
+Reads base, delta, merged and CLIP folders in any layout that `merge` reads, and the three parts together. It needs no
+GPU and little memory whatever the model's size, and the time of reading it twice.
+"""
+
+import argparse
+from pathlib import Path
+
+from ..errors import StartupError
+from ..export.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--no-hashes", action="store_true", help="do not read the files for their hashes")
+    parser.add_argument("--no-talk", action="store_true", help="do not measure whether the model knows a sentence")
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """The exit status: 0 for a folder that can be used as what it is, else 1."""
+    # Here, so that the other commands do not wait for torch.
+    from . import hashes
+    from .diagnosis import diagnose
+    from .sentence import speak
+
+    print(arguments.directory)
+    try:
+        diagnosis = diagnose(arguments.directory)
+        good = True
+        for finding in diagnosis.findings:
+            good = _tell(finding.what, finding.told, finding.good) and good
+        if diagnosis.language and not arguments.no_talk:
+            spoken = speak(diagnosis.language)
+            good = _tell(spoken.what, spoken.told, spoken.good) and good
+        if not arguments.no_hashes:
+            progress = Progress("hashed", sum(file.stat().st_size for file in diagnosis.files))
+            for line in hashes.compare(diagnosis.files, diagnosis.is_authors, progress.advance):
+                print(f"  {line}")
+    except StartupError as error:
+        print(f"  not usable  {error}")
+        return 1
+    return 0 if good else 1
+
+
+def _tell(what: str, told: str, good: bool | None) -> bool:
+    print(f"  {what:<8}  {told}", flush=True)
+    return good is not False

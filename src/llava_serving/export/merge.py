@@ -1,0 +1,149 @@
+"""A merged folder from base, delta and vision tower: whole under its own name, or not there at all.
+
+Everything is written into `<output>.partial`, beside it, and renamed at the end. A merge that was killed goes on where
+its last whole shard ended when it is started again.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from ..errors import StartupError
+from ..files import read_json
+from ..preprocess import load_preprocessor
+from ..weights.checkpoint import weight_files
+from ..weights.layout import interchange_name
+from ..weights.trio import Parts, open_parts
+from .shards import Shard, flush_folder, index, missing, plan, write
+
+RECORD = "llava_merge.json"
+ROOM_BESIDE = 64 * 1024 * 1024  # for tokenizer, configs and the file system's own
+
+
+@dataclass(frozen=True)
+class Job:
+    """A merge that has been found possible."""
+
+    parts: Parts
+    folders: dict[str, Path]
+    output: Path
+    dtype: torch.dtype
+    shards: list[Shard]
+
+    @property
+    def partial(self) -> Path:
+        return self.output.with_name(self.output.name + ".partial")
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(shard.num_bytes for shard in self.shards)
+
+    @property
+    def num_bytes_left(self) -> int:
+        return sum(shard.num_bytes for shard in missing(self.shards, self.partial))
+
+
+def prepare(base: Path, delta: Path, vision: Path, output: Path, dtype: torch.dtype) -> Job:
+    """Raises StartupError, before anything is written, for what could only fail later."""
+    folders = {"base": base, "delta": delta, "vision": vision}
+    output = output.absolute()
+    _check_output(output, folders)
+    parts = open_parts(base, delta, vision)
+    sums = {interchange_name(name): total for name, total in parts.sums.items()}
+    job = Job(parts, folders, output, dtype, plan(sums, dtype))
+    _check_partial(job)
+    _check_room(job)
+    return job
+
+
+def run(job: Job, written: Callable[[int], None]) -> None:
+    """Writes the folder. `written` is told the bytes of tensors as they go. Raises StartupError."""
+    job.partial.mkdir(parents=True, exist_ok=True)
+    with (job.partial / RECORD).open("a+", encoding="utf-8") as record:
+        _lock(record, job)
+        record.truncate(0)
+        record.write(json.dumps(_record(job), indent=2) + "\n")
+        record.flush()
+        with ThreadPoolExecutor(1, "beside") as beside:
+            others = beside.submit(_write_beside, job)
+            write(missing(job.shards, job.partial), job.partial, job.dtype, written)
+            others.result()
+        for file in job.partial.iterdir():
+            _flush(file)
+        flush_folder(job.partial)
+        job.partial.rename(job.output)
+    flush_folder(job.output.parent)
+
+
+def _write_beside(job: Job) -> None:
+    # Here, because transformers takes seconds to import, during which the weights are on their way.
+    from .folder import write_beside
+
+    delta, vision = job.folders["delta"], job.folders["vision"]
+    preprocessor = load_preprocessor(vision, job.parts.architecture.image_size)
+    write_beside(job.parts, preprocessor, job.dtype, delta / "tokenizer.model", job.partial)
+    (job.partial / "model.safetensors.index.json").write_text(index(job.shards), "utf-8")
+
+
+def _check_output(output: Path, folders: dict[str, Path]) -> None:
+    for name, folder in folders.items():
+        if output == folder.absolute() or output in folder.absolute().parents:
+            raise StartupError(f"the output {output} is or holds the {name}; choose another folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StartupError(f"the output {output} is there and not empty; choose another folder, or remove it first")
+
+
+def _check_partial(job: Job) -> None:
+    record = job.partial / RECORD
+    if job.partial.exists() and any(job.partial.iterdir()):
+        known = read_json(record) if record.is_file() and record.stat().st_size else None
+        if known != _record(job):
+            raise StartupError(f"{job.partial} holds an unfinished merge of other parts or settings; remove it first")
+
+
+def _check_room(job: Job) -> None:
+    place = next(folder for folder in job.output.parents if folder.exists())
+    half = sum(file.stat().st_size for file in job.partial.glob("*.writing")) if job.partial.exists() else 0
+    free, needed = shutil.disk_usage(place).free + half, job.num_bytes_left + ROOM_BESIDE
+    if free < needed:
+        raise StartupError(
+            f"{place} has {free / 1e9:.1f} GB free, and the merged model needs {needed / 1e9:.1f} GB; "
+            "free some, or choose an output on another disk"
+        )
+
+
+def _lock(record: IO[str], job: Job) -> None:
+    try:
+        fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise StartupError(f"another merge is writing {job.partial} at this moment") from None
+
+
+def _record(job: Job) -> dict[str, object]:
+    """What the merge is of: enough to know on a second start that it is the same."""
+    return {
+        "dtype": str(job.dtype).removeprefix("torch."),
+        "parts": {
+            name: {
+                file.name: {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}
+                for file in weight_files(folder)
+            }
+            for name, folder in job.folders.items()
+        },
+    }
+
+
+def _flush(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

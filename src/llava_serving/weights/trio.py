@@ -1,0 +1,55 @@
+"""The parts of a LLaVA v0, base, delta and vision tower, as one model whose tensors are still in their files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from ..errors import StartupError
+from ..tokenizer import added_tokens, load_sentencepiece
+from .architecture import Architecture, architecture
+from .belonging import check
+from .kinds import identify
+from .layout import identity_projection, language_name, vision_name
+from .merge import Sum, merged
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`sums` are the model's tensors under transformers' names, in the order in which the delta's files are read."""
+
+    architecture: Architecture
+    sums: dict[str, Sum]
+    text: SentencePieceProcessor
+    added: dict[str, int]
+
+
+def open_parts(base: Path, delta: Path, vision: Path) -> Parts:
+    """Raises StartupError where a part is not whole or the three do not belong together."""
+    found = [identify(part) for part in (base, delta, vision)]
+    check(*found)
+    text, added = load_sentencepiece(delta), added_tokens(delta)
+    sizes = architecture(delta, vision, text, added)
+    of_base, of_delta, of_vision = (part.checkpoint.tensors for part in found)
+    language = merged(of_base, of_delta, text.vocab_size())
+    sums = {
+        language_name(name): total for name, total in sorted(language.items(), key=lambda item: item[1].first.place)
+    }
+    for name, tensor in sorted(of_vision.items(), key=lambda item: item[1].place):
+        if target := vision_name(name):
+            sums[target] = Sum(tensor)
+    sums |= identity_projection(sizes.hidden_size)
+    check_shapes(sums, sizes.shapes())
+    return Parts(sizes, sums, text, added)
+
+
+def check_shapes(sums: dict[str, Sum], wanted: dict[str, tuple[int, ...]]) -> None:
+    """Raises StartupError unless the tensors are those of the model that the configs describe."""
+    for name, total in sums.items():
+        if total.first.shape != wanted.get(name):
+            raise StartupError(
+                f"the tensor {name} has shape {total.first.shape}; by config.json "
+                f"{f'it has {wanted[name]}' if name in wanted else 'the model has none'}"
+            )
+    if missing := sorted(wanted.keys() - sums.keys()):
+        raise StartupError(f"{len(missing)} of the model's tensors are in no file, {missing[0]} among them")
