@@ -17,6 +17,33 @@ from .tokenizer_json import fast_tokenizer
 # What transformers 5 names its tokenizer class; earlier releases know it by the other name, and 5 by both.
 NEW_CLASS, KNOWN_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
+CHAT_TEMPLATE = """
+{%- for message in messages -%}
+    {%- if loop.first -%}
+        {{- bos_token -}}
+        {%- if message['role'] != 'system' -%}{{- SYSTEM + GREETING -}}{%- endif -%}
+    {%- endif -%}
+    {%- if message['role'] == 'user' -%}{{- SEPARATOR + 'Human: ' -}}{%- endif -%}
+    {%- if message['role'] == 'assistant' -%}{{- SEPARATOR + 'Assistant: ' -}}{%- endif -%}
+    {%- if message['content'] is string -%}
+        {{- message['content'] -}}
+    {%- else -%}
+        {%- set said = namespace(before='') -%}
+        {%- for part in message['content'] -%}
+            {%- if part['type'] == 'text' -%}
+                {{- said.before + part['text'] -}}
+                {%- set said.before = '\\n' -%}
+            {%- endif -%}
+        {%- endfor -%}
+        {%- for part in message['content'] -%}
+            {%- if part['type'] != 'text' -%}{{- '\\n' + IMAGE -}}{%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- if message['role'] == 'system' -%}{{- GREETING -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- OPEN -}}{%- endif -%}
+"""
+
 
 def write_beside(
     parts: Parts, preprocessor: ClipPreprocessor, dtype: torch.dtype, tokenizer_model: Path, to: Path
@@ -70,24 +97,12 @@ def _processor(
 
 
 def chat_template(marked: bool) -> str:
-    """The conversation of prompt.py in Jinja; `marked` says that images stand between their two markers."""
-    image = f"{IMAGE_START}{IMAGE_PATCH}{IMAGE_END}" if marked else IMAGE_PATCH
-    words = {"system": prompt.SYSTEM, "greeting": prompt.GREETING, "separator": prompt.SEPARATOR, "image": image}
-    template = (
-        "{%- macro said(content) -%}"
-        "{%- if content is string -%}{{ content }}{%- else -%}"
-        "{%- set texts = content | selectattr('type', 'equalto', 'text') | map(attribute='text') | list -%}"
-        "{{ texts | join('\\n') }}"
-        "{%- for part in content if part['type'] in ('image', 'image_url') -%}{{ '\\n' + IMAGE }}{%- endfor -%}"
-        "{%- endif -%}"
-        "{%- endmacro -%}"
-        "{%- set system = messages[0]['role'] == 'system' -%}"
-        "{{ bos_token + (said(messages[0]['content']) if system else SYSTEM) + GREETING }}"
-        "{%- for message in (messages[1:] if system else messages) -%}"
-        "{{ SEPARATOR + ('Human: ' if message['role'] == 'user' else 'Assistant: ') + said(message['content']) }}"
-        "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}{{ OPEN_TURN }}{%- endif -%}"
-    )
-    for name, value in (*words.items(), ("open_turn", prompt.OPEN_TURN)):
-        template = template.replace(name.upper(), json.dumps(value))
-    return template
+    """The conversation of prompt.py in Jinja; `marked` says that images stand between their two markers.
+
+    vLLM only sees that a message may be a list of parts where a loop over them stands in the open.
+    """
+    words = {
+        "SYSTEM": prompt.SYSTEM, "GREETING": prompt.GREETING, "SEPARATOR": prompt.SEPARATOR, "OPEN": prompt.OPEN_TURN,
+        "IMAGE": f"{IMAGE_START}{IMAGE_PATCH}{IMAGE_END}" if marked else IMAGE_PATCH,
+    }  # fmt: skip
+    return "".join(f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in words.items()) + CHAT_TEMPLATE
