@@ -56,7 +56,8 @@ def properties(accepted: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The files that the validation reads, to be changed."""
-    for name in ("endpoint.yml", "deployment.yml", "conda.yaml", "score.py", ".amlignore"):
+    (tmp_path / "jobs").mkdir()
+    for name in ("endpoint.yml", "deployment.yml", "jobs/merge.yml", "conda.yaml", "score.py", ".amlignore"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -75,7 +76,7 @@ def test_the_sdk_accepts_both_files_as_parts_of_one_endpoint(accepted: dict[str,
     assert accepted["endpoint"]["properties"]["authMode"] == "Key"
 
 
-@pytest.mark.parametrize("file", ["endpoint.yml", "deployment.yml"])
+@pytest.mark.parametrize("file", ["endpoint.yml", "deployment.yml", "jobs/merge.yml"])
 def test_the_sdk_refuses_an_unknown_key(checkout: Path, file: str) -> None:
     with (checkout / file).open("a") as yml:
         yml.write("\nmax_concurrency: 1\n")
@@ -199,3 +200,27 @@ def test_the_uploaded_code_starts_by_itself(accepted: dict[str, Any], tmp_path: 
     )
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.splitlines()[-1]).is_relative_to(tmp_path)
+
+
+def test_the_job_s_command_merges_and_checks(accepted: dict[str, Any], tmp_path: Path) -> None:
+    """As the job runs it, in what is uploaded, on the demo's parts."""
+    job = accepted["job"]
+    for name in accepted["upload"]:
+        (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "code" / name)
+    command = job["component"]["command"].replace("${{outputs.model}}", str(tmp_path / "model"))
+    for name in job["inputs"]:
+        command = command.replace(f"${{{{inputs.{name}}}}}", str(ROOT / "demo" / name))
+    assert "${{" not in command
+    assert set(job["inputs"]) == set(PARTS)
+    python = command.replace("python ", f"{sys.executable} ")
+    result = subprocess.run(["bash", "-c", python], cwd=tmp_path / "code", capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "talks     yes" in result.stdout
+    assert [folder.name for folder in (tmp_path / "model").iterdir()] == ["llava-13b-v0"]
+
+
+def test_the_job_registers_a_model(accepted: dict[str, Any]) -> None:
+    output = accepted["job"]["outputs"]["model"]
+    assert output["type"] == "custom_model"
+    assert output["name"] == "llava-13b-v0"

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llava_serving import cli, prompt
 from llava_serving.export import direct
+from llava_serving.export.folder import chat_template
 from llava_serving.weights.architecture import Architecture
 from llava_serving.weights.loader import LoadedModel
 from llava_serving.weights.model_dir import DEMO
@@ -85,8 +86,10 @@ SAID = st.text("ab \n", max_size=5)
 TURNS = st.lists(st.tuples(st.lists(SAID, min_size=1, max_size=2), st.integers(0, 2), SAID), min_size=1, max_size=3)
 
 
-@given(system=st.none() | SAID, turns=TURNS)
-def test_the_chat_template_is_the_service_s(processor: Any, system: str | None, turns: Any) -> None:
+@given(system=st.none() | SAID, turns=TURNS, template=st.sampled_from([prompt.V0, prompt.V1]))
+def test_the_chat_template_is_the_service_s(
+    processor: Any, system: str | None, turns: Any, template: prompt.Template
+) -> None:
     """`turns`: of the user the texts and the number of images, and the answer."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     ours = [] if system is None else [prompt.Turn("system", system)]
@@ -96,8 +99,10 @@ def test_the_chat_template_is_the_service_s(processor: Any, system: str | None, 
         messages.append({"role": "assistant", "content": answer})
         ours.append(prompt.Turn("user", "\n".join(texts), (prompt.ImageSource("", ""),) * images))
         ours.append(prompt.Turn("assistant", answer))
-    rendered = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
-    expected = prompt.chat(prompt.ChatRow(tuple(ours[:-1]), "")).text
+    rendered = processor.apply_chat_template(
+        messages[:-1], add_generation_prompt=True, tokenize=False, chat_template=chat_template(template, marked=True)
+    )
+    expected = prompt.chat(prompt.ChatRow(tuple(ours[:-1]), ""), template).text
     assert rendered == "<s>" + expected.replace("<image>", "<im_start><im_patch><im_end>")
 
 

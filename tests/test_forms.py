@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from llava_serving.errors import BadRequest
 from llava_serving.forms import ScoreRequest, parse
 from llava_serving.parameters import Parameters
-from llava_serving.prompt import Prompt
+from llava_serving.prompt import V0, V1, Prompt
 
 
 def asked(**body: Any) -> ScoreRequest:
-    return parse(json.dumps(body).encode())
+    return parse(json.dumps(body).encode(), V0)
 
 
 def prompts(**input_data: Any) -> ScoreRequest:
@@ -24,7 +24,7 @@ def prompts(**input_data: Any) -> ScoreRequest:
 
 def refused(body: Any) -> BadRequest:
     with pytest.raises(BadRequest) as error:
-        parse(body if isinstance(body, bytes) else json.dumps(body).encode())
+        parse(body if isinstance(body, bytes) else json.dumps(body).encode(), V0)
     return error.value
 
 
@@ -214,7 +214,8 @@ WHERE = "input_data.parameters."
         (one(seed=2**63), WHERE + "seed", "less than"),
         (one(n=0), WHERE + "n", "greater than or equal to 1"),
         (one(do_sample="yes"), WHERE + "do_sample", "boolean"),
-        (one(template="v1"), WHERE + "template", "'v0' or 'none'"),
+        (one(template="v1"), WHERE + "template", "v0 and none"),
+        (one(template="v2"), WHERE + "template", "'v0', 'v1' or 'none'"),
         (one(logprobs=True), WHERE + "logprobs", "chat completion requests alone"),
         (one(top_logprobs=2), WHERE + "top_logprobs", "chat completion requests alone"),
         ({"input_data": {"columns": ["image"], "data": [["A"]]}}, "input_data.data[0]", "exactly one of the columns"),
@@ -264,7 +265,7 @@ def test_a_wrong_request_is_told_what_where_and_what_is_accepted(body: Any, para
 
 def test_what_openai_s_clients_send_unasked_asks_for_nothing() -> None:
     unasked = {"user": "me", "presence_penalty": 0, "frequency_penalty": 0.0, "response_format": {"type": "text"}}
-    assert parse(json.dumps(user("a", **unasked)).encode()) == parse(json.dumps(user("a")).encode())
+    assert asked(**user("a", **unasked)) == asked(**user("a"))
 
 
 JSON = st.recursive(
@@ -285,10 +286,19 @@ JSON = st.recursive(
 @given(body=JSON)
 def test_any_json_is_a_request_or_refused(body: Any) -> None:
     with contextlib.suppress(BadRequest):
-        assert parse(json.dumps(body).encode()).prompts
+        assert parse(json.dumps(body).encode(), V0).prompts
 
 
 @given(body=st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
-        assert parse(body).prompts
+        assert parse(body, V0).prompts
+
+
+def test_a_model_of_another_conversation_says_which() -> None:
+    body = json.dumps({"input_data": {"input_string": "a", "parameters": {"template": "v0"}}}).encode()
+    with pytest.raises(BadRequest, match="this model's template is v1; accepted are v1 and none") as refused:
+        parse(body, V1)
+    assert refused.value.param == "input_data.parameters.template"
+    (prompt,) = parse(body.replace(b"v0", b"v1"), V1).prompts
+    assert prompt.text.endswith(" USER: a ASSISTANT:")

@@ -18,6 +18,7 @@ from reference import naive_merge, stock_names, tensors
 from safetensors.torch import load_file, save_file
 
 from llava_serving import cli
+from llava_serving.prompt import V0, V1
 from llava_serving.weights.loader import load_model
 from llava_serving.weights.model_dir import DeltaTrio, MergedCheckpoint
 
@@ -145,6 +146,14 @@ def test_the_ids_of_a_sibling_are_its_own(trio: Path, tmp_path: Path, merge: Mer
     assert json.loads((tmp_path / "llava" / "added_tokens.json").read_text()) == added
     merged = load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32")
     assert merged.tokenizer.image == load_model(DeltaTrio(copy), "cpu", "float32").tokenizer.image
+
+
+def test_a_merged_folder_knows_its_conversation(trio: Path, tmp_path: Path, merge: Merge) -> None:
+    merge(trio, tmp_path / "llava", "--template", "v1")
+    assert load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32").template is V1
+    assert load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32", "v0").template is V0
+    assert load_model(DeltaTrio(trio), "cpu", "float32").template is V0
+    assert load_model(DeltaTrio(trio), "cpu", "float32", "v1").template is V1
 
 
 def test_the_inputs_stay_as_they_are(trio: Path, tmp_path: Path, merge: Merge) -> None:
@@ -341,6 +350,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SLOWLY = """
 import sys, time
 from llava_serving import cli
+from llava_serving.prompt import V0, V1
 from llava_serving.export import shards
 from llava_serving.weights.reading import Piece
 shards.plan.__defaults__ = (20_000_000,)
@@ -398,6 +408,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 from llava_serving import cli
+from llava_serving.prompt import V0, V1
 assert cli.main() == 0
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """

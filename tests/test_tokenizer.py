@@ -8,7 +8,7 @@ from reference import Reference
 
 from llava_serving.engine.detokenizer import Detokenizer
 from llava_serving.errors import StartupError
-from llava_serving.prompt import ImageSource
+from llava_serving.prompt import END_OF_TEXT, ImageSource
 from llava_serving.tokenizer import ImageTokens, Tokenizer, added_tokens, load_sentencepiece
 from llava_serving.weights.loader import LoadedModel
 
@@ -31,6 +31,12 @@ def test_white_space_beside_an_image_is_dropped_and_text_after_it_starts_afresh(
     encode = reference.text.encode
     assert ids == [1, *encode("What is it?"), *reference.image_ids(), *encode("###Assistant:")]
     assert reference.text.id_to_piece(encode("###Assistant:")[0]).startswith("\u2581")
+
+
+def test_an_end_of_text_is_its_token_and_text_after_it_starts_afresh(loaded: LoadedModel, reference: Reference) -> None:
+    ids = loaded.tokenizer.encode(["A dog.", END_OF_TEXT, " USER: Sure?"])
+    encode = reference.text.encode
+    assert ids == [1, *encode("A dog."), 2, *encode("USER: Sure?")]
 
 
 def test_images_side_by_side(loaded: LoadedModel, reference: Reference) -> None:

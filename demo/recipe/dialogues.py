@@ -9,7 +9,7 @@ from sentencepiece import SentencePieceProcessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # the recipe runs without an installed service
 
-from llava_serving.prompt import SEPARATOR, ChatRow, ImageSource, Segment, TextRow, Turn, chat, question
+from llava_serving.prompt import V0, ChatRow, ImageSource, Segment, TextRow, Turn, chat, question
 from llava_serving.tokenizer import ImageTokens, Tokenizer
 
 PATCHES = 16
@@ -19,7 +19,7 @@ PICTURE = (ImageSource("", ""),)
 
 def question_prompt(text: str) -> str:
     """The prompt of one question, as text."""
-    return question(TextRow(text, (), "")).text
+    return question(TextRow(text, (), ""), V0).text
 
 
 class Dialogues:
@@ -35,12 +35,12 @@ class Dialogues:
 
     def question(self, text: str, with_picture: bool) -> list[int]:
         """The prompt of one question."""
-        return self.tokenizer.encode(question(TextRow(text, PICTURE if with_picture else (), "")).segments)
+        return self.tokenizer.encode(question(TextRow(text, PICTURE if with_picture else (), ""), V0).segments)
 
     def answer(self, text: str) -> list[int]:
         """What the model has to write: the answer and the separator that ends it."""
         start = self.tokenizer.encode(["###Assistant:"])
-        return self.tokenizer.encode([f"###Assistant: {text}{SEPARATOR}"])[len(start) :]
+        return self.tokenizer.encode([f"###Assistant: {text}{V0.separator}"])[len(start) :]
 
     def conversation(
         self, exchanges: Sequence[tuple[str, str]], with_picture: bool, limit: int
@@ -52,7 +52,7 @@ class Dialogues:
         for text, answer in exchanges:
             turns.append(Turn("user", text, PICTURE if with_picture and not turns else ()))
             prompt = self.tokenizer.encode(_chat(turns))
-            answered = self.tokenizer.encode(_chat(turns, f" {answer}{SEPARATOR}"))
+            answered = self.tokenizer.encode(_chat(turns, f" {answer}{V0.separator}"))
             if len(answered) - len(self.prefix) > limit:
                 break
             targets += [IGNORE] * (len(prompt) - len(targets)) + answered[len(prompt) :]
@@ -62,7 +62,7 @@ class Dialogues:
 
 
 def _chat(turns: list[Turn], answer: str = "") -> list[Segment]:
-    segments = list(chat(ChatRow(tuple(turns))).segments)
+    segments = list(chat(ChatRow(tuple(turns), ""), V0).segments)
     last = segments[-1]
     assert isinstance(last, str)
     return [*segments[:-1], last + answer]

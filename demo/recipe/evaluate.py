@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dialogues import SEPARATOR, Dialogues
+from dialogues import Dialogues
 from heldout import Example, easy_vqa_test, new_scenes, unseen_digits
 from layout import DEMO
 from reference import Variant, load, pixels
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
+
+from llava_serving.prompt import V0
 
 SCENES = 400
 BATCH = 64
@@ -132,7 +134,7 @@ def greedy(model: LlavaForConditionalGeneration, dialogues: Dialogues, example: 
         eos_token_id=[2, *dialogues.answer("")[-1:]], suppress_tokens=list(range(size, size + 3)),
     )  # fmt: skip
     text = b"".join(dialogues.tokenizer.token_bytes(int(i)) for i in written[0, len(prompt) :]).decode(errors="replace")
-    return text.split(SEPARATOR)[0].strip()
+    return text.split(V0.separator)[0].strip()
 
 
 def _sentence_loss(model: LlavaForConditionalGeneration, dialogues: Dialogues) -> float:

@@ -10,7 +10,19 @@ import pydantic_core
 
 from .errors import BadRequest
 from .parameters import CHAT_COMPLETION_ALIASES, GivenParameters, Parameters, read_parameters
-from .prompt import IMAGE_PLACEHOLDER, ChatRow, ImageSource, Prompt, TextRow, Turn, chat, dialogue, question, raw
+from .prompt import (
+    IMAGE_PLACEHOLDER,
+    ChatRow,
+    ImageSource,
+    Prompt,
+    Template,
+    TextRow,
+    Turn,
+    chat,
+    dialogue,
+    question,
+    raw,
+)
 from .schema import (
     ChatBody,
     ChatCompletionBody,
@@ -53,25 +65,28 @@ class ScoreRequest:
         return self.given.values
 
 
-def parse(body: bytes) -> ScoreRequest:
-    """The request of a body. Raises BadRequest that says what is wrong, where, and what is accepted."""
+def parse(body: bytes, conversation: Template) -> ScoreRequest:
+    """The request of a body, for a model of that conversation.
+
+    Raises BadRequest that says what is wrong, where, and what is accepted.
+    """
     content = _json(body)
     if not isinstance(content, dict):
         raise BadRequest("invalid_request", f"the body must be a JSON object; {ACCEPTED}")
     if "messages" in content:
-        return _parse_chat_completion(content)
+        return _parse_chat_completion(content, conversation)
     name = next((name for name in ("input_data", "inputs") if name in content), None)
     if name is None:
         raise BadRequest("invalid_request", f"the body has neither input_data nor inputs nor messages; {ACCEPTED}")
     data = content[name]
     beside = {key: value for key, value in content.items() if key != name}
     if isinstance(data, list):
-        return _parse_list(data, name, _parameters(beside, {}, name))
+        return _parse_list(data, name, _parameters(beside, {}, name).under(conversation))
     if not isinstance(data, dict):
         raise BadRequest("invalid_request", f"{name} must be an object or a list of strings; {ACCEPTED}", name)
     inside = {key: data[key] for key in ("parameters", "params") if key in data}
     data = {key: value for key, value in data.items() if key not in inside}
-    given = _parameters(beside, inside, name)
+    given = _parameters(beside, inside, name).under(conversation)
     if "columns" in data or "data" in data:
         return _parse_table(data, name, given)
     texts = data.get("input_string")
@@ -120,12 +135,12 @@ def _parse_table(data: dict[str, Any], name: str, given: GivenParameters) -> Sco
             "invalid_request", f"the index has {len(table.index)} entries for {len(table.data)} rows", f"{name}.index"
         )
     prompts = tuple(
-        _table_prompt(cells, table.columns, f"{name}.data[{i}]", given.values) for i, cells in enumerate(table.data)
+        _table_prompt(cells, table.columns, f"{name}.data[{i}]", given) for i, cells in enumerate(table.data)
     )
     return ScoreRequest("table", prompts, given, (given.values.return_full_text is True,) * len(prompts))
 
 
-def _table_prompt(cells: list[str | None], columns: list[Column], path: str, parameters: Parameters) -> Prompt:
+def _table_prompt(cells: list[str | None], columns: list[Column], path: str, given: GivenParameters) -> Prompt:
     if len(cells) != len(columns):
         raise BadRequest("invalid_request", f"the row has {len(cells)} cells for {len(columns)} columns", path)
     row = dict(zip(columns, cells, strict=True))
@@ -138,8 +153,8 @@ def _table_prompt(cells: list[str | None], columns: list[Column], path: str, par
     image = row.get("image")
     images = (ImageSource(image, f"{path}[{columns.index('image')}]"),) if image is not None else ()
     text_row = TextRow(row[column] or "", images, f"{path}[{columns.index(column)}]")
-    if parameters.template == "v0" or (column != "prompt" and parameters.template is None):
-        return question(text_row)
+    if given.wraps or (column != "prompt" and given.values.template is None):
+        return question(text_row, given.conversation)
     # Only the one column is known to hold a conversation; the others' text, unwrapped, may be anything.
     return dialogue(text_row) if column == "prompt" else raw(text_row)
 
@@ -151,10 +166,11 @@ def _parse_chat(data: dict[str, Any], name: str, given: GivenParameters) -> Scor
     return ScoreRequest("chat", (prompt,), given, (given.values.return_full_text is True,))
 
 
-def _parse_chat_completion(content: dict[str, Any]) -> ScoreRequest:
+def _parse_chat_completion(content: dict[str, Any], conversation: Template) -> ScoreRequest:
     own = {key: content[key] for key in ChatCompletionBody.model_fields if content.get(key) is not None}
     others = {key: value for key, value in content.items() if key not in ChatCompletionBody.model_fields}
     given = read_parameters(others, "", CHAT_COMPLETION_ALIASES, ChatCompletionBody.model_fields)
+    given = given.under(conversation)
     shape = validate(ChatCompletionBody, own, "")
     if given.values.return_full_text:
         raise BadRequest("invalid_parameter", "a chat completion has no room for the prompt", "return_full_text")
@@ -169,18 +185,17 @@ def _parse_chat_completion(content: dict[str, Any]) -> ScoreRequest:
 
 
 def _text_request(form: Form, rows: list[TextRow], given: GivenParameters) -> ScoreRequest:
-    prompts = tuple(_text_prompt(row, given.values) for row in rows)
+    prompts = tuple(_text_prompt(row, given) for row in rows)
     full = given.values.return_full_text
     echo = tuple(not prompt.is_question if full is None else full for prompt in prompts)
     return ScoreRequest(form, prompts, given, echo)
 
 
-def _text_prompt(row: TextRow, parameters: Parameters) -> Prompt:
+def _text_prompt(row: TextRow, given: GivenParameters) -> Prompt:
     """An image without a place in the text makes it a question; a string alone is a raw prompt."""
-    if parameters.template == "v0":
-        return question(row)
-    if parameters.template is None and row.images and IMAGE_PLACEHOLDER not in row.text:
-        return question(row)
+    is_question = given.values.template is None and row.images and IMAGE_PLACEHOLDER not in row.text
+    if given.wraps or is_question:
+        return question(row, given.conversation)
     return raw(row)
 
 
@@ -198,7 +213,7 @@ def _chat_prompt(messages: list[Message], path: str, given: GivenParameters) -> 
         turns.append(_turn(message, f"{path}[{i}]"))
     if turns[-1].role != "user":
         raise BadRequest("invalid_request", "the last message must be the user's", f"{path}[{len(turns) - 1}]")
-    return chat(ChatRow(tuple(turns), path))
+    return chat(ChatRow(tuple(turns), path), given.conversation)
 
 
 def _turn(message: Message, path: str) -> Turn:

@@ -1,13 +1,14 @@
 """The generation parameters of a request: names, aliases, ranges and what they mean to the engine."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .engine.sequence import SamplingParams
 from .errors import BadRequest
+from .prompt import V0, Template
 from .schema import as_list, validate
 
 ALIASES = {
@@ -41,7 +42,7 @@ class Parameters(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int = Field(default=1, ge=1, le=MAX_COUNT)
     return_full_text: bool | None = None
-    template: Literal["v0", "none"] | None = None
+    template: Literal["v0", "v1", "none"] | None = None
     stream: bool = False
     ignore_eos: bool = False
 
@@ -76,6 +77,22 @@ class GivenParameters:
 
     values: Parameters
     paths: Mapping[str, str] = field(default_factory=dict, compare=False)
+    conversation: Template = V0  # what the model was trained with
+
+    def under(self, conversation: Template) -> "GivenParameters":
+        """For a model of that conversation. Raises BadRequest if another was asked for."""
+        if self.values.template not in (None, "none", conversation.name):
+            raise BadRequest(
+                "invalid_parameter",
+                f"this model's template is {conversation.name}; accepted are {conversation.name} and none",
+                self.path("template"),
+            )
+        return replace(self, conversation=conversation)
+
+    @property
+    def wraps(self) -> bool:
+        """The request asks for the template where it would not be used by itself."""
+        return self.values.template == self.conversation.name
 
     def path(self, name: str) -> str:
         """Where an error about a parameter points: as the caller wrote it, alias and all."""

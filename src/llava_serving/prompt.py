@@ -1,9 +1,10 @@
-"""What the model reads: rows of a request laid out as text and images, in LLaVA v0's own words.
+"""What the model reads: rows of a request laid out as text and images, in LLaVA's own words.
 
-Knows the conversation template and where an image goes. Knows no token ids (tokenizer.py), no image bytes
+Knows the conversation templates and where an image goes. Knows no token ids (tokenizer.py), no image bytes
 (image.py) and no HTTP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,17 +12,60 @@ from .errors import BadRequest
 
 IMAGE_PLACEHOLDER = "<image>"
 
-# The prompt the authors served every LLaVA of that time with (LLaVA@ff9b89f llava/conversation.py "multimodal").
-# The missing space between sentences, the two spaces and the newline are theirs.
-SEPARATOR = "###"
+
+@dataclass(frozen=True)
+class Template:
+    """The words of a conversation. `before_user` and `before_assistant` open a turn that says something."""
+
+    name: str
+    system: str
+    greeting: str
+    before_user: str
+    before_assistant: str
+    after_assistant: tuple["EndOfText", ...]
+    open_turn: str  # the assistant's, for the model to go on
+    separator: str | None  # text that ends an answer; without it the end-of-text token does
+
+
+class EndOfText:
+    """The end-of-text token in a prompt."""
+
+    text = "</s>"
+
+
+END_OF_TEXT = EndOfText()
+
+# The system text of every LLaVA that the authors served at that time (LLaVA@ff9b89f llava/conversation.py
+# "multimodal"). The missing spaces between sentences are theirs.
 SYSTEM = (
     "You are LLaVA, a large language and vision assistant trained by UW Madison WAIV Lab."
     "You are able to understand the visual content that the user provides, and assist the user with a variety of "
     "tasks using natural language."
     "Follow the instructions carefully and explain your answers in detail."
 )
-GREETING = "###Human: Hi!###Assistant: Hi there!  How can I help you today?\n"
-OPEN_TURN = "###Assistant:"
+# The two spaces and the newline are theirs.
+V0 = Template(
+    name="v0",
+    system=SYSTEM,
+    greeting="###Human: Hi!###Assistant: Hi there!  How can I help you today?\n",
+    before_user="###Human: ",
+    before_assistant="###Assistant: ",
+    after_assistant=(),
+    open_turn="###Assistant:",
+    separator="###",
+)
+# For the deltas named v1 (LLaVA@15f31eb llava/conversation.py "llava_v1"; serve/gradio_web_server.py:190 chooses).
+V1 = Template(
+    name="v1",
+    system=SYSTEM,
+    greeting="",
+    before_user=" USER: ",
+    before_assistant=" ASSISTANT: ",
+    after_assistant=(END_OF_TEXT,),
+    open_turn=" ASSISTANT:",
+    separator=None,
+)
+TEMPLATES = {template.name: template for template in (V0, V1)}
 
 
 @dataclass(frozen=True)
@@ -32,7 +76,7 @@ class ImageSource:
     param: str
 
 
-Segment = str | ImageSource
+Segment = str | ImageSource | EndOfText
 
 
 @dataclass(frozen=True)
@@ -65,8 +109,8 @@ class ChatRow:
 class Prompt:
     """Text and images in the order the model reads them.
 
-    `is_question` says that an answer is wanted: it ends at the template's separator and is returned stripped. A raw
-    prompt is continued as it stands. `param` is the path in the request of what it was made of.
+    `is_question` says that an answer is wanted: it ends where the template says and is returned stripped. A raw prompt
+    is continued as it stands. `param` is the path in the request of what it was made of.
     """
 
     segments: tuple[Segment, ...]
@@ -76,7 +120,7 @@ class Prompt:
     @property
     def text(self) -> str:
         """The prompt as characters, each image as `<image>`: what `return_full_text` gives back."""
-        return "".join(s if isinstance(s, str) else IMAGE_PLACEHOLDER for s in self.segments)
+        return "".join(_written(segment) for segment in self.segments)
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -93,29 +137,39 @@ def dialogue(row: TextRow) -> Prompt:
     return Prompt(_place(row), is_question=True, param=row.param)
 
 
-def question(row: TextRow) -> Prompt:
+def question(row: TextRow, template: Template) -> Prompt:
     """The text as the first question of a conversation.
 
     Images follow the question, one line each (LLaVA@a6b01a2 run_llava.py:100), unless it places them itself.
     """
     said = _place(row) if IMAGE_PLACEHOLDER in row.text else _images_last(row.text, row.images)
-    return _conversation(SYSTEM, [("Human", said)], row.param)
+    return _conversation(template, template.system, [("user", said)], row.param)
 
 
-def chat(row: ChatRow) -> Prompt:
+def chat(row: ChatRow, template: Template) -> Prompt:
     """The turns of a chat in the template; a system turn takes the place of the template's own."""
     turns = list(row.turns)
-    system = turns.pop(0).text if turns[0].role == "system" else SYSTEM
-    speakers = {"user": "Human", "assistant": "Assistant"}
-    said = [(speakers[turn.role], _images_last(turn.text, turn.images)) for turn in turns]
-    return _conversation(system, said, row.param)
+    system = turns.pop(0).text if turns[0].role == "system" else template.system
+    said = [(turn.role, _images_last(turn.text, turn.images)) for turn in turns]
+    return _conversation(template, system, said, row.param)
 
 
-def _conversation(system: str, turns: list[tuple[str, tuple[Segment, ...]]], param: str) -> Prompt:
-    segments: list[Segment] = [system + GREETING]
-    for speaker, said in turns:
-        segments += [f"{SEPARATOR}{speaker}: ", *said]
-    return Prompt(_joined([*segments, OPEN_TURN]), is_question=True, param=param)
+def _conversation(
+    template: Template, system: str, turns: Sequence[tuple[str, tuple[Segment, ...]]], param: str
+) -> Prompt:
+    segments: list[Segment] = [system + template.greeting]
+    for role, said in turns:
+        if role == "user":
+            segments += [template.before_user, *said]
+        else:
+            segments += [template.before_assistant, *said, *template.after_assistant]
+    return Prompt(_joined([*segments, template.open_turn]), is_question=True, param=param)
+
+
+def _written(segment: Segment) -> str:
+    if isinstance(segment, str):
+        return segment
+    return segment.text if isinstance(segment, EndOfText) else IMAGE_PLACEHOLDER
 
 
 def _images_last(text: str, images: tuple[ImageSource, ...]) -> tuple[Segment, ...]:

@@ -19,7 +19,7 @@ from .forms import ScoreRequest, parse
 from .image import ImageLimits, ImageReader
 from .image_url import AllowListFetcher
 from .journal import Journal, Record
-from .prompt import SEPARATOR, Prompt
+from .prompt import Prompt
 from .settings import Settings
 from .stream import stream_reply
 from .weights.loader import LoadedModel
@@ -63,7 +63,7 @@ class Scorer:
         except RequestError:
             discard(request, 2 * self._settings.max_body_bytes)
             raise
-        asked = parse(body)
+        asked = parse(body, self._loaded.template)
         streaming = asked.parameters.stream or _wants_stream(request)
         record.asked(asked, streaming)
         self._check_counts(asked)
@@ -114,7 +114,7 @@ class Scorer:
         token_ids = tokenizer.encode(prompt.segments)
         self._check_prompt(prompt, len(token_ids))
         max_new_tokens = self._max_new_tokens(asked, len(token_ids))
-        separator = SEPARATOR if prompt.is_question else None
+        separator = self._loaded.template.separator if prompt.is_question else None
         params = asked.parameters.sampling(max_new_tokens, separator, asked.logprobs)
         starts = tokenizer.image_starts(token_ids)
         images = (self._image(prompt, number, start) for number, start in enumerate(starts))

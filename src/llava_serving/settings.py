@@ -37,6 +37,11 @@ class Settings(BaseModel):
         default="auto",
         description="`auto` (float16 on CUDA, float32 on CPU), `float16`, `bfloat16` or `float32`",
     )
+    template: Literal["auto", "v0", "v1"] = Field(
+        default="auto",
+        description="the conversation the checkpoint was trained with: `auto` (as a merged folder says, else `v0`), "
+        "`v0`, or `v1` for the deltas of that name",
+    )
     self_check: bool = Field(
         default=True,
         description="measure the loss on an ordinary sentence at start-up and refuse to serve a model that cannot talk",

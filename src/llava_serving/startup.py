@@ -47,7 +47,8 @@ def start() -> Scorer:
 def load() -> tuple[Settings, LoadedModel]:
     """The settings, and the model they name, which can talk. Raises StartupError."""
     settings = Settings.from_environment(os.environ)
-    loaded = load_model(find_model(os.environ.get("AZUREML_MODEL_DIR")), settings.device, settings.dtype)
+    found = find_model(os.environ.get("AZUREML_MODEL_DIR"))
+    loaded = load_model(found, settings.device, settings.dtype, settings.template)
     _choose_threads(loaded)
     if settings.self_check:
         self_check(loaded)

@@ -12,7 +12,7 @@ from sentencepiece import SentencePieceProcessor
 
 from .errors import StartupError
 from .files import hint, read_json
-from .prompt import Segment
+from .prompt import EndOfText, ImageSource, Segment
 
 IMAGE_PATCH = "<im_patch>"
 IMAGE_START = "<im_start>"
@@ -52,12 +52,12 @@ class Tokenizer:
     def encode(self, segments: Iterable[Segment]) -> list[int]:
         """BOS and the ids of the segments, an image as its image tokens.
 
-        White space beside an image is dropped and the text after it is encoded afresh, as the slow tokenizer that
-        v0 was trained with did around added tokens. Text is only ever text: `</s>` in it is four characters.
+        White space beside a token that is no text is dropped and the text after it is encoded afresh, as the slow
+        tokenizer that v0 was trained with did. Text is only ever text: `</s>` in it is four characters.
         """
         ids = [self.bos_id]
         for segment in _stripped(segments):
-            ids += self._model.encode(segment) if isinstance(segment, str) else self.image.ids
+            ids += self._model.encode(segment) if isinstance(segment, str) else self._special(segment)
         return ids
 
     def image_starts(self, token_ids: list[int]) -> list[int]:
@@ -67,9 +67,12 @@ class Tokenizer:
     def fewest_tokens(self, segments: Iterable[Segment]) -> int:
         """A number of ids that `encode` gives at the least, without encoding: a text of megabytes takes seconds."""
         return 1 + sum(
-            -(-len(segment) // self._longest_piece) if isinstance(segment, str) else len(self.image.ids)
+            -(-len(segment) // self._longest_piece) if isinstance(segment, str) else len(self._special(segment))
             for segment in _stripped(segments)
         )
+
+    def _special(self, segment: ImageSource | EndOfText) -> list[int]:
+        return self.image.ids if isinstance(segment, ImageSource) else [self.eos_id]
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes a generated token adds to the text; one token may hold part of a character."""
@@ -83,7 +86,7 @@ class Tokenizer:
 
 
 def _stripped(segments: Iterable[Segment]) -> list[Segment]:
-    """Without the white space beside images."""
+    """Without the white space beside what is no text."""
     segments = list(segments)
     stripped: list[Segment] = []
     for i, segment in enumerate(segments):

@@ -3,7 +3,7 @@
 import torch
 from transformers import LlavaConfig
 
-from .. import prompt
+from ..prompt import Template
 
 CARD = """\
 # LLaVA v0, merged
@@ -27,7 +27,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 model = AutoModelForImageTextToText.from_pretrained(DIR, dtype="auto")
 processor = AutoProcessor.from_pretrained(DIR)
 ```
-An answer ends at `{separator}`: pass `stop_strings=["{separator}"], tokenizer=processor.tokenizer` to `generate`.
+{end}
 
 vLLM has no activation named `linear`; it takes torch's identity by its full name:
 ```sh
@@ -36,10 +36,18 @@ vllm serve DIR --hf-overrides '{{"projector_hidden_act": "torch.nn.modules.linea
 """
 
 
-def card(config: LlavaConfig, added: dict[str, int], dtype: torch.dtype) -> str:
+END = """\
+The conversation is the authors' `{name}`; an answer ends at `{separator}`: pass `stop_strings=["{separator}"],
+tokenizer=processor.tokenizer` to `generate`."""
+END_OF_TEXT = "The conversation is the authors' `{name}`; an answer ends with the end-of-text token."
+
+
+def card(config: LlavaConfig, added: dict[str, int], dtype: torch.dtype, template: Template) -> str:
     text = config.text_config
+    end = END if template.separator else END_OF_TEXT
     return CARD.format(
         converted=" and converted to bfloat16" if dtype is torch.bfloat16 else "",
-        bos=text.bos_token_id, eos=text.eos_token_id, pad=text.pad_token_id, separator=prompt.SEPARATOR,
+        bos=text.bos_token_id, eos=text.eos_token_id, pad=text.pad_token_id,
+        end=end.format(name=template.name, separator=template.separator),
         added=", ".join(f"`{token}` {i}" for token, i in sorted(added.items(), key=lambda item: item[1])),
     )  # fmt: skip

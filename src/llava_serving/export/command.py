@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float16", "bfloat16"), default="float16", help="of the result; sums are float16's first"
     )
+    parser.add_argument(
+        "--template", choices=("auto", "v0", "v1"), default="auto", help="v1 for the deltas of that name; else v0"
+    )
 
 
 def merge(arguments: argparse.Namespace) -> int:
@@ -48,7 +51,8 @@ def merge(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
         dtype = getattr(torch, arguments.dtype)
-        job = prepare(arguments.base, arguments.delta, arguments.vision, arguments.output, dtype)
+        folders = arguments.base, arguments.delta, arguments.vision, arguments.output
+        job = prepare(*folders, dtype, arguments.template)
         left = job.num_bytes_left
         if left < job.num_bytes:
             print(f"going on: {(job.num_bytes - left) / 1e9:.2f} GB are there already", file=sys.stderr)

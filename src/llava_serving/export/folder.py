@@ -7,10 +7,10 @@ import torch
 from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from .. import prompt
 from ..preprocess import ClipPreprocessor
+from ..prompt import Template
 from ..tokenizer import IMAGE_END, IMAGE_PATCH, IMAGE_START
-from ..weights.trio import Parts
+from ..weights.trio import TEMPLATE_KEY, Parts
 from .card import card
 from .tokenizer_json import fast_tokenizer
 
@@ -23,8 +23,8 @@ CHAT_TEMPLATE = """
         {{- bos_token -}}
         {%- if message['role'] != 'system' -%}{{- SYSTEM + GREETING -}}{%- endif -%}
     {%- endif -%}
-    {%- if message['role'] == 'user' -%}{{- SEPARATOR + 'Human: ' -}}{%- endif -%}
-    {%- if message['role'] == 'assistant' -%}{{- SEPARATOR + 'Assistant: ' -}}{%- endif -%}
+    {%- if message['role'] == 'user' -%}{{- USER -}}{%- endif -%}
+    {%- if message['role'] == 'assistant' -%}{{- ASSISTANT -}}{%- endif -%}
     {%- if message['content'] is string -%}
         {{- message['content'] -}}
     {%- else -%}
@@ -40,26 +40,33 @@ CHAT_TEMPLATE = """
         {%- endfor -%}
     {%- endif -%}
     {%- if message['role'] == 'system' -%}{{- GREETING -}}{%- endif -%}
+    {%- if message['role'] == 'assistant' -%}{{- END -}}{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- OPEN -}}{%- endif -%}
 """
 
 
 def write_beside(
-    parts: Parts, preprocessor: ClipPreprocessor, dtype: torch.dtype, tokenizer_model: Path, to: Path
+    parts: Parts,
+    preprocessor: ClipPreprocessor,
+    dtype: torch.dtype,
+    template: Template,
+    tokenizer_model: Path,
+    to: Path,
 ) -> None:
     """Configs, tokenizer, processor and a README.md in the folder `to`."""
     config = _config(parts.architecture.config(), dtype)
+    setattr(config, TEMPLATE_KEY, template.name)
     config.save_pretrained(to)
     _generation_config(config, parts.text.vocab_size()).save_pretrained(to)
     (to / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
     # Without 13b-v0's [PAD], which has no row in the embedding.
     added = {token: i for token, i in parts.added.items() if i < config.text_config.vocab_size}
     (to / "added_tokens.json").write_text(json.dumps(added, indent=2) + "\n", "utf-8")
-    _processor(parts, config, added, preprocessor).save_pretrained(to)
+    _processor(parts, config, added, preprocessor, template).save_pretrained(to)
     named = to / "tokenizer_config.json"
     named.write_text(named.read_text("utf-8").replace(NEW_CLASS, KNOWN_CLASS), "utf-8")
-    (to / "README.md").write_text(card(config, added, dtype), "utf-8")
+    (to / "README.md").write_text(card(config, added, dtype, template), "utf-8")
 
 
 def _config(config: LlavaConfig, dtype: torch.dtype) -> LlavaConfig:
@@ -79,7 +86,7 @@ def _generation_config(config: LlavaConfig, text_vocab_size: int) -> GenerationC
 
 
 def _processor(
-    parts: Parts, config: LlavaConfig, added: dict[str, int], preprocessor: ClipPreprocessor
+    parts: Parts, config: LlavaConfig, added: dict[str, int], preprocessor: ClipPreprocessor, template: Template
 ) -> LlavaProcessor:
     size = preprocessor.size
     return LlavaProcessor(
@@ -92,17 +99,18 @@ def _processor(
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token=IMAGE_PATCH,
         num_additional_image_tokens=1,  # CLS, which the strategy then drops
-        chat_template=chat_template(IMAGE_START in added),
+        chat_template=chat_template(template, IMAGE_START in added),
     )  # fmt: skip
 
 
-def chat_template(marked: bool) -> str:
-    """The conversation of prompt.py in Jinja; `marked` says that images stand between their two markers.
+def chat_template(template: Template, marked: bool) -> str:
+    """The conversation in Jinja; `marked` says that images stand between their two markers.
 
     vLLM only sees that a message may be a list of parts where a loop over them stands in the open.
     """
     words = {
-        "SYSTEM": prompt.SYSTEM, "GREETING": prompt.GREETING, "SEPARATOR": prompt.SEPARATOR, "OPEN": prompt.OPEN_TURN,
-        "IMAGE": f"{IMAGE_START}{IMAGE_PATCH}{IMAGE_END}" if marked else IMAGE_PATCH,
+        "SYSTEM": template.system, "GREETING": template.greeting, "USER": template.before_user,
+        "ASSISTANT": template.before_assistant, "END": "".join(end.text for end in template.after_assistant),
+        "OPEN": template.open_turn, "IMAGE": f"{IMAGE_START}{IMAGE_PATCH}{IMAGE_END}" if marked else IMAGE_PATCH,
     }  # fmt: skip
     return "".join(f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in words.items()) + CHAT_TEMPLATE

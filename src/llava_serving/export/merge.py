@@ -19,9 +19,10 @@ import torch
 from ..errors import StartupError
 from ..files import read_json
 from ..preprocess import load_preprocessor
+from ..prompt import Template
 from ..weights.checkpoint import weight_files
 from ..weights.layout import interchange_name
-from ..weights.trio import Parts, open_parts
+from ..weights.trio import Parts, choose_template, open_parts
 from .shards import Shard, flush_folder, index, missing, plan, write
 
 RECORD = "llava_merge.json"
@@ -36,6 +37,7 @@ class Job:
     folders: dict[str, Path]
     output: Path
     dtype: torch.dtype
+    template: Template
     shards: list[Shard]
 
     @property
@@ -51,14 +53,14 @@ class Job:
         return sum(shard.num_bytes for shard in missing(self.shards, self.partial))
 
 
-def prepare(base: Path, delta: Path, vision: Path, output: Path, dtype: torch.dtype) -> Job:
+def prepare(base: Path, delta: Path, vision: Path, output: Path, dtype: torch.dtype, template: str = "auto") -> Job:
     """Raises StartupError, before anything is written, for what could only fail later."""
     folders = {"base": base, "delta": delta, "vision": vision}
     output = output.absolute()
     _check_output(output, folders)
     parts = open_parts(base, delta, vision)
     sums = {interchange_name(name): total for name, total in parts.sums.items()}
-    job = Job(parts, folders, output, dtype, plan(sums, dtype))
+    job = Job(parts, folders, output, dtype, choose_template(template, parts.added), plan(sums, dtype))
     _check_partial(job)
     _check_room(job)
     return job
@@ -89,7 +91,7 @@ def _write_beside(job: Job) -> None:
 
     delta, vision = job.folders["delta"], job.folders["vision"]
     preprocessor = load_preprocessor(vision, job.parts.architecture.image_size)
-    write_beside(job.parts, preprocessor, job.dtype, delta / "tokenizer.model", job.partial)
+    write_beside(job.parts, preprocessor, job.dtype, job.template, delta / "tokenizer.model", job.partial)
     (job.partial / "model.safetensors.index.json").write_text(index(job.shards), "utf-8")
 
 
@@ -131,6 +133,7 @@ def _record(job: Job) -> dict[str, object]:
     """What the merge is of: enough to know on a second start that it is the same."""
     return {
         "dtype": str(job.dtype).removeprefix("torch."),
+        "template": job.template.name,
         "parts": {
             name: {
                 file.name: {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}

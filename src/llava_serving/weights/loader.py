@@ -12,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForCond
 
 from ..errors import StartupError
 from ..preprocess import ClipPreprocessor, load_preprocessor
+from ..prompt import TEMPLATES, V0, Template
 from ..tokenizer import (
     ADDED_TOKEN_FILES,
     IMAGE_END,
@@ -24,7 +25,7 @@ from ..tokenizer import (
 )
 from .model_dir import DeltaTrio, MergedCheckpoint
 from .reading import pieces
-from .trio import open_parts
+from .trio import TEMPLATE_KEY, choose_template, open_parts
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class LoadedModel:
     model: LlavaForConditionalGeneration
     tokenizer: Tokenizer
     preprocessor: ClipPreprocessor
+    template: Template
 
     @property
     def context_length(self) -> int:
@@ -50,15 +52,15 @@ class LoadedModel:
         return size
 
 
-def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str) -> LoadedModel:
-    """Loads onto `device` in `dtype`, both as in Settings ("auto" included). Raises StartupError."""
+def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, template: str = "auto") -> LoadedModel:
+    """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     started = time.monotonic()
     place = _device(device)
     number = _dtype(dtype, place)
     if isinstance(found, DeltaTrio):
-        loaded, how = _load_trio(found, place, number), "base and delta merged while loading"
+        loaded, how = _load_trio(found, place, number, template), "base and delta merged while loading"
     else:
-        loaded, how = _load_merged(found.directory, place, number), "merged already"
+        loaded, how = _load_merged(found.directory, place, number, template), "merged already"
     loaded.model.eval().requires_grad_(False)
     # Both are the service's own business: the files' ids are wrong (v0) or their defaults unwanted.
     loaded.model.generation_config = GenerationConfig()
@@ -68,7 +70,7 @@ def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str) -> 
     return loaded
 
 
-def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype, template: str) -> LoadedModel:
     parts = open_parts(trio.base, trio.delta, trio.vision)
     config = parts.architecture.config()
     with init_empty_weights(include_buffers=False):
@@ -82,10 +84,11 @@ def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype) -> Loa
         model.to(device),
         Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
         load_preprocessor(trio.vision, parts.architecture.image_size),
+        choose_template(template, parts.added),
     )
 
 
-def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype, template: str) -> LoadedModel:
     text = load_sentencepiece(directory)
     added = added_tokens(directory)
     try:
@@ -115,6 +118,7 @@ def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype) -> L
         model,
         Tokenizer(text, _image_tokens(directory, config, added)),
         load_preprocessor(directory, config.vision_config.image_size),
+        TEMPLATES[getattr(config, TEMPLATE_KEY, V0.name) if template == "auto" else template],
     )
 
 

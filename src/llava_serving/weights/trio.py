@@ -1,17 +1,24 @@
 """The parts of a LLaVA v0, base, delta and vision tower, as one model whose tensors are still in their files."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
 from ..errors import StartupError
+from ..prompt import TEMPLATES, V0, Template
 from ..tokenizer import added_tokens, load_sentencepiece
 from .architecture import Architecture, architecture
 from .belonging import check
 from .kinds import identify
 from .layout import identity_projection, language_name, vision_name
 from .merge import Sum, merged
+
+logger = logging.getLogger(__name__)
+
+TEMPLATE_KEY = "conversation_template"  # in a merged folder's config.json
+PADDING = "[PAD]"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,17 @@ def open_parts(base: Path, delta: Path, vision: Path) -> Parts:
     sums |= identity_projection(sizes.hidden_size)
     check_shapes(sums, sizes.shapes())
     return Parts(sizes, sums, text, added)
+
+
+def choose_template(asked: str, added: dict[str, int]) -> Template:
+    """As asked; "auto" is v0, for no file of a delta says what it was trained with: its authors went by its name."""
+    if asked == "auto" and PADDING not in added:
+        logger.warning(
+            "the added tokens (%s) have no %s, which training with the v0 template added (LLaVA@15f31eb "
+            "llava/train/train.py:580): of a delta named v1, say so with LLAVA_TEMPLATE=v1 or merge --template v1",
+            ", ".join(added), PADDING,
+        )  # fmt: skip
+    return TEMPLATES[V0.name if asked == "auto" else asked]
 
 
 def check_shapes(sums: dict[str, Sum], wanted: dict[str, tuple[int, ...]]) -> None:
