@@ -1,7 +1,11 @@
 """What stops start-up, told by the real server process; and the self-check behind one of the reasons."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,10 @@ from reference import tensors
 from server import Server
 
 from llava_serving.errors import StartupError
+from llava_serving.export.cache import kept
 from llava_serving.self_check import self_check, sentence_loss
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_dir import DEMO, DeltaTrio
+from llava_serving.weights.model_dir import DEMO, DeltaTrio, MergedCheckpoint
 
 TRIO = ("base", "delta", "vision")
 
@@ -59,6 +64,74 @@ def test_the_base_applied_twice_is_refused(tmp_path: Path) -> None:
         torch.save({name: twice[name] for name in torch.load(file, weights_only=True)}, file)
     with pytest.raises(StartupError, match="self-check failed"):
         self_check(load_model(DeltaTrio(tmp_path / "demo"), "cpu", "float32"))
+
+
+def test_the_start_says_how_long_each_phase_took(demo_server: Server) -> None:
+    ready = re.search(r"ready: ([\d.]+) s \((.*)\)", demo_server.log)
+    assert ready
+    phases = dict(re.findall(r"([a-z-]+(?: [a-z]+)?) ([\d.]+) s", ready[2]))
+    assert list(phases) == ["weights", "self-check", "engine", "first answer"]
+    assert float(ready[1]) == pytest.approx(sum(map(float, phases.values())), abs=0.25)
+    assert re.search(r"read and merged 0\.01 GB in [\d.]+ s, [\d.]+ GB/s", demo_server.log)
+
+
+def test_the_merged_model_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    environment = {"LLAVA_MERGED_CACHE_DIR": str(tmp_path / "cache")}
+    logs, answers = [], []
+    for number in range(2):
+        with Server(tmp_path / f"log{number}", None, environment) as server:
+            server.wait_until_healthy()
+            answers.append(json.loads(server.score({"input_data": {"input_string": ["the sky is"]}}).body))
+            logs.append(server.log)
+    assert "merged into" in logs[0]
+    assert "merged into" not in logs[1]
+    assert all("merged already" in log for log in logs)
+    assert answers[0] == answers[1]
+
+
+def test_the_cache_tells_weights_apart_and_fails_softly(tmp_path: Path, trio: Path) -> None:
+    other = shutil.copytree(trio, tmp_path / "trio")
+    first = kept(DeltaTrio(trio), tmp_path / "cache", "auto")
+    assert isinstance(first, MergedCheckpoint)
+    assert kept(DeltaTrio(other), tmp_path / "cache", "auto") == first  # a copy is the same
+    file = other / "delta" / "pytorch_model-00001-of-00003.bin"
+    shard = torch.load(file, weights_only=True)
+    torch.save({name: value + 0.01 for name, value in shard.items()}, file)
+    assert kept(DeltaTrio(other), tmp_path / "cache", "auto") not in (first, DeltaTrio(other))
+    (tmp_path / "file").touch()
+    assert kept(DeltaTrio(trio), tmp_path / "file", "auto") == DeltaTrio(trio)
+
+
+CLAIM = """
+import sys
+from pathlib import Path
+from llava_serving.weights.device import claim
+print(claim(2, Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_each_worker_takes_a_gpu_to_itself(tmp_path: Path) -> None:
+    def worker() -> "subprocess.Popen[str]":
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", CLAIM, str(tmp_path)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    def claimed(process: "subprocess.Popen[str]") -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    first, second = worker(), worker()
+    assert {claimed(first), claimed(second)} == {"0", "1"}
+    third = worker()
+    assert "WORKER_COUNT may be at most 2" in third.communicate()[1]
+    second.kill()  # and however it ends, its GPU is free again
+    second.communicate()
+    fourth = worker()
+    assert claimed(fourth) in ("0", "1")
+    for process in (first, fourth):
+        process.communicate()
 
 
 def refusal(tmp_path: Path, model_dir: Path | None, environment: dict[str, str]) -> str:

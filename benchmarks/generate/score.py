@@ -23,7 +23,7 @@ from llava_serving.engine.stats import Stats
 from llava_serving.journal import Journal
 from llava_serving.metrics import Metrics
 from llava_serving.scoring import Scorer
-from llava_serving.startup import load
+from llava_serving.startup import Phases, load
 from llava_serving.weights.loader import LoadedModel
 
 
@@ -99,7 +99,7 @@ class _Streamer(BaseStreamer):
 def init() -> None:
     global scorer
     logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
-    settings, loaded = load()
+    settings, loaded = load(Phases())
     engine = GenerateEngine(loaded)
     scorer = Scorer(settings, loaded, engine, Journal(Metrics(engine.stats)))  # type: ignore[arg-type]
 

@@ -5,6 +5,7 @@ around for weeks.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -31,7 +32,8 @@ class Settings(BaseModel):
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="`auto` (CUDA when present, else CPU), `cpu`, `cuda` or `cuda:N`",
+        description="`auto` (CUDA when present, else CPU), `cpu`, `cuda` or `cuda:N`; of several GPUs each worker "
+        "takes one",
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",
@@ -41,6 +43,11 @@ class Settings(BaseModel):
         default="auto",
         description="the conversation the checkpoint was trained with: `auto` (as a merged folder says, else `v0`), "
         "`v0`, or `v1` for the deltas of that name",
+    )
+    merged_cache_dir: Path | None = Field(
+        default=None,
+        description="a writable folder that outlives the process: the first start from parts leaves the merged model "
+        "there (27 GB), and later ones read that alone; none by default",
     )
     self_check: bool = Field(
         default=True,

@@ -18,6 +18,7 @@ from .engine.scheduler import Scheduler
 from .engine.sequence import Image, SamplingParams, Submission
 from .engine.stats import Stats
 from .engine.vision import ImageEncoder
+from .export.cache import kept
 from .journal import Journal
 from .metrics import Metrics, metric_readers
 from .process import end_sick, on_sigterm
@@ -25,7 +26,7 @@ from .scoring import Scorer
 from .self_check import self_check
 from .settings import Settings
 from .weights.loader import LoadedModel, load_model
-from .weights.model_dir import find_model
+from .weights.model_dir import DeltaTrio, find_model
 
 logger = logging.getLogger(__name__)
 SMALL_MODEL = 50_000_000  # parameters
@@ -33,25 +34,50 @@ SMALL_MODEL = 50_000_000  # parameters
 
 def start() -> Scorer:
     """The scorer of this process's environment: `LLAVA_*` and AZUREML_MODEL_DIR. Raises StartupError."""
-    settings, loaded = load()
+    phases = Phases()
+    settings, loaded = load(phases)
     engine = build_engine(loaded, settings)
     engine.start()
+    phases.end("engine")
     warm_up(engine, loaded)
+    phases.end("first answer")
     on_sigterm(engine.drain)
     readers = metric_readers(os.environ, settings.metrics_port)
     # The server's own name and default for it.
     metrics = Metrics(engine.stats, readers, os.environ.get("SERVICE_NAME", "ML service"))
+    logger.info("ready: %s", phases)
     return Scorer(settings, loaded, engine, Journal(metrics))
 
 
-def load() -> tuple[Settings, LoadedModel]:
+class Phases:
+    """How long each part of the start took, in seconds."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    def end(self, phase: str) -> None:
+        """Of what has happened since the last end."""
+        self._seconds[phase] = time.monotonic() - self._began - sum(self._seconds.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self._seconds.items())
+        return f"{sum(self._seconds.values()):.1f} s ({parts})"
+
+
+def load(phases: Phases) -> tuple[Settings, LoadedModel]:
     """The settings, and the model they name, which can talk. Raises StartupError."""
     settings = Settings.from_environment(os.environ)
     found = find_model(os.environ.get("AZUREML_MODEL_DIR"))
+    if isinstance(found, DeltaTrio) and settings.merged_cache_dir is not None:
+        found = kept(found, settings.merged_cache_dir, settings.template)
+        phases.end("merged cache")
     loaded = load_model(found, settings.device, settings.dtype, settings.template)
+    phases.end("weights")
     _choose_threads(loaded)
     if settings.self_check:
         self_check(loaded)
+        phases.end("self-check")
     return settings, loaded
 
 
@@ -98,7 +124,6 @@ def assemble(runner: Runner, blocks: BlockManager, loaded: LoadedModel, settings
 
 def warm_up(engine: Engine, loaded: LoadedModel) -> None:
     """One short answer about a black picture: the first caller does not wait for what is only done once."""
-    started = time.monotonic()
     tokenizer, size = loaded.tokenizer, loaded.preprocessor.size
     ids = [tokenizer.bos_id, *tokenizer.image.ids]
     pixels = torch.zeros(3, size, size)
@@ -106,4 +131,3 @@ def warm_up(engine: Engine, loaded: LoadedModel) -> None:
     generation = Generation([1])
     engine.submit([Submission(tuple(ids), (image,), SamplingParams(max_new_tokens=2))], generation)
     generation.result()
-    logger.info("engine: first answer after %.2f s", time.monotonic() - started)

@@ -23,6 +23,7 @@ from ..tokenizer import (
     added_tokens,
     load_sentencepiece,
 )
+from .device import choose_device, choose_dtype
 from .model_dir import DeltaTrio, MergedCheckpoint
 from .reading import pieces
 from .trio import TEMPLATE_KEY, choose_template, open_parts
@@ -54,9 +55,8 @@ class LoadedModel:
 
 def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, template: str = "auto") -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
-    started = time.monotonic()
-    place = _device(device)
-    number = _dtype(dtype, place)
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
     if isinstance(found, DeltaTrio):
         loaded, how = _load_trio(found, place, number, template), "base and delta merged while loading"
     else:
@@ -65,8 +65,7 @@ def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, tem
     # Both are the service's own business: the files' ids are wrong (v0) or their defaults unwanted.
     loaded.model.generation_config = GenerationConfig()
     parameters = sum(p.numel() for p in loaded.model.parameters()) / 1e6
-    seconds = time.monotonic() - started
-    logger.info("%s, %s: %.1f M parameters on %s, %s, %.1f s", found.directory, how, parameters, place, number, seconds)
+    logger.info("%s, %s: %.1f M parameters on %s, %s", found.directory, how, parameters, place, number)
     return loaded
 
 
@@ -75,11 +74,14 @@ def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype, templa
     config = parts.architecture.config()
     with init_empty_weights(include_buffers=False):
         model = LlavaForConditionalGeneration(config)
+    started = time.monotonic()
     for piece in pieces(parts.sums.items(), pinned=device.type == "cuda"):
         if piece.start == 0:
             empty = torch.empty(piece.sum.first.shape, dtype=dtype, device=device)
             set_module_tensor_to_device(model, piece.name, device, empty, dtype)
         model.get_parameter(piece.name).data[piece.start : piece.stop] = piece.rows(dtype, device)
+    seconds, size = time.monotonic() - started, sum(total.num_bytes for total in parts.sums.values()) / 1e9
+    logger.info("read and merged %.2f GB in %.1f s, %.2f GB/s", size, seconds, size / seconds)
     return LoadedModel(
         model.to(device),
         Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
@@ -147,18 +149,3 @@ def _image_tokens(directory: Path, config: LlavaConfig, added: dict[str, int]) -
             "tokenizer files are another checkpoint's"
         )
     return image
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise StartupError(f"LLAVA_DEVICE={name}, and no CUDA device is visible to torch {torch.__version__}")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    number: torch.dtype = getattr(torch, name)
-    return number

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import StartupError
-from .tensors import Tensor
+from .tensors import Tensor, num_bytes
 
 PROJECTOR = ("model.mm_projector.weight", "model.mm_projector.bias")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
@@ -26,6 +26,11 @@ class Sum:
 
     first: Tensor
     second: Tensor | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its terms, as stored."""
+        return num_bytes(self.first) + (num_bytes(self.second) if self.second is not None else 0)
 
     def rows(self, first: torch.Tensor, second: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """Rows of the sum from the same rows of its terms, on their device; may overwrite `first`."""
