@@ -79,10 +79,14 @@ def test_a_merged_folder(check: Check, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_meta_s_layout(check: Check, trio: Path, tmp_path: Path) -> None:
-    save_as_meta(tensors(trio / "base"), tmp_path, Shape(), 2)
-    printed = check(tmp_path, "--no-hashes")
+    folder = tmp_path / "13B"
+    folder.mkdir()
+    save_as_meta(tensors(trio / "base"), folder, Shape(), 2)
+    printed = check(folder, "--no-hashes")
     assert "is        a LLaMA in Meta's own layout" in printed
-    assert "not tried" in printed  # Meta's tokenizer.model lies one folder up
+    assert "not tried" in printed
+    shutil.copy(trio / "base" / "tokenizer.model", tmp_path)  # where Meta's release has it
+    assert "talks     no: loss" in check(folder, "--no-hashes", status=1)  # random weights
 
 
 def test_the_authors_merged_model_is_held_against_what_they_published(

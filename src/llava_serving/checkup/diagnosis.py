@@ -118,7 +118,10 @@ def _language(found: Found) -> Language | None:
         named = {llama_name(model_name(name)): Sum(tensor) for name, tensor in tensors.items()}
         return Language(named, _architecture(found.directory).text, found.directory)
     is_difference = found.kind in ("delta", "difference")
-    return Language({name: Sum(tensor) for name, tensor in tensors.items()}, config, found.directory, is_difference)
+    # Meta's release has one tokenizer for all its sizes, a folder up.
+    here = (found.directory / "tokenizer.model").is_file()
+    tokenizer = found.directory if here else found.directory.parent
+    return Language({name: Sum(tensor) for name, tensor in tensors.items()}, config, tokenizer, is_difference)
 
 
 def _architecture(merged: Path) -> Architecture:

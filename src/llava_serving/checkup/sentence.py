@@ -14,7 +14,7 @@ def speak(language: Language) -> Finding:
     try:
         text = load_sentencepiece(language.tokenizer)
     except StartupError:
-        return Finding("talks", f"not tried: {language.tokenizer} has no tokenizer.model")
+        return Finding("talks", "not tried: there is no tokenizer.model with it")
     chance = math.log(language.sums[talk.EMBEDDING].first.shape[0])
     loss = talk.loss(language.sums, language.config, [text.bos_id(), *text.encode(SENTENCE)])
     talks = loss < LIMIT * chance
