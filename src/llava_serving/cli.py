@@ -48,7 +48,10 @@ def main() -> int:
         module.add_arguments(command)
         command.set_defaults(run=work)
     arguments = parser.parse_args()
-    status: int = arguments.run(arguments)
+    try:
+        status: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
     return status
 
 

@@ -36,7 +36,8 @@ def check(arguments: argparse.Namespace) -> int:
         if not arguments.no_hashes:
             progress = Progress("hashed", sum(file.stat().st_size for file in diagnosis.files))
             for line in hashes.compare(diagnosis.files, diagnosis.is_authors, progress.advance):
-                print(f"  {line}")
+                progress.clear()
+                print(f"  {line}", flush=True)
     except StartupError as error:
         print(f"  not usable  {error}")
         return 1

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import TextIO
 
+WIDTH = 70
+
 
 class Progress:
     """Tells on `out`: a terminal one line that changes, a log a line every `LOG_SECONDS`."""
@@ -24,6 +26,12 @@ class Progress:
             self._told = now
             self._tell(now, "\r" if self._changes else "")
 
+    def clear(self) -> None:
+        """Makes room for a line of something else."""
+        if self._changes:
+            self._out.write(f"\r{'':<{WIDTH}}\r")
+            self._out.flush()
+
     def finish(self) -> None:
         if self._changes:
             self._tell(time.monotonic(), "\r")
@@ -36,5 +44,5 @@ class Progress:
             f"{self._what} {self._done / 1e9:.2f} of {self._total / 1e9:.2f} GB, "
             f"{rate / 1e6:.0f} MB/s, {left:.0f} s left"
         )
-        self._out.write(f"{start}{line:<60}{'' if start else chr(10)}")
+        self._out.write(f"{start}{line:<{WIDTH}}{'' if start else chr(10)}")
         self._out.flush()

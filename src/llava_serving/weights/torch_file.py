@@ -98,6 +98,7 @@ def _parameter(tensor: _Described, *_: Any) -> _Described:
 
 _KNOWN = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
@@ -155,12 +156,10 @@ class _LegacyUnpickler(_Unpickler):
 
 
 def _stored(path: Path, name: str, tensor: _Described, offsets: dict[str, int]) -> StoredTensor:
-    stride, expected = 1, []
-    for size in reversed(tensor.shape):
-        expected.append(stride)
-        stride *= size
-    differs = [s for s, e, n in zip(tensor.stride, reversed(expected), tensor.shape, strict=True) if s != e and n > 1]
-    if differs:
+    expected = [math.prod(tensor.shape[dim + 1 :]) for dim in range(len(tensor.shape))]
+    # The stride of a dimension with one element, or of a tensor with none, means nothing.
+    dims = zip(tensor.stride, expected, tensor.shape, strict=True)
+    if 0 not in tensor.shape and any(stride != row_major for stride, row_major, size in dims if size > 1):
         raise StartupError(
             f"{name} in {path} is not stored row by row (stride {tensor.stride}, shape {tensor.shape}): "
             "save it again with .contiguous()"
