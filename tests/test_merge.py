@@ -256,6 +256,17 @@ def test_a_delta_without_its_projector(trio: Path, tmp_path: Path, merge: Merge)
     assert "drops it, without a word" in refused(merge, copy, tmp_path)
 
 
+def test_a_delta_whose_prompts_are_not_known(trio: Path, tmp_path: Path, merge: Merge) -> None:
+    """As LLaVA-13b-delta-v0-science_qa, whose images have no markers."""
+    copy = copied(trio, tmp_path)
+    added = json.loads((copy / "delta" / "added_tokens.json").read_text())
+    (copy / "delta" / "added_tokens.json").write_text(json.dumps({"<im_patch>": added["<im_patch>"]}))
+    assert "have no <im_start>" in refused(merge, copy, tmp_path)
+    merge(copy, tmp_path / "llava", "--template", "v0")
+    image = load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32").tokenizer.image
+    assert (image.start, image.end) == (None, None)
+
+
 def test_a_vision_tower_that_is_none(trio: Path, tmp_path: Path, merge: Merge) -> None:
     copy = copied(trio, tmp_path)
     shutil.rmtree(copy / "vision")

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import StartupError
-from ..export.progress import Progress
+from ..progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

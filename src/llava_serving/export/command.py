@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from ..errors import StartupError
-from .progress import Progress
+from ..progress import Progress
 
 FOLDERS = {
     "base": "the original LLaMA of the delta's size",

@@ -71,6 +71,7 @@ def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, tem
 
 def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype, template: str) -> LoadedModel:
     parts = open_parts(trio.base, trio.delta, trio.vision)
+    conversation = choose_template(template, parts.added)
     config = parts.architecture.config()
     with init_empty_weights(include_buffers=False):
         model = LlavaForConditionalGeneration(config)
@@ -86,7 +87,7 @@ def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype, templa
         model.to(device),
         Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
         load_preprocessor(trio.vision, parts.architecture.image_size),
-        choose_template(template, parts.added),
+        conversation,
     )
 
 

@@ -8,7 +8,7 @@ from sentencepiece import SentencePieceProcessor
 
 from ..errors import StartupError
 from ..prompt import TEMPLATES, V0, Template
-from ..tokenizer import added_tokens, load_sentencepiece
+from ..tokenizer import IMAGE_START, added_tokens, load_sentencepiece
 from .architecture import Architecture, architecture
 from .belonging import check
 from .kinds import identify
@@ -51,7 +51,15 @@ def open_parts(base: Path, delta: Path, vision: Path) -> Parts:
 
 
 def choose_template(asked: str, added: dict[str, int]) -> Template:
-    """As asked; "auto" is v0, for no file of a delta says what it was trained with: its authors went by its name."""
+    """As asked; "auto" is v0, for no file of a delta says what it was trained with: its authors went by its name.
+
+    Raises StartupError where "auto" is known to be wrong.
+    """
+    if asked == "auto" and IMAGE_START not in added:
+        raise StartupError(
+            f"the added tokens ({', '.join(added)}) have no {IMAGE_START}, as LLaVA-13b-delta-v0-science_qa's: its "
+            "prompts are not built in; LLAVA_TEMPLATE=v0 or merge --template v0 takes it all the same"
+        )
     if asked == "auto" and PADDING not in added:
         logger.warning(
             "the added tokens (%s) have no %s, which training with the v0 template added (LLaVA@15f31eb "
