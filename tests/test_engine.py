@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from PIL import Image as Picture
 from reference import Reference, stock_config
 from transformers import LlavaForConditionalGeneration
 
+from llava_serving import startup
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.generation import Generation, SequenceEnd, TextDelta
 from llava_serving.engine.sequence import Completion, Image, SamplingParams, Submission
@@ -164,6 +166,20 @@ def test_greedy_tokens_equal_stock_generate_in_company(loaded: LoadedModel, prom
     expected = [prompts.expected(submission) for submission in submissions]
     assert answers == expected
     assert again == expected[::3]  # from the cache
+
+
+@pytest.mark.parametrize("pressure", ["a crowd", "preempted", "chunks of 7 tokens"])
+def test_greedy_tokens_in_stages_equal_stock_generate(
+    trio: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, pressure: str
+) -> None:
+    """As a model is spread over several GPUs, with accelerate's hooks on its modules; all of it on one CPU."""
+    loaded = load_model(DeltaTrio(trio), "cpu", "float32")
+    places = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "lm_head": "cpu"}
+    parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
+    places |= {f"model.language_model.{part}": "cpu" for part in parts}
+    dispatch_model(loaded.model, places, force_hooks=True)
+    monkeypatch.setattr(startup, "by_device", lambda model: [[layer] for layer in model.layers])
+    test_greedy_tokens_equal_stock_generate_in_company(loaded, prompts, pressure)
 
 
 def one_context_gib(loaded: LoadedModel) -> float:

@@ -11,6 +11,7 @@ from checkpoints import Shape, write_trio
 from reference import Reference, naive_merge
 
 from llava_serving.errors import StartupError
+from llava_serving.weights.device import device_of, spread
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_dir import DeltaTrio, MergedCheckpoint
 
@@ -194,3 +195,19 @@ def test_a_language_model_that_is_no_llama_is_refused(merged: Path, tmp_path: Pa
     (copy / "config.json").write_text(json.dumps(config | {"text_config": {"model_type": "gemma"}}))
     with pytest.raises(StartupError, match="of type 'gemma'"):
         load_model(MergedCheckpoint(copy), "cpu", "float32")
+
+
+def test_a_model_is_spread_over_gpus_with_its_layers_whole(loaded: LoadedModel) -> None:
+    model = loaded.model
+    size = sum(p.numel() * 4 for p in model.parameters())
+    places = spread(model, {0: size, 1: size, 2: size}, torch.float32)
+    numbers = {name: torch.device("cuda", number) for name, number in places.items()}
+    of = {name: device_of(name, numbers).index for name, _ in model.named_parameters()}
+    assert len(set(of.values())) > 1
+    for number in range(3):
+        held = sum(p.numel() * 4 for name, p in model.named_parameters() if of[name] == number)
+        assert held < 0.7 * size
+    layers = [{of[name] for name in of if f"language_model.layers.{layer}." in name} for layer in range(2)]
+    assert all(len(devices) == 1 for devices in layers)
+    with pytest.raises(StartupError, match="does not fit the 2 GPUs"):
+        spread(model, {0: size // 8, 1: size // 8}, torch.float32)

@@ -31,9 +31,9 @@ class Settings(BaseModel):
 
     device: str = Field(
         default="auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|balanced)$",
         description="`auto` (CUDA when present, else CPU), `cpu`, `cuda` or `cuda:N`; of several GPUs each worker "
-        "takes one",
+        "process takes one, or one process spreads its layers over all: `balanced`",
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",

@@ -6,16 +6,16 @@ import time
 
 import torch
 
-from .engine.attention import TorchAttention
 from .engine.block_manager import BlockManager
 from .engine.engine import Engine, Runner, TextModel
 from .engine.generation import Generation
-from .engine.kv_cache import BLOCK_SIZE, KVCache
+from .engine.kv_cache import BLOCK_SIZE
 from .engine.memory import num_blocks
 from .engine.model_runner import ModelRunner
 from .engine.sampler import Sampler
 from .engine.scheduler import Scheduler
 from .engine.sequence import Image, SamplingParams, Submission
+from .engine.stage import Stage, by_device
 from .engine.stats import Stats
 from .engine.vision import ImageEncoder
 from .export.cache import kept
@@ -92,18 +92,20 @@ def _choose_threads(loaded: LoadedModel) -> None:
 def build_engine(loaded: LoadedModel, settings: Settings) -> Engine:
     """An engine for the model, with the KV cache that there is room for. Raises StartupError."""
     model, tokenizer, stats = loaded.model, loaded.tokenizer, Stats()
-    blocks = num_blocks(model, settings)
-    cache = KVCache(model.config.text_config, blocks, model.dtype, model.device)
+    language_model = model.model.language_model
+    groups = by_device(language_model)
+    blocks = num_blocks(model, groups, settings)
+    stages = [Stage(language_model, layers, blocks) for layers in groups]
     runner = ModelRunner(
         model,
-        cache,
-        TorchAttention(cache),
+        stages,
         ImageEncoder(model, settings.image_cache_size, stats),
         Sampler(tokenizer.text_vocab_size, tokenizer.eos_id),
     )
     logger.info(
-        "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache (%.2f GiB)",
-        settings.max_num_seqs, settings.max_num_batched_tokens, f"{blocks * BLOCK_SIZE:,}", cache.num_bytes / 2**30,
+        "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache (%.2f GiB on %s)",
+        settings.max_num_seqs, settings.max_num_batched_tokens, f"{blocks * BLOCK_SIZE:,}",
+        sum(stage.cache.num_bytes for stage in stages) / 2**30, ", ".join(str(stage.device) for stage in stages),
     )  # fmt: skip
     return assemble(runner, BlockManager(blocks, BLOCK_SIZE), loaded, settings, stats)
 

@@ -4,6 +4,7 @@ All tokens of a step stand in one matrix, whatever sequence they belong to; only
 (LLaMA, Touvron et al. 2023, arXiv:2302.13971; transformers modeling_llama.py).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,22 +16,22 @@ from .attention import Attend
 
 
 class Decoder:
-    """The layers of a LlamaModel, from embeddings to the last hidden states before the final norm.
+    """Layers of a LlamaModel that lie on one device; all of them lead from embeddings to before the final norm.
 
     Projections that read the same input are joined, so that a layer takes few, large products: the model's own
     weights become views of the joined ones.
     """
 
-    def __init__(self, model: LlamaModel) -> None:
+    def __init__(self, model: LlamaModel, layers: Sequence[nn.Module], device: torch.device) -> None:
         config = model.config
         self._head_dim: int = config.head_dim
         self._num_heads: int = config.num_attention_heads
         self._num_kv_heads: int = config.num_key_value_heads
-        self._layers = [_Layer(layer) for layer in model.layers]
+        self._layers = [_Layer(layer) for layer in layers]
         positions = torch.arange(config.max_position_embeddings, device=model.device)
         example = torch.empty(0, dtype=model.dtype, device=model.device)
         cos, sin = model.rotary_emb(example, positions[None])
-        self._cos, self._sin = cos[0], sin[0]  # (context, head size)
+        self._cos, self._sin = cos[0].to(device), sin[0].to(device)  # (context, head size)
 
     def __call__(self, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """`hidden` (tokens, hidden size) at `positions` (tokens,) in their sequences, to the same shape."""

@@ -7,9 +7,9 @@ from transformers import LlamaConfig
 BLOCK_SIZE = 16
 
 
-def bytes_per_block(config: LlamaConfig, dtype: torch.dtype) -> int:
-    """Keys and values of BLOCK_SIZE tokens in all layers."""
-    elements: int = 2 * config.num_hidden_layers * BLOCK_SIZE * config.num_key_value_heads * config.head_dim
+def bytes_per_block(config: LlamaConfig, num_layers: int, dtype: torch.dtype) -> int:
+    """Keys and values of BLOCK_SIZE tokens in so many layers."""
+    elements: int = 2 * num_layers * BLOCK_SIZE * config.num_key_value_heads * config.head_dim
     return elements * dtype.itemsize
 
 
@@ -20,9 +20,11 @@ class KVCache:
     than `num_blocks`, the last, is nobody's and stays zero: tables of unequal length are filled up with it.
     """
 
-    def __init__(self, config: LlamaConfig, num_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
-        layers, heads = config.num_hidden_layers, config.num_key_value_heads
-        shape = (layers, heads, num_blocks + 1, BLOCK_SIZE, config.head_dim)
+    def __init__(
+        self, config: LlamaConfig, num_layers: int, num_blocks: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        heads = config.num_key_value_heads
+        shape = (num_layers, heads, num_blocks + 1, BLOCK_SIZE, config.head_dim)
         self.null_block = num_blocks
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)

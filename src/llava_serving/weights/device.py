@@ -1,27 +1,64 @@
-"""Which device a process loads its model onto, and in which numbers."""
+"""Which devices a process loads its model onto, and in which numbers."""
 
 import fcntl
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import torch
+from accelerate.utils import get_balanced_memory, infer_auto_device_map
+from torch import nn
 
 from ..errors import StartupError
+
+SPREAD = "balanced"
+WHOLE = ["LlamaDecoderLayer", "CLIPEncoderLayer"]  # on one device each
 
 # Held open as long as the process lives: the system gives the locks back when it ends, however it ends.
 _claims: list[IO[str]] = []
 
 
-def choose_device(name: str) -> torch.device:
-    """`name` as in Settings. Of several GPUs each process of this machine gets one to itself, unless one is named."""
+def choose_devices(name: str) -> list[torch.device]:
+    """`name` as in Settings. Of several GPUs each process of this machine gets one to itself, unless one is named or
+    the model is spread over all."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name.startswith(("cuda", SPREAD)) and not torch.cuda.is_available():
         raise StartupError(f"LLAVA_DEVICE={name}, and no CUDA device is visible to torch {torch.__version__}")
+    if name == SPREAD:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     if name == "cuda" and torch.cuda.device_count() > 1:
         name = f"cuda:{claim(torch.cuda.device_count(), Path(tempfile.gettempdir()))}"
-    return torch.device(name)
+    return [torch.device(name)]
+
+
+def device_map(model: nn.Module, devices: Sequence[torch.device], dtype: torch.dtype) -> dict[str, torch.device]:
+    """Where each part of `model`, which has no memory yet, goes, as accelerate has it. Raises StartupError."""
+    if len(devices) == 1:
+        return {"": devices[0]}
+    memory = {number: torch.cuda.mem_get_info(device)[0] for number, device in enumerate(devices)}
+    return {part: devices[number] for part, number in spread(model, memory, dtype).items()}
+
+
+def spread(model: nn.Module, memory: dict[int, int], dtype: torch.dtype) -> dict[str, int]:
+    """Each part's device by number, about as much on each, layers whole; `memory` in bytes. Raises StartupError."""
+    balanced = get_balanced_memory(model, memory, no_split_module_classes=WHOLE, dtype=dtype)
+    placed: dict[str, int | str] = infer_auto_device_map(model, balanced, no_split_module_classes=WHOLE, dtype=dtype)
+    beside = [part for part, device in placed.items() if not isinstance(device, int)]
+    if beside:
+        free = ", ".join(f"{size / 1e9:.1f} GB" for size in memory.values())
+        raise StartupError(
+            f"the model does not fit the {len(memory)} GPUs, which have {free} free: no room for {beside[0]}"
+        )
+    return {part: int(device) for part, device in placed.items()}
+
+
+def device_of(name: str, places: dict[str, torch.device]) -> torch.device:
+    """The device of a parameter in a device map."""
+    while name not in places:
+        name = name.rpartition(".")[0]
+    return places[name]
 
 
 def claim(count: int, folder: Path) -> int:

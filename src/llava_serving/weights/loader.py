@@ -2,11 +2,12 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import dispatch_model, init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -23,7 +24,7 @@ from ..tokenizer import (
     added_tokens,
     load_sentencepiece,
 )
-from .device import choose_device, choose_dtype
+from .device import choose_devices, choose_dtype, device_map, device_of
 from .model_dir import DeltaTrio, MergedCheckpoint
 from .reading import pieces
 from .trio import TEMPLATE_KEY, choose_template, open_parts
@@ -55,28 +56,32 @@ class LoadedModel:
 
 def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, template: str = "auto") -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
-    place = choose_device(device)
-    number = choose_dtype(dtype, place)
+    devices = choose_devices(device)
+    number = choose_dtype(dtype, devices[0])
     if isinstance(found, DeltaTrio):
-        loaded, how = _load_trio(found, place, number, template), "base and delta merged while loading"
+        loaded, how = _load_trio(found, devices, number, template), "base and delta merged while loading"
     else:
-        loaded, how = _load_merged(found.directory, place, number, template), "merged already"
+        loaded, how = _load_merged(found.directory, devices, number, template), "merged already"
     loaded.model.eval().requires_grad_(False)
     # Both are the service's own business: the files' ids are wrong (v0) or their defaults unwanted.
     loaded.model.generation_config = GenerationConfig()
     parameters = sum(p.numel() for p in loaded.model.parameters()) / 1e6
-    logger.info("%s, %s: %.1f M parameters on %s, %s", found.directory, how, parameters, place, number)
+    places = ", ".join(map(str, devices))
+    logger.info("%s, %s: %.1f M parameters on %s, %s", found.directory, how, parameters, places, number)
     return loaded
 
 
-def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype, template: str) -> LoadedModel:
+def _load_trio(
+    trio: DeltaTrio, devices: Sequence[torch.device], dtype: torch.dtype, template: str
+) -> LoadedModel:  # fmt: skip
     parts = open_parts(trio.base, trio.delta, trio.vision)
     conversation = choose_template(template, parts.added)
     config = parts.architecture.config()
-    with init_empty_weights(include_buffers=False):
-        model = LlavaForConditionalGeneration(config)
+    model = _empty(config)
+    places = device_map(model, devices, dtype)
     started = time.monotonic()
-    for piece in pieces(parts.sums.items(), pinned=device.type == "cuda"):
+    for piece in pieces(parts.sums.items(), pinned=devices[0].type == "cuda"):
+        device = device_of(piece.name, places)
         if piece.start == 0:
             empty = torch.empty(piece.sum.first.shape, dtype=dtype, device=device)
             set_module_tensor_to_device(model, piece.name, device, empty, dtype)
@@ -84,14 +89,22 @@ def _load_trio(trio: DeltaTrio, device: torch.device, dtype: torch.dtype, templa
     seconds, size = time.monotonic() - started, sum(total.num_bytes for total in parts.sums.values()) / 1e9
     logger.info("read and merged %.2f GB in %.1f s, %.2f GB/s", size, seconds, size / seconds)
     return LoadedModel(
-        model.to(device),
+        dispatch_model(model, places) if len(devices) > 1 else model.to(devices[0]),
         Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
         load_preprocessor(trio.vision, parts.architecture.image_size),
         conversation,
     )
 
 
-def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype, template: str) -> LoadedModel:
+def _empty(config: LlavaConfig) -> LlavaForConditionalGeneration:
+    """The model without its parameters' memory; its buffers are there."""
+    with init_empty_weights(include_buffers=False):
+        return LlavaForConditionalGeneration(config)
+
+
+def _load_merged(
+    directory: Path, devices: Sequence[torch.device], dtype: torch.dtype, template: str
+) -> LoadedModel:  # fmt: skip
     text = load_sentencepiece(directory)
     added = added_tokens(directory)
     try:
@@ -101,7 +114,7 @@ def _load_merged(directory: Path, device: torch.device, dtype: torch.dtype, temp
             directory,
             config=config,
             dtype=dtype,
-            device_map={"": device},
+            device_map=device_map(_empty(config), devices, dtype),
             local_files_only=True,
             output_loading_info=True,
             weights_only=True,
