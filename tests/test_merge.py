@@ -267,6 +267,14 @@ def test_a_delta_whose_prompts_are_not_known(trio: Path, tmp_path: Path, merge: 
     assert (image.start, image.end) == (None, None)
 
 
+def test_a_tokenizer_of_another_delta(trio: Path, tmp_path: Path, merge: Merge) -> None:
+    copy = copied(trio, tmp_path)
+    added = json.loads((copy / "delta" / "added_tokens.json").read_text())
+    shifted = {token: number + 1 for token, number in added.items()}
+    (copy / "delta" / "added_tokens.json").write_text(json.dumps(shifted))
+    assert "has no row in the embedding" in refused(merge, copy, tmp_path)
+
+
 def test_a_vision_tower_that_is_none(trio: Path, tmp_path: Path, merge: Merge) -> None:
     copy = copied(trio, tmp_path)
     shutil.rmtree(copy / "vision")
@@ -413,6 +421,14 @@ def test_another_merge_s_beginnings_are_not_gone_on_with(trio: Path, tmp_path: P
     (tmp_path / "llava").rename(tmp_path / "llava.partial")
     assert "of other parts or settings" in merge(trio, tmp_path / "llava", "--dtype", "bfloat16", status=1)
     merge(trio, tmp_path / "llava")
+
+
+def test_a_merge_that_was_killed_before_it_began(trio: Path, tmp_path: Path, merge: Merge) -> None:
+    (tmp_path / "llava.partial").mkdir()
+    (tmp_path / "llava.partial" / "llava_merge.json").touch()
+    merge(trio, tmp_path / "llava")
+    assert_same(written(tmp_path / "llava"), stock_names(trio))
+    assert json.loads((tmp_path / "llava" / "llava_merge.json").read_text())["dtype"] == "float16"
 
 
 MEMORY = """

@@ -7,7 +7,6 @@ its last whole shard ended when it is started again.
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from ..prompt import Template
 from ..weights.checkpoint import weight_files
 from ..weights.layout import interchange_name
 from ..weights.trio import Parts, choose_template, open_parts
-from .shards import Shard, flush_folder, index, missing, plan, write
+from .shards import Shard, flush, index, missing, plan, write
 
 RECORD = "llava_merge.json"
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -73,18 +72,18 @@ def run(job: Job, written: Callable[[int], None]) -> None:
     job.partial.mkdir(parents=True, exist_ok=True)
     with (job.partial / RECORD).open("a+", encoding="utf-8") as record:
         _lock(record, job)
-        record.truncate(0)
-        record.write(json.dumps(_record(job), indent=2) + "\n")
-        record.flush()
+        if not record.tell():  # else it is the same: this merge goes on
+            record.write(json.dumps(_record(job), indent=2) + "\n")
+            record.flush()
         with ThreadPoolExecutor(1, "beside") as beside:
             others = beside.submit(_write_beside, job)
             write(missing(job.shards, job.partial), job.partial, job.dtype, written)
             others.result()
         for file in job.partial.iterdir():
-            _flush(file)
-        flush_folder(job.partial)
+            flush(file)
+        flush(job.partial)
         job.partial.rename(job.output)
-    flush_folder(job.output.parent)
+    flush(job.output.parent)
 
 
 def _write_beside(job: Job) -> None:
@@ -107,10 +106,11 @@ def _check_output(output: Path, folders: dict[str, Path]) -> None:
 
 def _check_partial(job: Job) -> None:
     record = job.partial / RECORD
-    if job.partial.exists() and any(job.partial.iterdir()):
-        known = read_json(record) if record.is_file() and record.stat().st_size else None
-        if known != _record(job):
-            raise StartupError(f"{job.partial} holds an unfinished merge of other parts or settings; remove it first")
+    begun = record.is_file() and record.stat().st_size
+    if begun and read_json(record) == _record(job):
+        return
+    if begun or (job.partial.exists() and any(file != record for file in job.partial.iterdir())):
+        raise StartupError(f"{job.partial} holds an unfinished merge of other parts or settings; remove it first")
 
 
 def _check_room(job: Job) -> None:
@@ -154,11 +154,3 @@ def _sampled(path: Path) -> str:
             file.seek(max(0, size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
             digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -77,16 +77,16 @@ def write(shards: Sequence[Shard], directory: Path, dtype: torch.dtype, written:
         finally:
             file.abandon()
         path.rename(directory / shard.file)
-    flush_folder(directory)
+    flush(directory)
 
 
-def flush_folder(directory: Path) -> None:
-    """Makes the names in it last."""
-    folder = os.open(directory, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Makes a file's content last, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _of(shard: Shard, stream: Iterator[Piece]) -> Iterator[Piece]:
