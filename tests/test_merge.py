@@ -275,6 +275,18 @@ def test_a_tokenizer_of_another_delta(trio: Path, tmp_path: Path, merge: Merge) 
     assert "has no row in the embedding" in refused(merge, copy, tmp_path)
 
 
+def test_what_stands_beside_the_weights_is_looked_at_first(trio: Path, tmp_path: Path, merge: Merge) -> None:
+    copy = copied(trio, tmp_path)
+    (copy / "vision" / "preprocessor_config.json").write_text('{"image_std": [1, 1, 0]}')
+    assert "image_std" in refused(merge, copy, tmp_path)
+    (copy / "vision" / "preprocessor_config.json").unlink()
+    added = json.loads((copy / "delta" / "added_tokens.json").read_text())
+    del added["<im_start>"]  # between the two others
+    (copy / "delta" / "added_tokens.json").write_text(json.dumps(added))
+    assert "without a gap" in merge(copy, tmp_path / "llava", "--template", "v0", status=1)
+    assert not (tmp_path / "llava.partial").exists()
+
+
 def test_a_vision_tower_that_is_none(trio: Path, tmp_path: Path, merge: Merge) -> None:
     copy = copied(trio, tmp_path)
     shutil.rmtree(copy / "vision")

@@ -18,7 +18,7 @@ import torch
 
 from ..errors import StartupError
 from ..files import read_json
-from ..preprocess import load_preprocessor
+from ..preprocess import ClipPreprocessor, load_preprocessor
 from ..prompt import Template
 from ..weights.checkpoint import weight_files
 from ..weights.layout import interchange_name
@@ -35,6 +35,7 @@ class Job:
     """A merge that has been found possible."""
 
     parts: Parts
+    preprocessor: ClipPreprocessor
     folders: dict[str, Path]
     output: Path
     dtype: torch.dtype
@@ -60,8 +61,11 @@ def prepare(base: Path, delta: Path, vision: Path, output: Path, dtype: torch.dt
     output = output.absolute()
     _check_output(output, folders)
     parts = open_parts(base, delta, vision)
+    _check_added(parts)
+    preprocessor = load_preprocessor(vision, parts.architecture.image_size)
     sums = {interchange_name(name): total for name, total in parts.sums.items()}
-    job = Job(parts, folders, output, dtype, choose_template(template, parts.added), plan(sums, dtype))
+    shards = plan(sums, dtype)
+    job = Job(parts, preprocessor, folders, output, dtype, choose_template(template, parts.added), shards)
     _check_partial(job)
     _check_room(job)
     return job
@@ -90,9 +94,8 @@ def _write_beside(job: Job) -> None:
     # Here, because transformers takes seconds to import, during which the weights are on their way.
     from .folder import write_beside
 
-    delta, vision = job.folders["delta"], job.folders["vision"]
-    preprocessor = load_preprocessor(vision, job.parts.architecture.image_size)
-    write_beside(job.parts, preprocessor, job.dtype, job.template, delta / "tokenizer.model", job.partial)
+    tokenizer = job.folders["delta"] / "tokenizer.model"
+    write_beside(job.parts, job.preprocessor, job.dtype, job.template, tokenizer, job.partial)
     (job.partial / "model.safetensors.index.json").write_text(index(job.shards), "utf-8")
 
 
@@ -102,6 +105,17 @@ def _check_output(output: Path, folders: dict[str, Path]) -> None:
             raise StartupError(f"the output {output} is or holds the {name}; choose another folder")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StartupError(f"the output {output} is there and not empty; choose another folder, or remove it first")
+
+
+def _check_added(parts: Parts) -> None:
+    """A fast tokenizer numbers added tokens without gaps."""
+    rows, first = parts.architecture.text["vocab_size"], parts.text.vocab_size()
+    ids = sorted(i for i in parts.added.values() if i < rows)
+    if ids != list(range(first, first + len(ids))):
+        raise StartupError(
+            f"the added tokens are {parts.added}: below {rows}, the rows of the embedding, they should go on from "
+            f"{first} without a gap"
+        )
 
 
 def _check_partial(job: Job) -> None:

@@ -9,7 +9,7 @@ from sentencepiece import SentencePieceProcessor
 
 from ..errors import StartupError
 from ..files import read_json
-from ..tokenizer import IMAGE_PATCH
+from ..tokenizer import IMAGE_END, IMAGE_PATCH, IMAGE_START
 from .layout import PROJECTOR_IN, PROJECTOR_OUT
 
 if TYPE_CHECKING:
@@ -120,6 +120,12 @@ def architecture(delta: Path, vision: Path, text: SentencePieceProcessor, added:
     if IMAGE_PATCH not in added:
         raise StartupError(
             f"{delta} lists no {IMAGE_PATCH} among its added tokens (added_tokens.json): it is not a LLaVA v0 delta"
+        )
+    beyond = [token for token in (IMAGE_PATCH, IMAGE_START, IMAGE_END) if added.get(token, 0) >= llama["vocab_size"]]
+    if beyond:
+        raise StartupError(
+            f"the added token {beyond[0]} of {delta}, {added[beyond[0]]}, has no row in the embedding, which has "
+            f"{llama['vocab_size']}: its tokenizer files are another checkpoint's"
         )
     return Architecture(
         _text(llama, text), _vision(vision), added[IMAGE_PATCH], llama.get("mm_vision_select_layer", -2)
