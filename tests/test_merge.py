@@ -294,6 +294,25 @@ def test_a_vision_tower_that_is_none(trio: Path, tmp_path: Path, merge: Merge) -
     assert "vision is a LLaMA; the vision tower is openai/clip" in refused(merge, copy, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("base/config.json", "there is no config.json in"),
+        ("delta/config.json", "there is no config.json in"),
+        ("vision/config.json", "there is no config.json in"),
+        ("delta/tokenizer.model", "no tokenizer.model in"),
+        ("delta/added_tokens.json", "lists no <im_patch>"),
+        ("vision/pytorch_model.bin", "no weights in"),
+    ],
+)
+def test_a_missing_file(trio: Path, tmp_path: Path, merge: Merge, file: str, said: str) -> None:
+    copy = copied(trio, tmp_path)
+    (copy / file).unlink()
+    message = refused(merge, copy, tmp_path)
+    assert said in message
+    assert str((copy / file).parent) in message
+
+
 def test_a_missing_shard(trio: Path, tmp_path: Path, merge: Merge) -> None:
     copy = copied(trio, tmp_path)
     (copy / "base" / "pytorch_model-00002-of-00002.bin").unlink()

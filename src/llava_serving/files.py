@@ -11,6 +11,8 @@ LFS_POINTER = b"version https://git-lfs"
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises StartupError if there is none."""
+    if not path.exists():
+        raise StartupError(f"there is no {path.name} in {path.parent}")
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
