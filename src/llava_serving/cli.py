@@ -1,6 +1,6 @@
 """The command `llava-serving`.
 
-`serve` runs Azure's own inference server on score.py, on this machine; `bench` sends a server requests and measures;
+`serve` runs Azure's own inference server on score.py, on this machine; `score` asks an endpoint; `bench` measures one;
 `merge` makes one folder of a LLaMA, a LLaVA delta and a CLIP; `check` says what a folder is and whether it can talk.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .bench import command as bench
 from .checkup import command as check
+from .client import command as client
 from .errors import StartupError
 from .export import command as merge
 from .settings import Settings
@@ -39,6 +40,7 @@ def main() -> int:
     command.set_defaults(run=lambda arguments: serve(arguments.port, arguments.model_dir))
     for name, module, work, about in (
         ("bench", bench, bench.run, "measure a server, this one or one that speaks OpenAI's chat completions"),
+        ("score", client, client.score, "ask an endpoint, one of Azure's or this machine's"),
         ("merge", merge, merge.merge, "make one model folder of the base, the delta and the vision tower"),
         ("check", check, check.check, "say what a model folder is, whether it is whole, and whether it can talk"),
     ):

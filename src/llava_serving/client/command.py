@@ -1,0 +1,136 @@
+"""`llava-serving score`: asks an endpoint, one of Azure's or this machine's.
+
+  llava-serving score --url http://127.0.0.1:5001/score --image cat.png "What is this?"
+  llava-serving score --url URL --entra --stream "the meaning of life is"
+  llava-serving score --url URL --file request.json --output json
+
+The key is read from AZUREML_ENDPOINT_KEY, so that no process list shows it; --entra takes a Microsoft Entra token.
+Where the endpoint is busy (429, 503, or Azure's 424 around one) it is asked again when it says.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+KEY_VARIABLE = "AZUREML_ENDPOINT_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="*")
+    parser.add_argument(
+        "--url", required=True, help="the scoring URI: https://NAME.REGION.inference.ml.azure.com/score"
+    )
+    parser.add_argument("--entra", action="store_true", help="authenticate with a Microsoft Entra token")
+    parser.add_argument("--deployment", help="one of the endpoint's, past its traffic rules")
+    parser.add_argument(
+        "--image", type=Path, action="append", default=[], metavar="FILE",
+        help="of the prompt; several prompts have one each, or share one",
+    )  # fmt: skip
+    parser.add_argument("--file", metavar="FILE", help="a body as it stands, in place of prompts; - is standard input")
+    parser.add_argument(
+        "--parameter", action="append", default=[], metavar="NAME=VALUE", help="max_new_tokens=64, stop='[\"#\"]', ..."
+    )
+    parser.add_argument("--stream", action="store_true", help="print the text as it comes")
+    parser.add_argument("--output", choices=("text", "table", "json"), default="text")
+    parser.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS", help="for each try")
+    parser.add_argument("--retries", type=int, default=4, help="how often a busy endpoint is asked again")
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """The exit status: 0, 1 where there is no answer, 2 for a request that cannot be made."""
+    from .endpoint import Endpoint, EndpointError, entra_token
+
+    try:
+        body = _body(arguments)
+    except (OSError, ValueError) as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 2
+    token = entra_token if arguments.entra else os.environ.get(KEY_VARIABLE)
+    endpoint = Endpoint(arguments.url, token, arguments.deployment, arguments.timeout, arguments.retries)
+    try:
+        if arguments.stream:
+            _tell_stream(endpoint.stream(body), arguments.output)
+        else:
+            _tell(endpoint.score(body).body, arguments.output)
+    except EndpointError as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _body(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .request import ask
+
+    if bool(arguments.prompt) == (arguments.file is not None):
+        raise ValueError("give prompts, or a body with --file")
+    if arguments.file is None:
+        return ask(arguments.prompt, arguments.image, **dict(map(_parameter, arguments.parameter)))
+    if arguments.image or arguments.parameter:
+        raise ValueError("a body with --file has its images and parameters in it")
+    text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text("utf-8")
+    body = json.loads(text)
+    if not isinstance(body, dict):
+        raise ValueError(f"{arguments.file} holds no JSON object")
+    return body
+
+
+def _parameter(given: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as JSON where it is any, else as text."""
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise ValueError(f"--parameter {given} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _tell(body: Any, output: str) -> None:
+    if output == "json":
+        print(json.dumps(body, ensure_ascii=False, indent=2))
+        return
+    rows = texts(body)
+    for number, row in enumerate(rows):
+        for i, text in enumerate(row):
+            print(text if output == "text" else f"{number:>3} {i:>2}  {' '.join(text.split())}")
+
+
+def texts(body: Any) -> list[list[str]]:
+    """The answers of each row, whatever the form of the request was."""
+    if isinstance(body, dict):
+        if "choices" in body:
+            return [[str(choice["message"]["content"]) for choice in body["choices"]]]
+        return [[str(body.get("output", body))]]
+    return [[str(text) for text in row.values()] if isinstance(row, dict) else [str(row)] for row in body]
+
+
+def _tell_stream(events: Iterable[dict[str, Any]], output: str) -> None:
+    """As JSON every event; as text the first sequence as it comes, and others, which come between, after it."""
+    others: dict[tuple[int, str], str] = {}
+    for event in events:
+        if output == "json":
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+            continue
+        for place, text in _pieces(event):
+            if place == (0, "0"):
+                print(text, end="", flush=True)
+            else:
+                others[place] = others.get(place, "") + text
+    if output != "json":
+        print()
+        for _, text in sorted(others.items()):
+            print(text)
+
+
+def _pieces(event: dict[str, Any]) -> Iterator[tuple[tuple[int, str], str]]:
+    """New text with the row and the sequence it belongs to, in either form of stream."""
+    for choice in event.get("choices", []):
+        if text := choice.get("delta", {}).get("content"):
+            yield (0, str(choice["index"])), text
+    for name, text in event.items():
+        if name.isdecimal():
+            yield (event["row"], name), text

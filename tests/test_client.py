@@ -1,0 +1,231 @@
+"""`llava-serving score` and its Python side, against the real server and against one that is busy."""
+
+import io
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server import Server
+
+from llava_serving import cli
+from llava_serving.client import Endpoint, EndpointError, ask
+from llava_serving.weights.model_dir import DEMO
+
+SHAPES = DEMO / "pictures" / "shapes.png"
+DIGIT = DEMO / "pictures" / "digit.png"
+ABOUT_SHAPES = "a red circle, a blue cross, a yellow triangle"
+Score = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def score(demo_server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Score:
+    """Runs the command in this process: its exit status, what it printed, and what it said."""
+
+    def run(*arguments: str, url: str = f"http://127.0.0.1:{demo_server.port}/score") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["llava-serving", "score", "--url", url, *arguments])
+        status = cli.main()
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_asks_about_a_picture(score: Score) -> None:
+    assert score("--image", str(SHAPES), "What is in the image?") == (0, ABOUT_SHAPES + "\n", "")
+
+
+@pytest.mark.parametrize("output", ["text", "table"])
+def test_several_prompts_have_a_picture_each(score: Score, output: str) -> None:
+    pictures = ("--image", str(SHAPES), "--image", str(DIGIT))
+    status, out, _ = score(*pictures, "--output", output, "What is in the image?", "What is in the image?")
+    assert status == 0
+    first, second = out.splitlines()
+    assert first == (ABOUT_SHAPES if output == "text" else f"  0  0  {ABOUT_SHAPES}")
+    assert second != first
+
+
+def test_streams_the_same_text(score: Score) -> None:
+    assert score("--stream", "--image", str(SHAPES), "What is in the image?") == (0, ABOUT_SHAPES + "\n", "")
+    both = score("--stream", "--image", str(SHAPES), "What is in the image?", "What is in the image?")
+    assert both == (0, f"{ABOUT_SHAPES}\n{ABOUT_SHAPES}\n", "")
+    _, out, _ = score("--stream", "--output", "json", "--image", str(SHAPES), "What is in the image?")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert "".join(event.get("0", "") for event in events) == ABOUT_SHAPES
+    assert events[-1]["finish_reason"] == "stop"
+
+
+def test_parameters_and_json(score: Score) -> None:
+    status, out, _ = score("--parameter", "max_new_tokens=3", "--parameter", "n=2", "--output", "json", "the sky is")
+    assert status == 0
+    assert json.loads(out)[0].keys() == {"0", "1"}
+
+
+def test_a_body_from_a_file_and_from_standard_input(
+    score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5})
+    (tmp_path / "request.json").write_text(body)
+    from_file = score("--file", str(tmp_path / "request.json"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(body))
+    assert score("--file", "-") == from_file
+    assert from_file[0] == 0
+    assert from_file[1].strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give prompts, or a body"),
+        (("--file", "x", "a"), "give prompts, or a body"),
+        (("--image", "/no/such/file", "a"), "/no/such/file"),
+        (("--parameter", "n", "a"), "--parameter n is not NAME=VALUE"),
+        (("--image", str(SHAPES), "--image", str(SHAPES), "a", "b", "c"), "2 images for 3 prompts"),
+    ],
+)
+def test_what_cannot_be_asked(score: Score, arguments: tuple[str, ...], said: str) -> None:
+    status, out, err = score(*arguments)
+    assert (status, out) == (2, "")
+    assert said in err
+
+
+def test_the_service_s_refusal_is_told(score: Score) -> None:
+    status, out, err = score("--parameter", "temperature=-1", "a")
+    assert (status, out) == (1, "")
+    assert "400 invalid_parameter" in err
+    assert score("a", url="http://127.0.0.1:9/score")[0] == 1
+
+
+class Busy(ThreadingHTTPServer):
+    """Answers what it is told to, in order, and the last for ever; remembers what it was asked."""
+
+    def __init__(self, *answers: tuple[int, dict[str, str], bytes]) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, str]] = []
+        self.times: list[float] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/score"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Busy)
+        self.server.asked.append({name.lower(): value for name, value in self.headers.items()})
+        self.server.times.append(time.monotonic())
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answers = self.server.answers
+        status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+OK = (200, {"x-llava-total-ms": "1.0"}, b'[{"0": "fine"}]')
+
+
+@pytest.fixture
+def busy() -> Iterator[Callable[..., Busy]]:
+    started: list[Busy] = []
+
+    def start(*answers: tuple[int, dict[str, str], bytes]) -> Busy:
+        server = Busy(*answers)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_endpoint_is_asked_again_when_it_says(busy: Callable[..., Busy], status: int) -> None:
+    server = busy((status, {"Retry-After": "1"}, b"{}"), OK)
+    answer = Endpoint(server.url).score(ask(["a"]))
+    assert answer.body == [{"0": "fine"}]
+    assert answer.headers["x-llava-total-ms"] == "1.0"
+    assert 0.9 < server.times[1] - server.times[0] < 5
+
+
+def test_azure_s_424_around_a_busy_instance(busy: Callable[..., Busy]) -> None:
+    around_busy = (424, {"ms-azureml-model-error-statuscode": "429", "Retry-After": "0"}, b"{}")
+    assert Endpoint(busy(around_busy, OK).url).score(ask(["a"])).body == [{"0": "fine"}]
+    refused = json.dumps({"error": {"code": "invalid_image", "message": "no"}}).encode()
+    server = busy((424, {"ms-azureml-model-error-statuscode": "400"}, refused), OK)
+    with pytest.raises(EndpointError, match="424 invalid_image: no"):
+        Endpoint(server.url).score(ask(["a"]))
+    assert len(server.asked) == 1  # it would be refused again
+
+
+def test_it_gives_up_with_the_last_answer(busy: Callable[..., Busy]) -> None:
+    full = b'{"error": {"code": "overloaded", "message": "as many as are let in"}}'
+    server = busy((429, {"Retry-After": "0"}, full))
+    with pytest.raises(EndpointError, match="429 overloaded: as many") as refused:
+        Endpoint(server.url, retries=2).score(ask(["a"]))
+    assert (refused.value.status, len(server.asked)) == (429, 3)
+
+
+@pytest.mark.parametrize("body", [b'{"message": "who are you?"}', b"who are you?"])
+def test_the_platform_s_own_errors(busy: Callable[..., Busy], body: bytes) -> None:
+    with pytest.raises(EndpointError, match="401: who are you") as refused:
+        Endpoint(busy((401, {}, body)).url).score(ask(["a"]))
+    assert refused.value.status == 401
+
+
+def test_keys_tokens_and_deployments_go_with_their_own_requests(
+    busy: Callable[..., Busy], score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = busy(OK)
+    Endpoint(server.url, "key", "green").score(ask(["a"]))
+    tokens = iter(["first", "second"])
+    endpoint = Endpoint(server.url, lambda: next(tokens))
+    endpoint.score(ask(["a"]))
+    endpoint.score(ask(["a"]))
+    monkeypatch.setenv("AZUREML_ENDPOINT_KEY", "from the desk")
+    assert score("--deployment", "blue", "a", url=server.url)[0] == 0
+    told = [(asked.get("authorization"), asked.get("azureml-model-deployment")) for asked in server.asked]
+    assert told == [
+        ("Bearer key", "green"), ("Bearer first", None), ("Bearer second", None), ("Bearer from the desk", "blue"),
+    ]  # fmt: skip
+    assert "key" not in repr(Endpoint(server.url, "key"))
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [
+        (b'data: {"row": 0, "0": "a"}\n\n', "the stream was cut"),
+        (
+            b'data: {"row": 0, "0": "a"}\n\ndata: {"error": {"code": "deadline", "message": "late"}}\n\n',
+            "deadline: late",
+        ),
+        (b"data: {\n\n", "the stream was cut"),
+    ],
+)
+def test_a_stream_that_goes_wrong(busy: Callable[..., Busy], stream: bytes, said: str) -> None:
+    with pytest.raises(EndpointError, match=said):
+        list(Endpoint(busy((200, {"Content-Type": "text/event-stream"}, stream)).url).stream(ask(["a"])))
+
+
+def test_leaving_a_stream_ends_the_answer(demo_server: Server) -> None:
+    body = ask(["the sky is"], max_new_tokens=400, ignore_eos=True)
+    events = Endpoint(f"http://127.0.0.1:{demo_server.port}/score").stream(body)
+    assert "row" in next(events)
+    events.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while '"status": 499' not in demo_server.log and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert '"status": 499' in demo_server.log
