@@ -319,6 +319,15 @@ def test_a_missing_shard(trio: Path, tmp_path: Path, merge: Merge) -> None:
     assert "pytorch_model-00002-of-00002.bin" in refused(merge, copy, tmp_path)
 
 
+def test_a_shard_that_lacks_what_the_index_says(trio: Path, tmp_path: Path, merge: Merge) -> None:
+    copy = copied(trio, tmp_path)
+    file = copy / "base" / "pytorch_model-00002-of-00002.bin"
+    shard = torch.load(file, weights_only=True)
+    del shard["model.norm.weight"]
+    torch.save(shard, file)
+    assert f"{file} lacks model.norm.weight" in refused(merge, copy, tmp_path)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_missing_rank_of_meta_s(trio: Path, tmp_path: Path, merge: Merge, rank: int) -> None:
     copy = copied(trio, tmp_path)

@@ -1,7 +1,7 @@
 """A file written past the page cache.
 
-Gigabytes that nobody will read soon are copied into the cache, flushed out of it, and have pushed out what was there:
-straight to the disk is up to twice as fast (measured, see benchmarks) and leaves the cache to what is read.
+Gigabytes that nobody will read soon are copied into the cache, flushed out of it, and have pushed out what was there.
+Straight to the disk a merge of 5 GB took 10.4 s, through the cache 16.5 s.
 """
 
 import mmap

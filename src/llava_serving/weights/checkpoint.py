@@ -3,7 +3,6 @@
 Only headers are read here, each file's once; that every tensor lies inside its file is known before any is read.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Any
 from ..errors import StartupError
 from ..files import hint, read_json
 from . import meta_layout, safetensors_file, torch_file
-from .tensors import Tensor
+from .tensors import StoredTensor, Tensor, num_bytes
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 LOOKED_FOR = f"{', '.join(SINGLE_FILES)}, each whole or with an index, or Meta's {meta_layout.PATTERN}"
@@ -36,7 +35,7 @@ class Checkpoint:
 
     @property
     def num_bytes(self) -> int:
-        return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in self.tensors.values())
+        return sum(num_bytes(tensor) for tensor in self.tensors.values())
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -48,16 +47,12 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     for file in files:
         stored = locate(file)
-        wanted = (
-            stored
-            if expected is None
-            else {n: stored[n] for n, f in expected.items() if f == file.name and n in stored}
-        )
-        tensors |= wanted
-    lacking = sorted(expected.keys() - tensors.keys()) if expected else []
-    if lacking:
-        file = directory / expected[lacking[0]]  # type: ignore[index]
-        raise StartupError(f"{file} lacks {lacking[0]}, which the index says it holds; {hint(file)}")
+        # A shard may hold more than the index says; what it says is what counts.
+        tensors |= {name: t for name, t in stored.items() if expected is None or expected.get(name) == file.name}
+    for name, shard in (expected or {}).items():
+        if name not in tensors:
+            path = directory / shard
+            raise StartupError(f"{path} lacks {name}, which the index says it holds; {hint(path)}")
     return Checkpoint(directory, tensors, tuple(files))
 
 
@@ -79,7 +74,7 @@ def weight_files(directory: Path) -> list[Path]:
     raise StartupError(f"no weights in {directory}: looked for {LOOKED_FOR}")
 
 
-def locate(path: Path) -> dict[str, Any]:
+def locate(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file by name."""
     return safetensors_file.locate(path) if path.suffix == ".safetensors" else torch_file.locate(path)
 
