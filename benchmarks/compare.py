@@ -7,14 +7,13 @@ every single run.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from servers import ROOT, Server, machine
+from servers import Server, add_server_arguments, bench, machine, server_environment
 
 KINDS = ("generate", "engine")
 
@@ -27,13 +26,10 @@ def main() -> None:
     parser.add_argument("--output-tokens", default="32:256")
     parser.add_argument("--workload", default="image")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model-dir", help="AZUREML_MODEL_DIR; by default the demo model")
-    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of both servers")
+    add_server_arguments(parser)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    environment = dict(pair.split("=", 1) for pair in arguments.environment)
-    if arguments.model_dir:
-        environment["AZUREML_MODEL_DIR"] = arguments.model_dir
+    environment = server_environment(arguments)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
@@ -54,14 +50,10 @@ def main() -> None:
 
 def measure(url: str, callers: int, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     count = max(arguments.least_requests, round(arguments.requests_per_caller * callers))
-    command = [
-        sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", "--concurrency", str(callers),
-        "--num-requests", str(count), "--seed", str(seed), "--workload", arguments.workload, "--output-tokens",
-        arguments.output_tokens, "--warmup", "1",
-    ]  # fmt: skip
-    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return figures
+    return bench(
+        url, "--concurrency", str(callers), "--num-requests", str(count), "--seed", str(seed), "--workload",
+        arguments.workload, "--output-tokens", arguments.output_tokens, "--warmup", "1",
+    )  # fmt: skip
 
 
 def save(arguments: argparse.Namespace, environment: dict[str, str], runs: list[dict[str, Any]]) -> None:

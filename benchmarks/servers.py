@@ -1,5 +1,7 @@
 """Real server processes to measure: the service, or the same with transformers' `generate` in the engine's place."""
 
+import argparse
+import json
 import os
 import platform
 import socket
@@ -68,3 +70,21 @@ def machine() -> dict[str, Any]:
         "commit": commit,
         **{package: version(package) for package in packages},
     }
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model-dir", help="AZUREML_MODEL_DIR; by default the demo model")
+    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of both servers")
+
+
+def server_environment(arguments: argparse.Namespace) -> dict[str, str]:
+    environment = dict(pair.split("=", 1) for pair in arguments.environment)
+    return environment | ({"AZUREML_MODEL_DIR": arguments.model_dir} if arguments.model_dir else {})
+
+
+def bench(url: str, *options: str) -> dict[str, Any]:
+    """What `llava-serving bench` finds at a server's `/score`."""
+    command = [sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", *options]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return figures

@@ -7,14 +7,13 @@ caller: the time to the first token.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from servers import ROOT, Server, machine
+from servers import Server, add_server_arguments, bench, machine, server_environment
 
 KINDS = {
     "without": {"LLAVA_PREFIX_CACHING": "false", "LLAVA_IMAGE_CACHE_SIZE": "0"},
@@ -25,13 +24,10 @@ KINDS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model-dir", help="AZUREML_MODEL_DIR; by default the demo model")
-    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of both servers")
+    add_server_arguments(parser)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    environment = dict(pair.split("=", 1) for pair in arguments.environment)
-    if arguments.model_dir:
-        environment["AZUREML_MODEL_DIR"] = arguments.model_dir
+    environment = server_environment(arguments)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
@@ -52,13 +48,10 @@ def main() -> None:
 
 
 def ten_questions(url: str, seed: int) -> dict[str, Any]:
-    command = [
-        sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", "--workload", "shared-image",
-        "--concurrency", "1", "--num-requests", "10", "--warmup", "0", "--output-tokens", "8", "--seed", str(seed),
-    ]  # fmt: skip
-    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return figures
+    return bench(
+        url, "--workload", "shared-image", "--concurrency", "1", "--num-requests", "10", "--warmup", "0",
+        "--output-tokens", "8", "--seed", str(seed),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

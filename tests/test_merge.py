@@ -73,6 +73,15 @@ def replaced(part: Path, stored: dict[str, torch.Tensor], **how: object) -> None
     save_shards(stored, part, 2, **how)  # type: ignore[arg-type]
 
 
+def with_meta_s_base(trio: Path, tmp_path: Path, ranks: int) -> Path:
+    copy = copied(trio, tmp_path)
+    stored = tensors(copy / "base")
+    shutil.rmtree(copy / "base")
+    (copy / "base").mkdir()
+    save_as_meta(stored, copy / "base", Shape(), ranks)
+    return copy
+
+
 def test_equals_the_naive_rules_to_the_bit(trio: Path, tmp_path: Path, merge: Merge) -> None:
     merge(trio, tmp_path / "llava")
     assert_same(written(tmp_path / "llava"), stock_names(trio))
@@ -110,11 +119,7 @@ def test_the_file_format_and_sharding_change_nothing(
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_base_in_meta_s_layout_is_the_same(trio: Path, tmp_path: Path, merge: Merge, ranks: int) -> None:
-    copy = copied(trio, tmp_path)
-    stored = tensors(copy / "base")
-    shutil.rmtree(copy / "base")
-    (copy / "base").mkdir()
-    save_as_meta(stored, copy / "base", Shape(), ranks)
+    copy = with_meta_s_base(trio, tmp_path, ranks)
     merge(copy, tmp_path / "llava")
     assert_same(written(tmp_path / "llava"), stock_names(trio))
     # and so is it for the service, which merges while it loads
@@ -330,11 +335,7 @@ def test_a_shard_that_lacks_what_the_index_says(trio: Path, tmp_path: Path, merg
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_missing_rank_of_meta_s(trio: Path, tmp_path: Path, merge: Merge, rank: int) -> None:
-    copy = copied(trio, tmp_path)
-    stored = tensors(copy / "base")
-    shutil.rmtree(copy / "base")
-    (copy / "base").mkdir()
-    save_as_meta(stored, copy / "base", Shape(), 2)
+    copy = with_meta_s_base(trio, tmp_path, 2)
     (copy / "base" / f"consolidated.0{rank}.pth").unlink()
     said = refused(merge, copy, tmp_path)
     assert "consolidated.00.pth" in said if rank == 0 else "is one missing?" in said

@@ -65,8 +65,7 @@ def _diagnose_trio(directory: Path) -> Diagnosis:
     demo = ", the embedded demo model" if directory.resolve() == DEMO else ""
     findings = [Finding("is", f"the parts of a LLaVA v0, which are merged while loading{demo}")]
     files: list[Path] = []
-    for part in PARTS:
-        found = identify(directory / part)
+    for part, found in zip(PARTS, parts.found, strict=True):
         files += found.checkpoint.files
         findings.append(Finding(f"{part}/", f"{found.name}; {_size(found).told}"))
     findings.append(Finding("adds", ", ".join(f"{token} {i}" for token, i in sorted(parts.added.items()))))

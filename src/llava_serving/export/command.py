@@ -23,14 +23,8 @@ FOLDERS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--base", type=Path, required=True, metavar="DIR", help="the original LLaMA of the delta's size"
-    )
-    parser.add_argument("--delta", type=Path, required=True, metavar="DIR", help="liuhaotian/LLaVA-13b-delta-v0")
-    parser.add_argument("--vision", type=Path, required=True, metavar="DIR", help="openai/clip-vit-large-patch14")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="a folder that is not there, or empty"
-    )
+    for name, what in FOLDERS.items():
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR", help=what)
     parser.add_argument(
         "--dtype", choices=("float16", "bfloat16"), default="float16", help="of the result; sums are float16's first"
     )

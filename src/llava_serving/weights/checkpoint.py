@@ -40,13 +40,12 @@ class Checkpoint:
 
 def open_checkpoint(directory: Path) -> Checkpoint:
     """Raises StartupError that names the missing, damaged or truncated file."""
-    files = weight_files(directory)
+    files, expected = _files(directory)
+    located = [locate(file) for file in files]
     if meta_layout.shards(directory):
-        return Checkpoint(directory, meta_layout.tensors(directory, [locate(file) for file in files]), tuple(files))
-    expected = _weight_map(directory)
+        return Checkpoint(directory, meta_layout.tensors(directory, located), tuple(files))
     tensors: dict[str, Tensor] = {}
-    for file in files:
-        stored = locate(file)
+    for file, stored in zip(files, located, strict=True):
         # A shard may hold more than the index says; what it says is what counts.
         tensors |= {name: t for name, t in stored.items() if expected is None or expected.get(name) == file.name}
     for name, shard in (expected or {}).items():
@@ -58,20 +57,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 def weight_files(directory: Path) -> list[Path]:
     """The files of weights of a folder, from its index if it has one. Raises StartupError if one is not there."""
-    if not directory.is_dir():
-        raise StartupError(f"{directory} is not a folder")
-    if meta := meta_layout.shards(directory):
-        return meta
-    expected = _weight_map(directory)
-    if expected is not None:
-        files = sorted({directory / file for file in expected.values()})
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise StartupError(f"the index in {directory} names shards that are not there: {', '.join(missing)}")
-        return files
-    for single in SINGLE_FILES:
-        if (directory / single).is_file():
-            return [directory / single]
-    raise StartupError(f"no weights in {directory}: looked for {LOOKED_FOR}")
+    return _files(directory)[0]
 
 
 def locate(path: Path) -> dict[str, StoredTensor]:
@@ -79,15 +65,22 @@ def locate(path: Path) -> dict[str, StoredTensor]:
     return safetensors_file.locate(path) if path.suffix == ".safetensors" else torch_file.locate(path)
 
 
-def _weight_map(directory: Path) -> dict[str, str] | None:
-    """Tensor name to file name, where an index says so."""
+def _files(directory: Path) -> tuple[list[Path], dict[str, str] | None]:
+    """The files of weights, and each tensor's file by name where an index says so."""
+    if not directory.is_dir():
+        raise StartupError(f"{directory} is not a folder")
+    if meta := meta_layout.shards(directory):
+        return meta, None
     for single in SINGLE_FILES:
         index = directory / f"{single}.index.json"
         if index.is_file():
-            files = read_json(index).get("weight_map")
-            if not isinstance(files, dict) or not files:
+            expected = read_json(index).get("weight_map")
+            if not isinstance(expected, dict) or not expected:
                 raise StartupError(f"{index} has no weight_map; {hint(index)}")
-            return files
+            files = sorted({directory / file for file in expected.values()})
+            if missing := [file.name for file in files if not file.is_file()]:
+                raise StartupError(f"the index in {directory} names shards that are not there: {', '.join(missing)}")
+            return files, expected
         if (directory / single).is_file():
-            return None
-    return None
+            return [directory / single], None
+    raise StartupError(f"no weights in {directory}: looked for {LOOKED_FOR}")

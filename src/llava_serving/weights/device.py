@@ -2,7 +2,7 @@
 
 import fcntl
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -33,12 +33,17 @@ def choose_devices(name: str) -> list[torch.device]:
     return [torch.device(name)]
 
 
-def device_map(model: nn.Module, devices: Sequence[torch.device], dtype: torch.dtype) -> dict[str, torch.device]:
-    """Where each part of `model`, which has no memory yet, goes, as accelerate has it. Raises StartupError."""
+def device_map(
+    empty: Callable[[], nn.Module], devices: Sequence[torch.device], dtype: torch.dtype
+) -> dict[str, torch.device]:
+    """Where each part of a model goes, as accelerate has it; `empty` makes the model without memory.
+
+    Raises StartupError.
+    """
     if len(devices) == 1:
         return {"": devices[0]}
     memory = {number: torch.cuda.mem_get_info(device)[0] for number, device in enumerate(devices)}
-    return {part: devices[number] for part, number in spread(model, memory, dtype).items()}
+    return {part: devices[number] for part, number in spread(empty(), memory, dtype).items()}
 
 
 def spread(model: nn.Module, memory: dict[int, int], dtype: torch.dtype) -> dict[str, int]:

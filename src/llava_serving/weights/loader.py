@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -71,14 +72,12 @@ def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, tem
     return loaded
 
 
-def _load_trio(
-    trio: DeltaTrio, devices: Sequence[torch.device], dtype: torch.dtype, template: str
-) -> LoadedModel:  # fmt: skip
+def _load_trio(trio: DeltaTrio, devices: Sequence[torch.device], dtype: torch.dtype, template: str) -> LoadedModel:
     parts = open_parts(trio.base, trio.delta, trio.vision)
     conversation = choose_template(template, parts.added)
     config = parts.architecture.config()
     model = _empty(config)
-    places = device_map(model, devices, dtype)
+    places = device_map(lambda: model, devices, dtype)
     started = time.monotonic()
     for piece in pieces(parts.sums.items(), pinned=devices[0].type == "cuda"):
         device = device_of(piece.name, places)
@@ -102,9 +101,7 @@ def _empty(config: LlavaConfig) -> LlavaForConditionalGeneration:
         return LlavaForConditionalGeneration(config)
 
 
-def _load_merged(
-    directory: Path, devices: Sequence[torch.device], dtype: torch.dtype, template: str
-) -> LoadedModel:  # fmt: skip
+def _load_merged(directory: Path, devices: Sequence[torch.device], dtype: torch.dtype, template: str) -> LoadedModel:
     text = load_sentencepiece(directory)
     added = added_tokens(directory)
     try:
@@ -114,7 +111,7 @@ def _load_merged(
             directory,
             config=config,
             dtype=dtype,
-            device_map=device_map(_empty(config), devices, dtype),
+            device_map=device_map(partial(_empty, config), devices, dtype),
             local_files_only=True,
             output_loading_info=True,
             weights_only=True,

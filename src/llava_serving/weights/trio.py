@@ -11,7 +11,7 @@ from ..prompt import TEMPLATES, V0, Template
 from ..tokenizer import IMAGE_START, added_tokens, load_sentencepiece
 from .architecture import Architecture, architecture
 from .belonging import check
-from .kinds import identify
+from .kinds import Found, identify
 from .layout import identity_projection, language_name, vision_name
 from .merge import Sum, merged
 
@@ -23,8 +23,12 @@ PADDING = "[PAD]"
 
 @dataclass(frozen=True)
 class Parts:
-    """`sums` are the model's tensors under transformers' names, in the order in which the delta's files are read."""
+    """`sums` are the model's tensors under transformers' names, in the order in which the delta's files are read.
 
+    `found` are base, delta and vision tower.
+    """
+
+    found: tuple[Found, Found, Found]
     architecture: Architecture
     sums: dict[str, Sum]
     text: SentencePieceProcessor
@@ -33,7 +37,7 @@ class Parts:
 
 def open_parts(base: Path, delta: Path, vision: Path) -> Parts:
     """Raises StartupError where a part is not whole or the three do not belong together."""
-    found = [identify(part) for part in (base, delta, vision)]
+    found = identify(base), identify(delta), identify(vision)
     check(*found)
     text, added = load_sentencepiece(delta), added_tokens(delta)
     sizes = architecture(delta, vision, text, added)
@@ -47,7 +51,7 @@ def open_parts(base: Path, delta: Path, vision: Path) -> Parts:
             sums[target] = Sum(tensor)
     sums |= identity_projection(sizes.hidden_size)
     check_shapes(sums, sizes.shapes())
-    return Parts(sizes, sums, text, added)
+    return Parts(found, sizes, sums, text, added)
 
 
 def choose_template(asked: str, added: dict[str, int]) -> Template:
