@@ -3,10 +3,12 @@
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from ..events import events
 
 TIMEOUT_SECONDS = 3600.0
 
@@ -78,7 +80,7 @@ def _read_whole(response: http.client.HTTPResponse, target: Target, outcome: Out
 
 def _read_stream(response: http.client.HTTPResponse, outcome: Outcome, started: float) -> None:
     last = None
-    for event in _events(response):
+    for event in events(response):
         now = time.monotonic()
         if "error" in event:
             outcome.error = f"error event: {event['error'].get('code')}"
@@ -90,18 +92,6 @@ def _read_stream(response: http.client.HTTPResponse, outcome: Outcome, started: 
             last = now
         if usage := event.get("usage"):
             _take_usage(outcome, usage)
-
-
-def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The objects of a stream of server-sent events; a stream without its `[DONE]` was cut."""
-    for line in response:
-        if not line.startswith(b"data:"):
-            continue
-        data = line.removeprefix(b"data:").strip()
-        if data == b"[DONE]":
-            return
-        yield json.loads(data)
-    raise http.client.IncompleteRead(b"")
 
 
 def _has_text(event: dict[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """One endpoint over HTTP: keys and tokens, retries that heed what the answer says, whole answers and streams."""
 
+import http.client
 import json
 import random
 import shutil
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import urllib3
+
+from ..events import events
 
 # Azure's scope for scoring with a Microsoft Entra token.
 ENTRA_RESOURCE = "https://ml.azure.com"
@@ -66,12 +69,12 @@ class Endpoint:
         """
         response = self._send(body, "text/event-stream")
         try:
-            for event in _events(response):
+            for event in events(_lines(response)):
                 if "error" in event:
                     error = event["error"]
                     raise EndpointError(response.status, str(error.get("code", "")), str(error.get("message", "")))
                 yield event
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError) as error:
             raise EndpointError(response.status, "", f"the stream was cut ({error})") from None
         finally:
             response.close()
@@ -152,17 +155,6 @@ def _error(response: urllib3.BaseHTTPResponse) -> EndpointError:
         return EndpointError(response.status, str(told.get("code", "")), str(told.get("message", text)))
     except (ValueError, AttributeError):
         return EndpointError(response.status, "", text[:500] or response.reason or "")
-
-
-def _events(response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:
-    """The JSON objects of server-sent events; a stream without its `[DONE]` was cut."""
-    for line in _lines(response):
-        if line.startswith(b"data:"):
-            data = line.removeprefix(b"data:").strip()
-            if data == b"[DONE]":
-                return
-            yield json.loads(data)
-    raise ValueError("it has no end")
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
