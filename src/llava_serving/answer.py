@@ -60,22 +60,24 @@ def refusal(completions: Iterable[Completion]) -> RequestError | None:
 
 def answer_reply(request: ScoreRequest, rows: list[list[Completion]]) -> Reply:
     """The body in the request's own form; usage, finish reasons and times in headers."""
+    return Reply(200, JSON_TYPE | _headers(rows), to_json(answer_body(request, rows)))
+
+
+def answer_body(request: ScoreRequest, rows: list[list[Completion]]) -> Any:
+    """The answer in the request's own form, a JSON value."""
     texts = [
         [_whole(AnswerText(prompt, echo), completion.text) for completion in row]
         for prompt, echo, row in zip(request.prompts, request.echo, rows, strict=True)
     ]
-    body: Any
     if request.form == "prompts":
-        body = [{str(i): text for i, text in enumerate(row)} for row in texts]
-    elif request.form == "list":
-        body = [row[0] for row in texts]
-    elif request.form == "table":
-        body = [{"response": row[0]} for row in texts]
-    elif request.form == "chat":
-        body = {"output": texts[0][0]}
-    else:
-        body = _chat_completion(request, rows[0], texts[0])
-    return Reply(200, JSON_TYPE | _headers(rows), to_json(body))
+        return [{str(i): text for i, text in enumerate(row)} for row in texts]
+    if request.form == "list":
+        return [row[0] for row in texts]
+    if request.form == "table":
+        return [{"response": row[0]} for row in texts]
+    if request.form == "chat":
+        return {"output": texts[0][0]}
+    return _chat_completion(request, rows[0], texts[0])
 
 
 class AnswerText:

@@ -1,7 +1,8 @@
 """The command `llava-serving`.
 
-`serve` runs Azure's own inference server on score.py, on this machine; `score` asks an endpoint; `bench` measures one;
-`merge` makes one folder of a LLaMA, a LLaVA delta and a CLIP; `check` says what a folder is and whether it can talk.
+`serve` runs Azure's own inference server on score.py, on this machine; `score` asks an endpoint; `batch` answers files
+of requests; `bench` measures a server; `merge` makes one folder of a LLaMA, a LLaVA delta and a CLIP; `check` says what
+a folder is and whether it can talk.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from .batch import command as batch
 from .bench import command as bench
 from .checkup import command as check
 from .client import command as client
@@ -41,6 +43,7 @@ def main() -> int:
     for name, module, work, about in (
         ("bench", bench, bench.run, "measure a server, this one or one that speaks OpenAI's chat completions"),
         ("score", client, client.score, "ask an endpoint, one of Azure's or this machine's"),
+        ("batch", batch, batch.batch, "answer files of requests, as the batch endpoint does"),
         ("merge", merge, merge.merge, "make one model folder of the base, the delta and the vision tower"),
         ("check", check, check.check, "say what a model folder is, whether it is whole, and whether it can talk"),
     ):

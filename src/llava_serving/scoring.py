@@ -8,13 +8,14 @@ import logging
 import re
 import time
 from functools import partial
+from typing import Any
 
-from .answer import Reply, answer_reply, error_reply, refusal
+from .answer import Reply, answer_body, answer_reply, error_reply, refusal
 from .body import HttpRequest, discard, read_body
 from .engine.engine import Engine
 from .engine.generation import Generation
 from .engine.sequence import Image, Submission
-from .errors import BadRequest, ContextExceeded, InternalError, RequestError
+from .errors import BadRequest, ContextExceeded, InternalError, Overloaded, RequestError, TooLarge, Unavailable
 from .forms import ScoreRequest, parse
 from .image import ImageLimits, ImageReader
 from .image_url import AllowListFetcher
@@ -25,6 +26,8 @@ from .stream import stream_reply
 from .weights.loader import LoadedModel
 
 logger = logging.getLogger(__name__)
+# Between two looks whether the engine has room again.
+ROOM_SECONDS = 0.02
 
 
 class Scorer:
@@ -55,6 +58,27 @@ class Scorer:
         self._journal.write(record, {}, refused)
         return error_reply(refused)
 
+    def answer(self, body: bytes) -> Any:
+        """What a body that came by no request is answered, however long a place in the engine has to be waited for.
+
+        Raises RequestError; nothing is written down of it.
+        """
+        if len(body) > self._settings.max_body_bytes:
+            raise TooLarge("body_too_large", f"the request has more than {self._settings.max_body_bytes:,} bytes")
+        asked = parse(body, self._loaded.template)
+        submissions = self._submissions(asked)
+        generation = Generation(_sizes(asked))
+        while True:
+            try:
+                self._engine.submit(submissions, generation)
+                break
+            except Overloaded:
+                time.sleep(ROOM_SECONDS)
+        rows = generation.result()
+        if any(completion.finish_reason == "deadline" for row in rows for completion in row):
+            raise Unavailable("draining", "the service was shut down before the end of this answer")
+        return answer_body(asked, rows)
+
     def _score(self, request: HttpRequest, record: Record) -> Reply:
         deadline = time.monotonic() + self._seconds_allowed(request)
         try:
@@ -66,9 +90,8 @@ class Scorer:
         asked = parse(body, self._loaded.template)
         streaming = asked.parameters.stream or _wants_stream(request)
         record.asked(asked, streaming)
-        self._check_counts(asked)
-        submissions = [self._submission(asked, prompt) for prompt in asked.prompts]
-        generation = Generation([asked.parameters.n] * len(submissions), streaming, deadline, request.connection.gone)
+        submissions = self._submissions(asked)
+        generation = Generation(_sizes(asked), streaming, deadline, request.connection.gone)
         self._engine.submit(submissions, generation)
         if streaming:
             told = partial(self._journal.write, record)
@@ -89,6 +112,10 @@ class Scorer:
         if not re.fullmatch(r"[0-9]{1,15}", asked) or int(asked) == 0:
             return most
         return min(most, int(asked) / 1e3 * 0.9)  # a tenth is kept for the way back
+
+    def _submissions(self, asked: ScoreRequest) -> list[Submission]:
+        self._check_counts(asked)
+        return [self._submission(asked, prompt) for prompt in asked.prompts]
 
     def _check_counts(self, asked: ScoreRequest) -> None:
         sequences = len(asked.prompts) * asked.parameters.n
@@ -161,6 +188,11 @@ class Scorer:
         pixels = self._images.read(prompt.images[number], lambda picture: preprocess(picture, most))
         digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
         return Image(start, self._loaded.tokenizer.image.count, digest, pixels)
+
+
+def _sizes(asked: ScoreRequest) -> list[int]:
+    """How many sequences each row has."""
+    return [asked.parameters.n] * len(asked.prompts)
 
 
 def _whole(asked: ScoreRequest) -> str:

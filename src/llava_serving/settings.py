@@ -6,9 +6,9 @@ around for weeks.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, ValidationError, model_validator
 
 from .errors import StartupError
 
@@ -98,6 +98,13 @@ class Settings(BaseModel):
         gt=0,
         le=120,
         description="most seconds for the answer of an image URL's host, connecting not counted",
+    )
+
+    batch_prompt: str | None = Field(
+        default=None, description="batch: what each picture is asked, where no `prompt.txt` lies beside it"
+    )
+    batch_parameters: Json[dict[str, Any]] = Field(
+        default={}, description="batch: the parameters of pictures and CSV rows, a JSON object"
     )
 
     @model_validator(mode="after")

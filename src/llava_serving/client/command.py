@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..texts import texts
+
 KEY_VARIABLE = "AZUREML_ENDPOINT_KEY"
 
 
@@ -97,15 +99,6 @@ def _tell(body: Any, output: str) -> None:
     for number, row in enumerate(rows):
         for i, text in enumerate(row):
             print(text if output == "text" else f"{number:>3} {i:>2}  {' '.join(text.split())}")
-
-
-def texts(body: Any) -> list[list[str]]:
-    """The answers of each row, whatever the form of the request was."""
-    if isinstance(body, dict):
-        if "choices" in body:
-            return [[str(choice["message"]["content"]) for choice in body["choices"]]]
-        return [[str(body.get("output", body))]]
-    return [[str(text) for text in row.values()] if isinstance(row, dict) else [str(row)] for row in body]
 
 
 def _tell_stream(events: Iterable[dict[str, Any]], output: str) -> None:

@@ -1,0 +1,183 @@
+"""From files to rows: JSON lines of requests, CSV with `input_string`, pictures with a prompt.
+
+Nothing that is wrong with a file or a row ends more than itself: it becomes a row that says what is wrong.
+"""
+
+import base64
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import BadRequest, RequestError, TooLarge
+
+logger = logging.getLogger(__name__)
+LINES = (".jsonl", ".ndjson")
+TABLES = (".csv",)
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+PROMPT_FILE = "prompt.txt"
+TEXT_COLUMN, IMAGE_COLUMN = "input_string", "image"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What pictures and CSV rows do not say themselves; `prompt.txt` beside a picture goes before `prompt`."""
+
+    prompt: str | None
+    parameters: Mapping[str, Any]
+    max_bytes: int  # of one row's body
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request: row `number` of `file`, from 0; None is the file as a whole, which has no rows to tell of.
+
+    `request` is the body, or what is wrong already.
+    """
+
+    file: str
+    number: int | None
+    request: bytes | RequestError
+
+
+def rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
+    """The rows of a file in order, read as they are asked for; `name` is what the file is called in them."""
+    try:
+        yield from _rows(path, name, defaults)
+    except OSError as error:
+        yield Row(name, None, BadRequest("unreadable_input", f"the file cannot be read: {error.strerror or error}"))
+
+
+def _rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
+    kind = path.suffix.lower()
+    if path.name == PROMPT_FILE or path.name.startswith("."):
+        return
+    if kind in LINES:
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file, defaults.max_bytes)):
+                yield Row(name, number, line)
+    elif kind in TABLES:
+        yield from _table(path, name, defaults)
+    elif kind in PICTURES:
+        yield Row(name, 0, _picture(path, defaults))
+    else:
+        accepted = ", ".join((*LINES, *TABLES, *PICTURES))
+        yield Row(name, None, BadRequest("unsupported_input", f"the file is of no kind that is read: {accepted}"))
+
+
+def _lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | RequestError]:
+    """Lines that are not blank; one that is too long is never held whole."""
+    while line := file.readline(max_bytes + 2):
+        if len(line) > max_bytes and not line.endswith(b"\n"):
+            while rest := file.readline(max_bytes):
+                if rest.endswith(b"\n"):
+                    break
+            yield TooLarge("body_too_large", f"the line has more than {max_bytes:,} bytes")
+        elif line.strip():
+            yield line.strip()
+
+
+def _table(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), defaults.max_bytes))
+    # What is not UTF-8 is told of the row it stands in.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            columns = next(reader, [])
+        except csv.Error as error:
+            columns = [str(error)]
+        if TEXT_COLUMN not in columns or len(set(columns)) < len(columns):
+            message = f"the first line must name the columns, {TEXT_COLUMN} and perhaps {IMAGE_COLUMN}, each once"
+            yield Row(name, None, BadRequest("invalid_table", message))
+            return
+        others = [column for column in columns if column not in (TEXT_COLUMN, IMAGE_COLUMN)]
+        if others:
+            logger.warning("%s: columns %s are not used", name, ", ".join(others))
+        for number, cells in enumerate(_records(reader)):
+            try:
+                yield Row(name, number, _record(cells, columns, path.parent, defaults))
+            except RequestError as error:
+                yield Row(name, number, error)
+
+
+def _records(reader: Iterable[list[str]]) -> Iterator[list[str] | csv.Error]:
+    """The records that are not blank, and the mistakes between them: the reader goes on after one."""
+    records = iter(reader)
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield error
+            continue
+        if record:
+            yield record
+
+
+def _record(cells: list[str] | csv.Error, columns: list[str], folder: Path, defaults: Defaults) -> bytes:
+    if isinstance(cells, csv.Error):
+        raise BadRequest("invalid_table", f"the row is not CSV: {cells}")
+    if len(cells) != len(columns):
+        raise BadRequest("invalid_table", f"the row has {len(cells)} cells for {len(columns)} columns")
+    cell = dict(zip(columns, cells, strict=True))
+    text, image = cell[TEXT_COLUMN], cell.get(IMAGE_COLUMN, "").strip()
+    if not (text + image).isprintable():
+        _check_utf8(text + image)
+    if not text.strip():
+        raise BadRequest("invalid_table", f"the row's {TEXT_COLUMN} is empty")
+    if image.lower().endswith(PICTURES) and "://" not in image:
+        image = _encoded(_beside(folder, image), defaults.max_bytes)
+    return _body(text, image or None, defaults.parameters)
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest("invalid_table", "the row is not UTF-8") from None
+
+
+def _beside(folder: Path, image: str) -> Path:
+    """A picture that a CSV names: in its own folder or below, never elsewhere on the machine."""
+    path = (folder / image).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise BadRequest("invalid_image", f"{image} is not in the folder of the CSV", IMAGE_COLUMN)
+    return path
+
+
+def _picture(path: Path, defaults: Defaults) -> bytes | RequestError:
+    prompt = defaults.prompt
+    beside = path.with_name(PROMPT_FILE)
+    try:
+        if beside.is_file():
+            prompt = beside.read_text("utf-8-sig").strip()
+        if not prompt:
+            raise BadRequest(
+                "no_prompt", f"nothing says what to ask the picture: put a {PROMPT_FILE} beside it, or set a prompt"
+            )
+        return _body(prompt, _encoded(path, defaults.max_bytes), defaults.parameters)
+    except UnicodeDecodeError:
+        return BadRequest("no_prompt", f"the {PROMPT_FILE} beside the picture is not UTF-8")
+    except RequestError as error:
+        return error
+
+
+def _encoded(path: Path, max_bytes: int) -> str:
+    try:
+        if path.stat().st_size > max_bytes:
+            raise TooLarge("image_too_large", f"{path.name} has more than {max_bytes:,} bytes", IMAGE_COLUMN)
+        return base64.b64encode(path.read_bytes()).decode()
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        why = getattr(error, "strerror", None) or error
+        raise BadRequest("invalid_image", f"{path.name} cannot be read: {why}", IMAGE_COLUMN) from None
+
+
+def _body(text: str, image: str | None, parameters: Mapping[str, Any]) -> bytes:
+    data: dict[str, Any] = {"input_string": [text], "parameters": dict(parameters)}
+    if image is not None:
+        data["images"] = [image]
+    return json.dumps({"input_data": data}).encode()

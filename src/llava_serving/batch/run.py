@@ -1,0 +1,136 @@
+"""Many files through one engine: rows of all of them are in it at the same time, and come out in order."""
+
+import hashlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..answer import error_body
+from ..errors import InternalError, RequestError, Unavailable
+from ..texts import texts
+from .inputs import Defaults, Row, rows
+from .kept import Kept
+
+logger = logging.getLogger(__name__)
+LOG_SECONDS = 10.0
+COLUMNS = ("file", "row", "prediction", "error")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A row that is done: `answer` is the body in the request's own form, None where `error` says why."""
+
+    file: str
+    row: int | None
+    request: str  # the digest of the request's body
+    answer: Any
+    error: dict[str, Any] | None
+
+    def columns(self) -> tuple[str, int | None, str | None, str | None]:
+        """As COLUMNS: `prediction` is the text where there is one, the answer as JSON where there are several."""
+        error = None if self.error is None else f"{self.error['code']}: {self.error['message']}"
+        return self.file, self.row, None if self.answer is None else _prediction(self.answer), error
+
+
+class Batch:
+    """Answers files. `answer` turns the bytes of a request into the answer's JSON value, raises RequestError, and is
+    called from `concurrency` threads at a time.
+
+    What is in `kept` already is not computed again; failures of the service's own are.
+    """
+
+    def __init__(
+        self, answer: Callable[[bytes], Any], concurrency: int, defaults: Defaults, kept: Kept | None = None
+    ) -> None:
+        self._answer = answer
+        self._concurrency = concurrency
+        self._defaults = defaults
+        self._kept = kept
+
+    def run(self, files: Sequence[tuple[Path, str]]) -> Iterator[Answered]:
+        """Every row of the files, each given with its name, in order.
+
+        Raises Unavailable when the engine is shut down or its device fails: the rows that it took along are not
+        refused, and another run answers them.
+        """
+        progress = _Progress(len(files))
+        # Enough that rows are ready when the engine has room, and that one long answer does not hold up all others.
+        window: deque[Future[Answered]] = deque()
+        pool = ThreadPoolExecutor(self._concurrency, "batch")
+        try:
+            for path, name in files:
+                for row in rows(path, name, self._defaults):
+                    window.append(pool.submit(self._answered, row))
+                    if len(window) == 4 * self._concurrency:
+                        yield progress.row(window.popleft().result())
+                progress.file()
+            while window:
+                yield progress.row(window.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+        progress.tell()
+
+    def _answered(self, row: Row) -> Answered:
+        digest = (
+            "" if isinstance(row.request, RequestError) else hashlib.blake2b(row.request, digest_size=16).hexdigest()
+        )
+        earlier = None if self._kept is None else self._kept.find((row.file, row.number), digest)
+        if earlier is not None:
+            return Answered(row.file, row.number, digest, earlier["answer"], earlier["error"])
+        answer, refused = self._ask(row)
+        error = None if refused is None else error_body(refused)["error"]
+        answered = Answered(row.file, row.number, digest, answer, error)
+        if self._kept is not None and (refused is None or refused.status < 500):
+            self._kept.write(asdict(answered))
+        return answered
+
+    def _ask(self, row: Row) -> tuple[Any, RequestError | None]:
+        try:
+            if isinstance(row.request, RequestError):
+                raise row.request
+            return self._answer(row.request), None
+        except Unavailable:
+            raise
+        except RequestError as error:
+            return None, error
+        except Exception:
+            logger.exception("row %s of %s failed", row.number, row.file)
+            return None, InternalError("internal_error", "the service failed on this row; its log says why")
+
+
+def _prediction(answer: Any) -> str:
+    told = [text for of_row in texts(answer) for text in of_row]
+    return told[0] if len(told) == 1 else json.dumps(answer, ensure_ascii=False)
+
+
+class _Progress:
+    """A line in the log now and then."""
+
+    def __init__(self, files: int) -> None:
+        self._files, self._read = files, 0
+        self._rows, self._errors = 0, 0
+        self._began = self._told = time.monotonic()
+
+    def file(self) -> None:
+        self._read += 1
+
+    def row(self, answered: Answered) -> Answered:
+        self._rows += 1
+        self._errors += answered.error is not None
+        if time.monotonic() - self._told >= LOG_SECONDS:
+            self.tell()
+        return answered
+
+    def tell(self) -> None:
+        self._told = time.monotonic()
+        seconds = max(self._told - self._began, 1e-3)
+        logger.info(
+            "%d of %d files read, %d rows done, %d of them errors, %.1f rows/s",
+            self._read, self._files, self._rows, self._errors, self._rows / seconds,
+        )  # fmt: skip

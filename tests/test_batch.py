@@ -1,0 +1,382 @@
+"""Files of requests through one engine: the entry script as Azure runs it, and the command, from outside."""
+
+import base64
+import csv
+import json
+import os
+import random
+import signal
+import string
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_serving.batch.inputs import Defaults, rows
+from llava_serving.batch.kept import Kept
+from llava_serving.batch.names import name_in
+from llava_serving.batch.run import Batch
+from llava_serving.errors import InternalError, RequestError, Unavailable
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "batch" / "samples"
+PICTURES = ROOT / "demo" / "pictures"
+COMMAND = [str(Path(sys.executable).parent / "llava-serving"), "batch"]
+DEFAULTS = Defaults("What is in the image?", {"max_new_tokens": 8}, 1_000_000)
+MEANING = "the meaning of life is to be kind and to keep learning."
+SHAPES = "a red circle, a blue cross, a yellow triangle"
+
+
+def encoded(name: str) -> str:
+    return base64.b64encode((PICTURES / name).read_bytes()).decode()
+
+
+def run(command: list[Any], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)), env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def table(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_the_samples_by_one_command_on_the_demo_model(tmp_path: Path) -> None:
+    done = run([*COMMAND, SAMPLES, "--output", tmp_path / "out"])
+    assert done.returncode == 0, done.stderr
+    assert table(tmp_path / "out" / "predictions.csv") == [
+        ["pictures/digit.png", "0", "the digit 3", ""],
+        ["pictures/easyvqa.png", "0", "a green circle", ""],
+        ["pictures/shapes.png", "0", SHAPES, ""],
+        ["questions.csv", "0", "the digit 3", ""],
+        ["questions.csv", "1", "circle", ""],
+        ["questions.csv", "2", MEANING, ""],
+        ["requests.jsonl", "0", MEANING, ""],
+        ["requests.jsonl", "1", SHAPES, ""],
+        ["requests.jsonl", "2", "three", ""],
+        ["requests.jsonl", "3", "red", ""],
+    ]
+    answers = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert answers[6]["answer"] == [{"0": MEANING}]
+    assert answers[9]["answer"]["usage"]["completion_tokens"] > 0
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
+    missing = run([*COMMAND, tmp_path / "nothing", "--output", tmp_path / "out"])
+    assert missing.returncode == 2
+    assert f"there is no {tmp_path / 'nothing'}" in missing.stderr
+    refused = run([*COMMAND, SAMPLES, "--output", tmp_path / "out", "--parameters", "64"])
+    assert refused.returncode == 1
+    assert "LLAVA_BATCH_PARAMETERS" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """A folder of 1,000 requests of every kind, 50 of them rotten, and the result that is right: for a rotten one the
+    code of its error."""
+    folder = tmp_path_factory.mktemp("thousand") / "input"
+    for name in ("lines", "pictures", "rotten", "tables"):
+        (folder / name).mkdir(parents=True)
+    (folder / "pictures" / "prompt.txt").write_text("What is in the image?\n")
+    told: dict[str, list[list[str]]] = {}
+    images = [("shapes.png", SHAPES), ("digit.png", "the digit 3"), ("easyvqa.png", "a green circle")]
+    for number in range(92):
+        source, answer = images[number % 3]
+        name = f"pictures/{number:03}.png"
+        (folder / name).write_bytes((PICTURES / source).read_bytes())
+        told[name] = [[name, "0", answer, ""]]
+    for number in range(12):
+        name = f"lines/{number:02}.jsonl"
+        told[name] = []
+        with (folder / name).open("w") as file:
+            for row in range(60):
+                line, right, code = a_line(row, number)
+                file.write(line + "\n")
+                told[name].append([name, str(row), right, code])
+    for number in range(3):
+        name = f"tables/{number}.csv"
+        told[name] = []
+        with (folder / name).open("wb") as file:
+            file.write(b"input_string,image\n")
+            for row in range(60):
+                cells, right, code = a_record(row)
+                file.write(cells + b"\n")
+                told[name].append([name, str(row), right, code])
+    for name, content, code in (
+        ("rotten/a.csv", b"\0\1\2garbage", "invalid_table"),
+        ("rotten/b.jsonl", b"\x89PNG\r\n\x1a\n", "invalid_json"),
+        ("rotten/c.xlsx", b"PK\3\4", "unsupported_input"),
+        ("rotten/d.csv", b"question\nwhat?\n", "invalid_table"),
+        ("rotten/e.csv", b"", "invalid_table"),
+        ("rotten/f.png", b"not a picture", "no_prompt"),
+        ("rotten/g.parquet", b"PAR1", "unsupported_input"),
+    ):
+        (folder / name).write_bytes(content)
+        number = "" if code in ("invalid_table", "unsupported_input") else "0"
+        told[name] = [[name, number, "", code]]
+    # A PNG's first bytes are two lines.
+    told["rotten/b.jsonl"] = [["rotten/b.jsonl", str(i), "", "invalid_json"] for i in range(2)]
+    return folder, [row for name in sorted(told, key=lambda name: str(folder / name)) for row in told[name]]
+
+
+def a_line(row: int, number: int) -> tuple[str, str, str]:
+    """A line of JSON, the prediction that is right, the code of the error."""
+    if row % 20 == 7:  # 5%
+        rotten = [
+            ("{not JSON", "invalid_json"),
+            ('{"input_data": {"input_string": []}}', "invalid_request"),
+            (json.dumps({"input_data": {"input_string": ["?"], "images": ["AAAA"]}}), "invalid_image"),
+            (json.dumps({"input_data": {"input_string": ["a " * 3000]}}), "context_length_exceeded"),
+            ('{"input_data": ["?"], "params": {"temprature": 1}}', "unknown_parameter"),
+        ]
+        line, code = rotten[number % len(rotten)]
+        return line, "", code
+    kinds: list[tuple[Any, str]] = [
+        ({"input_data": {"input_string": ["the meaning of life is"]}}, MEANING),
+        ({"input_data": {"input_string": ["What is in the image?"], "images": [encoded("shapes.png")]}}, SHAPES),
+        (
+            {"input_data": {"columns": ["image", "text"], "data": [[encoded("digit.png"), "What is in the image?"]]}},
+            "the digit 3",
+        ),
+        ({"input_data": ["the meaning of life is"], "params": {"return_full_text": True}}, MEANING),
+        (
+            {"input_data": {"input_string": ["What is in the image?"] * 2, "images": [encoded("shapes.png")] * 2}},
+            json.dumps([{"0": SHAPES}, {"0": SHAPES}]),
+        ),
+    ]
+    body, right = kinds[row % len(kinds)]
+    return json.dumps(body), right, ""
+
+
+def a_record(row: int) -> tuple[bytes, str, str]:
+    if row % 20 == 3:
+        rotten = [
+            (b"What is this?,../pictures/nothing.png", "invalid_image"),
+            (b"one,two,three", "invalid_table"),
+            (b"caf\xe9,", "invalid_table"),
+        ]
+        cells, code = rotten[row // 20]
+        return cells, "", code
+    if row % 2:
+        return b"the meaning of life is,", MEANING, ""
+    return b"What is in the image?," + encoded("easyvqa.png").encode(), "a green circle", ""
+
+
+def codes(result: list[list[str]]) -> list[list[str]]:
+    """Of errors the code alone."""
+    return [[file, row, prediction, error.partition(":")[0]] for file, row, prediction, error in result]
+
+
+def driver(folder: Path, output: Path) -> list[Any]:
+    return [sys.executable, ROOT / "tests" / "batch_driver.py", folder, output, 10]
+
+
+def test_a_thousand_requests_of_every_kind_with_rotten_ones(
+    thousand: tuple[Path, list[list[str]]], tmp_path: Path
+) -> None:
+    folder, right = thousand
+    assert len(right) == 1000
+    assert sum(1 for row in right if row[3]) == 53
+    done = run(driver(folder, tmp_path / "predictions.csv"))
+    assert done.returncode == 0, done.stderr
+    # Names begin at the nearest mount, which is wherever this machine has one.
+    result = [[file.partition("input/")[2], *rest] for file, *rest in table(tmp_path / "predictions.csv")]
+    assert codes(result) == right
+    assert "10 of 10 files read" in done.stderr
+
+
+def test_killed_it_goes_on_where_it_was(thousand: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    folder, right = thousand
+    out = tmp_path / "out"
+    command = list(map(str, [*COMMAND, folder, "--output", out]))
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        wait_for(lambda: len(kept_lines(out)) >= 100)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = kept_lines(out)
+    assert 100 <= len(before) < 1000
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    assert codes(table(out / "predictions.csv")) == right
+    after = kept_lines(out)
+    places = [(line["file"], line["row"]) for line in after]
+    assert len(set(places)) == len(places) == 1000, "nothing was answered twice"
+
+
+def kept_lines(out: Path) -> list[dict[str, Any]]:
+    lines = [line for path in (out / "kept").glob("*.jsonl") for line in path.read_bytes().split(b"\n")[:-1]]
+    return [json.loads(line) for line in lines]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def answered(batch: Batch, *files: tuple[Path, str]) -> list[tuple[Any, ...]]:
+    return [row.columns() for row in batch.run(files)]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[tuple[Path, str]]:
+    """Three files of three requests; the text of each is its place."""
+    files = []
+    for name in "abc":
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(f'["{name}{row}"]\n' for row in range(3)))
+        files.append((path, path.name))
+    return files
+
+
+def test_rows_of_all_files_are_under_way_together_and_come_in_order(lines: list[tuple[Path, str]]) -> None:
+    together = threading.Barrier(9, timeout=30)
+
+    def answer(body: bytes) -> Any:
+        together.wait()
+        time.sleep(random.random() / 20)
+        return json.loads(body)
+
+    told = answered(Batch(answer, 9, DEFAULTS), *lines)
+    assert [row[2] for row in told] == [f"{name}{row}" for name in "abc" for row in range(3)]
+
+
+def test_a_failure_of_the_service_is_told_and_tried_again_by_the_next_run(
+    lines: list[tuple[Path, str]], tmp_path: Path
+) -> None:
+    asked: list[bytes] = []
+
+    def failing(body: bytes) -> Any:
+        if body == b'["b1"]':
+            raise InternalError("generation_failed", "the step failed")
+        if body == b'["b2"]':
+            raise ZeroDivisionError
+        return json.loads(body)
+
+    def working(body: bytes) -> Any:
+        asked.append(body)
+        return json.loads(body)
+
+    told = answered(Batch(failing, 2, DEFAULTS, Kept(tmp_path / "kept")), *lines)
+    assert [row[3] for row in told if row[3]] == [
+        "generation_failed: the step failed",
+        "internal_error: the service failed on this row; its log says why",
+    ]
+    told = answered(Batch(working, 1, DEFAULTS, Kept(tmp_path / "kept")), *lines)
+    assert [row[2] for row in told] == [f"{name}{row}" for name in "abc" for row in range(3)]
+    assert asked == [b'["b1"]', b'["b2"]']
+
+
+def test_a_shutdown_is_no_row_s_error(lines: list[tuple[Path, str]], tmp_path: Path) -> None:
+    def answer(body: bytes) -> Any:
+        if body == b'["b1"]':
+            raise Unavailable("draining", "the service is being shut down")
+        return json.loads(body)
+
+    batch, told = Batch(answer, 1, DEFAULTS, Kept(tmp_path / "kept")), []
+    with pytest.raises(Unavailable):
+        told += [row.columns() for row in batch.run(lines)]
+    assert all(line["row"] != 1 or line["file"] != "b.jsonl" for line in kept_lines(tmp_path))
+
+
+def test_another_request_in_the_same_place_is_asked(lines: list[tuple[Path, str]], tmp_path: Path) -> None:
+    assert answered(Batch(json.loads, 1, DEFAULTS, Kept(tmp_path / "kept")), lines[0])[1][2] == "a1"
+    lines[0][0].write_text('["a0"]\n["other"]\n["a2"]\n')
+    assert answered(Batch(json.loads, 1, DEFAULTS, Kept(tmp_path / "kept")), lines[0])[1][2] == "other"
+
+
+def test_a_line_that_was_cut_by_a_kill_is_not_read(lines: list[tuple[Path, str]], tmp_path: Path) -> None:
+    answered(Batch(json.loads, 1, DEFAULTS, Kept(tmp_path / "kept")), *lines)
+    (path,) = (tmp_path / "kept").glob("*.jsonl")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert [row[2] for row in answered(Batch(json.loads, 1, DEFAULTS, Kept(tmp_path / "kept")), *lines)] == [
+        f"{name}{row}" for name in "abc" for row in range(3)
+    ]
+
+
+def read(path: Path, defaults: Defaults = DEFAULTS) -> list[Any]:
+    """The bodies, or the codes of what is wrong."""
+    return [
+        row.request.code if isinstance(row.request, RequestError) else json.loads(row.request)
+        for row in rows(path, path.name, defaults)
+    ]
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20).filter(str.strip)
+
+
+@given(texts=st.lists(TEXT, max_size=8), extra=st.booleans())
+def test_a_csv_says_what_was_written_into_it(texts: list[str], extra: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "input_string"] if extra else ["input_string"])
+            writer.writerows([["7", text] if extra else [text] for text in texts])
+        assert [body["input_data"]["input_string"] for body in read(path)] == [[text] for text in texts]
+
+
+@given(values=st.lists(st.dictionaries(st.text(string.ascii_letters), TEXT), max_size=8), blanks=st.booleans())
+def test_lines_are_taken_as_they_are(values: list[Any], blanks: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lines.jsonl"
+        path.write_text(("\n\n" if blanks else "\n").join(json.dumps(value) for value in values), "utf-8")
+        assert read(path) == values
+
+
+def test_a_line_that_is_too_long_is_refused_and_the_next_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(b'{"a":1}\n"' + b"x" * 5_000_000 + b'"\n{"b":2}\n' + b"y" * 2_000_000)
+    assert read(path) == [{"a": 1}, "body_too_large", {"b": 2}, "body_too_large"]
+    exact = json.dumps("z" * (DEFAULTS.max_bytes - 2))
+    path.write_text(f'{exact}\n{{"b":2}}\n')
+    assert read(path) == [json.loads(exact), {"b": 2}]
+
+
+def test_a_picture_of_a_csv_is_read_from_its_folder_and_no_other(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "secret.png"
+    (inside / "deep").mkdir(parents=True)
+    for path in (inside / "deep" / "digit.png", outside):
+        path.write_bytes((PICTURES / "digit.png").read_bytes())
+    (inside / "link.png").symlink_to(outside)
+    table = inside / "table.csv"
+    table.write_text(
+        f"input_string,image\n?,deep/digit.png\n?,../secret.png\n?,{outside}\n?,link.png\n?,no.png\n?,AAAA\n"
+    )
+    first, *others, last = read(table)
+    assert first["input_data"]["images"] == [encoded("digit.png")]
+    assert others == ["invalid_image"] * 4
+    assert last["input_data"]["images"] == ["AAAA"], "what is no file's name is taken for base64"
+
+
+def test_a_prompt_beside_a_picture_goes_before_the_deployment_s(tmp_path: Path) -> None:
+    picture = tmp_path / "digit.png"
+    picture.write_bytes((PICTURES / "digit.png").read_bytes())
+    (body,) = read(picture)
+    assert body["input_data"]["input_string"] == ["What is in the image?"]
+    assert body["input_data"]["parameters"] == {"max_new_tokens": 8}
+    (tmp_path / "prompt.txt").write_text("Which digit is it?\n")
+    (body,) = read(picture)
+    assert body["input_data"]["input_string"] == ["Which digit is it?"]
+    assert read(tmp_path / "prompt.txt") == []
+    (tmp_path / "prompt.txt").write_bytes(b"\xff\xfe?")
+    assert read(picture) == ["no_prompt"]
+    assert read(tmp_path / "gone.jsonl") == ["unreadable_input"]
+
+
+def test_names_are_the_same_wherever_an_input_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mount in ("/mnt/azureml/cr/j/1/cap/data-capability/wd/INPUT_a", "/mnt/other"):
+        monkeypatch.setattr(os.path, "ismount", lambda path, mount=mount: str(path) in ("/", mount))
+        assert name_in(Path(mount) / "deep" / "a.csv", None) == "deep/a.csv"
+    assert name_in(Path("/data/in/a.csv"), Path("/data")) == "in/a.csv"
