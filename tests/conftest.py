@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from checkpoints import write_trio
 from reference import Reference, write_merged
-from server import Server
+from server import ROOT, Server
 
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_dir import DEMO, DeltaTrio
@@ -54,7 +54,8 @@ def demo_reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server process on the embedded demo model."""
     with Server(
-        log=tmp_path_factory.mktemp("server") / "log", environment={"GUNICORN_CMD_ARGS": "--threads 96"}
+        log=tmp_path_factory.mktemp("server") / "log",
+        environment={"GUNICORN_CMD_ARGS": "--threads 96", "AML_APP_ROOT": str(ROOT)},
     ) as server:
         server.wait_until_healthy()
         yield server

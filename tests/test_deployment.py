@@ -23,6 +23,12 @@ from llava_serving.weights.model_dir import PARTS
 ROOT = Path(__file__).resolve().parents[1]
 AZURE_PYTHON = ROOT / ".venv-azure" / "bin" / "python"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+ONLINE = ("deployment.yml", "variants/small_gpu.yml", "variants/kubernetes_deployment.yml")
+OTHERS = (
+    "endpoint.yml", "variants/kubernetes_endpoint.yml", "jobs/merge.yml",
+    "batch/endpoint.yml", "batch/deployment.yml", "batch/compute.yml",
+)  # fmt: skip
+FILES = (*ONLINE, *OTHERS, "conda.yaml", "batch/conda.yaml", "score.py", "batch/score.py", ".amlignore")
 AZURE_MOST_SECONDS = 180  # of request_timeout_ms; the SDK lets more pass, Azure does not
 LOAD_SECONDS = 54_000 / 50  # 54 GB from storage at 50 MB/s
 
@@ -46,18 +52,18 @@ def accepted() -> dict[str, Any]:
     return validated(ROOT)
 
 
-@pytest.fixture(scope="module")
-def properties(accepted: dict[str, Any]) -> dict[str, Any]:
-    """Of the deployment, as they would go to Azure Resource Manager."""
-    found: dict[str, Any] = accepted["deployment"]["properties"]
+@pytest.fixture(scope="module", params=ONLINE)
+def properties(accepted: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Of each online deployment, as they would go to Azure Resource Manager."""
+    found: dict[str, Any] = accepted[request.param]["properties"]
     return found
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The files that the validation reads, to be changed."""
-    (tmp_path / "jobs").mkdir()
-    for name in ("endpoint.yml", "deployment.yml", "jobs/merge.yml", "conda.yaml", "score.py", ".amlignore"):
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -70,13 +76,29 @@ def seconds(duration: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(rest)
 
 
-def test_the_sdk_accepts_both_files_as_parts_of_one_endpoint(accepted: dict[str, Any]) -> None:
-    assert accepted["deployment"]["endpointName"] == accepted["endpoint"]["name"]
-    assert accepted["deployment"]["properties"]["endpointComputeType"] == "Managed"
-    assert accepted["endpoint"]["properties"]["authMode"] == "Key"
+@pytest.mark.parametrize(
+    ("endpoint", "deployment", "compute", "auth"),
+    [
+        ("endpoint.yml", "deployment.yml", "Managed", "Key"),
+        ("endpoint.yml", "variants/small_gpu.yml", "Managed", "Key"),
+        ("variants/kubernetes_endpoint.yml", "variants/kubernetes_deployment.yml", "Kubernetes", "Key"),
+        ("batch/endpoint.yml", "batch/deployment.yml", None, "aadToken"),
+    ],
+)
+def test_the_sdk_accepts_the_files_as_parts_of_one_endpoint(
+    accepted: dict[str, Any], endpoint: str, deployment: str, compute: str | None, auth: str
+) -> None:
+    assert accepted[deployment]["endpointName"] == accepted[endpoint]["name"]
+    assert accepted[deployment]["properties"].get("endpointComputeType") == compute
+    assert accepted[endpoint]["properties"]["authMode"] == auth
 
 
-@pytest.mark.parametrize("file", ["endpoint.yml", "deployment.yml", "jobs/merge.yml"])
+def test_deployments_have_an_identity_of_their_own(accepted: dict[str, Any]) -> None:
+    for file in ("endpoint.yml", "variants/kubernetes_endpoint.yml"):
+        assert accepted[file]["identity"]["type"] == "SystemAssigned"
+
+
+@pytest.mark.parametrize("file", [*ONLINE, *OTHERS])
 def test_the_sdk_refuses_an_unknown_key(checkout: Path, file: str) -> None:
     with (checkout / file).open("a") as yml:
         yml.write("\nmax_concurrency: 1\n")
@@ -86,12 +108,12 @@ def test_the_sdk_refuses_an_unknown_key(checkout: Path, file: str) -> None:
     assert "Unknown field" in result.stderr
 
 
-@pytest.mark.parametrize("missing", ["conda.yaml", "score.py"])
+@pytest.mark.parametrize("missing", ["conda.yaml", "score.py", "batch/conda.yaml", "batch/score.py"])
 def test_the_sdk_refuses_a_deployment_without_its_files(checkout: Path, missing: str) -> None:
     (checkout / missing).unlink()
     result = validate(checkout)
     assert result.returncode != 0
-    assert missing in result.stderr
+    assert Path(missing).name in result.stderr
 
 
 def test_a_request_may_take_what_azure_allows(properties: dict[str, Any]) -> None:
@@ -111,7 +133,7 @@ def test_the_server_runs_as_on_a_desk(properties: dict[str, Any]) -> None:
 
 def test_every_request_that_azure_admits_is_let_in_and_has_a_thread(properties: dict[str, Any]) -> None:
     admitted = 2 * properties["requestSettings"]["maxConcurrentRequestsPerInstance"]
-    assert admitted == settings(properties).max_live_seqs
+    assert admitted == settings(properties).max_live_seqs >= settings(properties).max_sequences
     threads = int(properties["environmentVariables"]["GUNICORN_CMD_ARGS"].removeprefix("--threads "))
     assert threads >= admitted + 2  # liveness and readiness
 
@@ -145,37 +167,87 @@ def test_the_worker_may_take_as_long_as_liveness_allows(properties: dict[str, An
 
 def test_the_service_accepts_its_settings(properties: dict[str, Any]) -> None:
     variables = properties["environmentVariables"]
-    assert Settings.from_environment(variables).device == "cuda"
+    assert settings(properties).device == "cuda"
     with pytest.raises(StartupError, match="LLAVA_MAX_SEQUENCE is not a setting"):
         Settings.from_environment(variables | {"LLAVA_MAX_SEQUENCE": "4"})
 
 
-def test_conda_installs_the_versions_that_were_tested(accepted: dict[str, Any]) -> None:
-    conda = yaml.safe_load(accepted["environment"]["properties"]["condaFile"])
+def pins(conda_file: str) -> tuple[str, list[str]]:
+    """The version of Python, and pip's lines."""
+    conda = yaml.safe_load(conda_file)
     python, _, pip = conda["dependencies"]
-    assert sorted(pip["pip"]) == sorted(PROJECT["dependencies"])
-    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
+    return python.removeprefix("python="), sorted(pip["pip"])
+
+
+@pytest.mark.parametrize("file", ONLINE)
+def test_conda_installs_the_versions_that_were_tested(accepted: dict[str, Any], file: str) -> None:
+    python, packages = pins(accepted[file]["environment"]["properties"]["condaFile"])
+    assert packages == sorted(PROJECT["dependencies"])
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+
+
+def test_batch_installs_the_same_but_for_the_server(accepted: dict[str, Any]) -> None:
+    python, packages = pins(accepted["batch/deployment.yml"]["environment"]["properties"]["condaFile"])
+    assert python == pins((ROOT / "conda.yaml").read_text())[0]
+    development = PROJECT["optional-dependencies"]["dev"]
+    expected = {line for line in PROJECT["dependencies"] if not line.startswith("azureml-inference-server-http")}
+    expected |= {line for line in development if line.startswith("pandas==")}
+    assert set(packages) - expected == {line for line in packages if line.startswith("azureml-core==")}
+    assert set(packages) >= expected
+
+
+@pytest.mark.parametrize("file", ["conda.yaml", "batch/conda.yaml"])
+def test_conda_s_packages_agree_with_each_other(file: str, tmp_path: Path) -> None:
+    """By pip's own resolver, for the image's Python and platform, from wheels alone."""
+    python, packages = pins((ROOT / file).read_text())
+    platforms = ["manylinux_2_39_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    command += ["--only-binary=:all:", f"--python-version={python}", f"--target={tmp_path}"]
+    command += [f"--platform={platform}" for platform in platforms]
+    result = subprocess.run([*command, *packages], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_batch_gets_suffices_for_its_script(accepted: dict[str, Any]) -> None:
+    """The server and its packages are not there."""
+    code = "import sys; sys.modules.update(dict.fromkeys(['flask', 'azureml_inference_server_http'])); import score"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "batch", capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_batch_has_as_many_sequences_as_it_may(accepted: dict[str, Any]) -> None:
+    properties = accepted["batch/deployment.yml"]["properties"]
+    assert settings(properties).batch_parameters == {"max_new_tokens": 256}
+    assert settings(properties).device == "cuda"
+    assert properties["maxConcurrencyPerInstance"] == 1
+    assert properties["errorThreshold"] == -1
+
+
+def test_no_machine_waits_for_a_batch(accepted: dict[str, Any]) -> None:
+    assert accepted["batch/compute.yml"]["properties"]["properties"]["scaleSettings"]["minNodeCount"] == 0
+    assert accepted["batch/deployment.yml"]["properties"]["compute"] == accepted["batch/compute.yml"]["name"]
 
 
 def test_the_code_that_is_uploaded_is_the_service_and_the_demo_model(accepted: dict[str, Any]) -> None:
     upload = set(accepted["upload"])
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src" / "llava_serving").rglob("*.py")}
-    assert upload >= {"score.py", *modules}
-    parts = {tuple(name.split("/")[:2]) for name in upload - modules - {"score.py"}}
-    assert parts == {("demo", part) for part in PARTS}
+    own = {"score.py", "swagger3.json", "batch/score.py", *modules}
+    assert upload >= own
+    assert {tuple(name.split("/")[:2]) for name in upload - own} == {("demo", part) for part in PARTS}
 
 
 def test_the_upload_leaves_the_rest_of_a_checkout_behind(checkout: Path) -> None:
-    wanted = ["src/llava_serving/engine/a.py", *(f"demo/{part}/config.json" for part in PARTS)]
+    wanted = ["swagger3.json", "src/llava_serving/engine/a.py", *(f"demo/{part}/config.json" for part in PARTS)]
     others = [
         ".git/config", ".venv/bin/python", ".venv-azure/lib/a.py", ".ci/run", "README.md", "tests/test_a.py",
         "tests/src/a.py", "benchmarks/score.py", "demo/recipe/train.py", "demo/pictures/a.png",
         "src/llava_serving/__pycache__/a.pyc", "src/llava_serving.egg-info/PKG-INFO", "llava-13b-v0/base/model.bin",
+        "batch/samples/requests.jsonl", "score/batch/score.py",
     ]  # fmt: skip
     for name in wanted + others:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text("")
-    assert validated(checkout)["upload"] == sorted(["score.py", *wanted])
+    assert validated(checkout)["upload"] == sorted(["score.py", "batch/score.py", *wanted])
 
 
 def test_azure_sees_that_code_has_changed_and_only_code(checkout: Path) -> None:
@@ -193,7 +265,7 @@ def test_the_uploaded_code_starts_by_itself(accepted: dict[str, Any], tmp_path: 
     for name in accepted["upload"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    variables = accepted["deployment"]["properties"]["environmentVariables"] | {"LLAVA_DEVICE": "cpu"}
+    variables = accepted["deployment.yml"]["properties"]["environmentVariables"] | {"LLAVA_DEVICE": "cpu"}
     start = "import score, llava_serving; score.init(); print(llava_serving.__file__)"
     result = subprocess.run(
         [sys.executable, "-c", start], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True
@@ -204,7 +276,7 @@ def test_the_uploaded_code_starts_by_itself(accepted: dict[str, Any], tmp_path: 
 
 def test_the_job_s_command_merges_and_checks(accepted: dict[str, Any], tmp_path: Path) -> None:
     """As the job runs it, in what is uploaded, on the demo's parts."""
-    job = accepted["job"]
+    job = accepted["jobs/merge.yml"]
     for name in accepted["upload"]:
         (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "code" / name)
@@ -221,6 +293,6 @@ def test_the_job_s_command_merges_and_checks(accepted: dict[str, Any], tmp_path:
 
 
 def test_the_job_registers_a_model(accepted: dict[str, Any]) -> None:
-    output = accepted["job"]["outputs"]["model"]
+    output = accepted["jobs/merge.yml"]["outputs"]["model"]
     assert output["type"] == "custom_model"
     assert output["name"] == "llava-13b-v0"

@@ -24,6 +24,7 @@ MAX_COUNT = 2**31 - 1
 LEAST_TEMPERATURE = 1e-4
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
 
 
 class Parameters(BaseModel):
@@ -38,7 +39,11 @@ class Parameters(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     top_k: int = Field(default=0, ge=-1, le=MAX_COUNT)
     repetition_penalty: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
-    stop: Annotated[list[StopString], BeforeValidator(as_list), Field(max_length=MAX_STOP_STRINGS)] = []
+    stop: Annotated[
+        list[StopString],
+        BeforeValidator(as_list, json_schema_input_type=StopString | StopStrings),
+        Field(max_length=MAX_STOP_STRINGS),
+    ] = []
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int = Field(default=1, ge=1, le=MAX_COUNT)
     return_full_text: bool | None = None

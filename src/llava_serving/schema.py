@@ -11,6 +11,7 @@ from .errors import BadRequest
 MAX_TOP_LOGPROBS = 20
 Column = Literal["image", "prompt", "direct_question", "text"]
 Images = list[str | list[str] | None]
+Texts = Annotated[list[str], Field(min_length=1)]
 
 
 def as_list(value: object) -> object:
@@ -23,8 +24,10 @@ class _Strict(BaseModel):
 
 
 class PromptsBody(_Strict):
-    input_string: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
-    images: Annotated[Images | None, BeforeValidator(as_list)] = None
+    input_string: Annotated[
+        list[str], BeforeValidator(as_list, json_schema_input_type=str | Texts), Field(min_length=1)
+    ]
+    images: Annotated[Images | None, BeforeValidator(as_list, json_schema_input_type=str | Images | None)] = None
 
 
 class ListBody(_Strict):

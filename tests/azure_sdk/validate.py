@@ -1,7 +1,7 @@
-"""Reads a folder's endpoint.yml, deployment.yml and jobs/merge.yml as `az ml` would, without a network.
+"""Reads a folder's YAML as `az ml` would, without a network.
 
 Runs in the SDK's own environment. Fails with the SDK's message; else the last line is JSON: the bodies that would go to
-Azure Resource Manager, and the files that would be uploaded as code with their hash.
+Azure Resource Manager, by file, and the files that would be uploaded as code with their hash.
 """
 
 import argparse
@@ -10,11 +10,16 @@ import socket
 from pathlib import Path
 from typing import Any, NoReturn
 
-from azure.ai.ml import load_job, load_online_deployment, load_online_endpoint
+from azure.ai.ml import load_batch_endpoint, load_compute, load_job, load_online_deployment, load_online_endpoint
 from azure.ai.ml._utils._asset_utils import get_ignore_file, get_object_hash, get_upload_files_from_folder
 from azure.ai.ml._utils._endpoint_utils import validate_scoring_script
+from azure.ai.ml.entities._load_functions import load_model_batch_deployment
 
 LOCATION = "eastus"  # a body must name a region; which one makes no difference here
+
+
+ONLINE_ENDPOINTS = ("endpoint.yml", "variants/kubernetes_endpoint.yml")
+ONLINE_DEPLOYMENTS = ("deployment.yml", "variants/small_gpu.yml", "variants/kubernetes_deployment.yml")
 
 
 def main() -> None:
@@ -22,7 +27,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     block_network()
-    print(json.dumps({"endpoint": endpoint(folder), **deployment(folder), **job(folder), **code(folder)}))
+    accepted: dict[str, Any] = {file: online_endpoint(folder / file) for file in ONLINE_ENDPOINTS}
+    accepted |= {file: online_deployment(folder / file) for file in ONLINE_DEPLOYMENTS}
+    accepted["batch/endpoint.yml"] = batch_endpoint(folder / "batch" / "endpoint.yml")
+    accepted["batch/deployment.yml"] = batch_deployment(folder / "batch" / "deployment.yml")
+    accepted["batch/compute.yml"] = compute(folder / "batch" / "compute.yml")
+    accepted["jobs/merge.yml"] = job(folder / "jobs" / "merge.yml")
+    print(json.dumps(accepted | code(folder)))
 
 
 def block_network() -> None:
@@ -35,28 +46,52 @@ def block_network() -> None:
     socket.socket.connect = refuse  # type: ignore[method-assign]
 
 
-def endpoint(folder: Path) -> dict[str, Any]:
-    loaded = load_online_endpoint(folder / "endpoint.yml")
+def online_endpoint(file: Path) -> dict[str, Any]:
+    loaded = load_online_endpoint(file)
     return {"name": loaded.name, **loaded._to_rest_online_endpoint(LOCATION).as_dict()}
 
 
-def deployment(folder: Path) -> dict[str, Any]:
-    loaded = load_online_deployment(folder / "deployment.yml")
+def online_deployment(file: Path) -> dict[str, Any]:
+    loaded = load_online_deployment(file)
     loaded._validate()
     validate_scoring_script(loaded)  # nothing else notices a script that is missing
-    names = {"name": loaded.name, "endpointName": loaded.endpoint_name}
     return {
-        "deployment": {**names, **loaded._to_rest_object(LOCATION).as_dict()},
+        "name": loaded.name,
+        "endpointName": loaded.endpoint_name,
         "environment": loaded.environment._to_rest_object().as_dict(),
+        **loaded._to_rest_object(LOCATION).as_dict(),
     }
 
 
-def job(folder: Path) -> dict[str, Any]:
-    loaded = load_job(folder / "jobs" / "merge.yml")
+def batch_endpoint(file: Path) -> dict[str, Any]:
+    loaded = load_batch_endpoint(file)
+    return {"name": loaded.name, **loaded._to_rest_batch_endpoint(LOCATION).as_dict()}
+
+
+def batch_deployment(file: Path) -> dict[str, Any]:
+    # The exported load_batch_deployment refuses `settings`, which the documentation prescribes.
+    loaded = load_model_batch_deployment(file)
+    validate_scoring_script(loaded)
+    environment, loaded.environment = loaded.environment, None  # the body has the id that registering it gives
+    return {
+        "name": loaded.name,
+        "endpointName": loaded.endpoint_name,
+        "environment": environment._to_rest_object().as_dict(),
+        **loaded._to_rest_object(LOCATION).as_dict(),
+    }
+
+
+def compute(file: Path) -> dict[str, Any]:
+    loaded = load_compute(file)
+    return {"name": loaded.name, **loaded._to_rest_object().as_dict()}
+
+
+def job(file: Path) -> dict[str, Any]:
+    loaded = load_job(file)
     result = loaded._validate()
     if not result.passed:
         raise ValueError(str(result.error_messages))
-    return {"job": loaded._to_dict()}
+    return dict(loaded._to_dict())
 
 
 def code(folder: Path) -> dict[str, Any]:
