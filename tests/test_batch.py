@@ -177,7 +177,7 @@ def codes(result: list[list[str]]) -> list[list[str]]:
 
 
 def driver(folder: Path, output: Path) -> list[Any]:
-    return [sys.executable, ROOT / "tests" / "batch_driver.py", folder, output, 10]
+    return [sys.executable, ROOT / "standin" / "batch_driver.py", ROOT / "batch" / "score.py", folder, output]
 
 
 def test_a_thousand_requests_of_every_kind_with_rotten_ones(

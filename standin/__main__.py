@@ -1,0 +1,38 @@
+"""python -m standin: runs until it is told to stop, by SIGTERM, Ctrl-C or the end of its standard input."""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from .app import StandIn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m standin", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="a free one by default")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llava-standin-") as folder:
+        stand_in = StandIn(Path(folder), arguments.port)
+        threading.Thread(target=stand_in.server.serve_forever, daemon=True).start()
+        print(json.dumps({"url": stand_in.server.url, "certificate": str(stand_in.certificate)}), flush=True)
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        # Who started it and dies closes the pipe: no service outlives its test or its notebook.
+        threading.Thread(target=_until_closed, args=(ended,), daemon=True).start()
+        ended.wait()
+        stand_in.server.shutdown()
+        stand_in.stop()
+
+
+def _until_closed(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
+
+
+if __name__ == "__main__":
+    main()

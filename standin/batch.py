@@ -1,0 +1,194 @@
+"""Batch endpoints: each job is a process that runs the deployment's entry script over its input."""
+
+import subprocess
+import sys
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .container import copy, environment, mount_model
+from .online import seconds
+from .storage import Storage
+from .wire import Answer, Refused, Request, Routes
+from .workspace import CONTAINER, LOCATION, WORKSPACE, Document, Workspace
+
+ENDPOINT = WORKSPACE + "/batchEndpoints/{name}"
+DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
+HISTORY = "/history/v1.0" + WORKSPACE
+DRIVER = Path(__file__).with_name("batch_driver.py")
+
+
+@dataclass
+class Job:
+    name: str
+    folder: Path
+    status: str = "Running"
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def child(self) -> str:
+        """The step that scores: Azure keeps its output under that name."""
+        return f"{self.name}-batchscoring"
+
+    def document(self, request: Request) -> Document:
+        studio = {"endpoint": f"{request.base}/jobs/{self.name}", "jobServiceType": "Studio"}
+        properties = {
+            "jobType": "Pipeline",
+            "status": self.status,
+            "displayName": self.name,
+            "experimentName": "batch",
+            "tags": {"azureml.batchrun": "true"},
+            "properties": {},
+            "services": {"Studio": studio},
+            "inputs": {},
+            "outputs": {},
+            "settings": {},
+        }
+        return {"id": request.path, "name": self.name, "type": "jobs", "properties": properties}
+
+
+class BatchEndpoints:
+    def __init__(self, folder: Path, workspace: Workspace, storage: Storage) -> None:
+        self._folder = folder
+        self._workspace = workspace
+        self._storage = storage
+        self._endpoints: dict[str, Document] = {}
+        self._deployments: dict[tuple[str, str], Document] = {}
+        self._jobs: dict[str, Job] = {}
+
+    def routes(self, routes: Routes) -> None:
+        routes.add(
+            "GET",
+            WORKSPACE + "/batchEndpoints",
+            lambda request, **_: Answer(200, {"value": list(self._endpoints.values())}),
+        )
+        routes.add("GET", ENDPOINT, lambda request, name, **_: Answer(200, self._find(name)))
+        routes.add("PUT", ENDPOINT, self._put)
+        routes.add("DELETE", ENDPOINT, self._delete)
+        routes.add("GET", ENDPOINT + "/deployments", self._list_deployments)
+        routes.add(
+            "GET", DEPLOYMENT, lambda request, name, deployment, **_: Answer(200, self._deployment(name, deployment))
+        )
+        routes.add("PUT", DEPLOYMENT, self._put_deployment)
+        routes.add("DELETE", DEPLOYMENT, self._delete_deployment)
+        routes.add("POST", "/batch/{name}/jobs", self._invoke)
+        routes.add(
+            "GET", WORKSPACE + "/jobs/{job}", lambda request, job, **_: Answer(200, self._job(job).document(request))
+        )
+        routes.add("GET", HISTORY + "/runs/{run}/details", self._details)
+        routes.add("GET", HISTORY + "/runs/{run}/children", self._children)
+        routes.add("POST", HISTORY + "/rundata", self._run_data)
+        routes.add(
+            "GET", "/jobs/{run}/log", lambda request, run: Answer(200, (self._job(run).folder / "log").read_bytes())
+        )
+
+    def stop(self) -> None:
+        """Every job that runs."""
+        for job in self._jobs.values():
+            if job.process is not None:
+                job.process.kill()
+
+    def _find(self, name: str) -> Document:
+        if name not in self._endpoints:
+            raise Refused(404, "ResourceNotFound", f"there is no batch endpoint {name}")
+        return self._endpoints[name]
+
+    def _deployment(self, name: str, deployment: str) -> Document:
+        if (name, deployment) not in self._deployments:
+            raise Refused(404, "ResourceNotFound", f"the endpoint {name} has no deployment {deployment}")
+        return self._deployments[name, deployment]
+
+    def _job(self, name: str) -> Job:
+        job = self._jobs.get(name.removesuffix("-batchscoring"))
+        if job is None:
+            raise Refused(404, "ResourceNotFound", f"there is no job {name}")
+        return job
+
+    def _put(self, request: Request, name: str, **_: str) -> Answer:
+        given = request.json
+        address = {"scoringUri": f"{request.base}/batch/{name}/jobs", "provisioningState": "Succeeded"}
+        document = {**given, "id": request.path, "name": name, "location": LOCATION}
+        document["properties"] = {**given["properties"], **address}
+        document["properties"]["defaults"] = given["properties"].get("defaults") or {"deploymentName": None}
+        self._endpoints[name] = document
+        return Answer(200, document)
+
+    def _delete(self, request: Request, name: str, **_: str) -> Answer:
+        self._deployments = {key: value for key, value in self._deployments.items() if key[0] != name}
+        return Answer(204 if self._endpoints.pop(name, None) is None else 200)
+
+    def _list_deployments(self, request: Request, name: str, **_: str) -> Answer:
+        self._find(name)
+        return Answer(200, {"value": [value for key, value in self._deployments.items() if key[0] == name]})
+
+    def _put_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+        self._find(name)
+        given = request.json
+        document = {**given, "id": request.path, "name": deployment, "location": LOCATION}
+        document["properties"] = {**given["properties"], "provisioningState": "Succeeded"}
+        self._deployments[name, deployment] = document
+        return Answer(200, document)
+
+    def _delete_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+        return Answer(204 if self._deployments.pop((name, deployment), None) is None else 200)
+
+    def _invoke(self, request: Request, name: str) -> Answer:
+        endpoint = self._find(name)
+        defaults = endpoint["properties"].get("defaults") or {}
+        chosen = request.headers.get("azureml-model-deployment") or defaults.get("deploymentName")
+        if not chosen:
+            raise Refused(400, "BadRequest", "the endpoint has no default deployment, and the request names none")
+        asked = request.json["properties"]
+        inputs = [self._workspace.stored(given["uri"]) for given in (asked.get("inputData") or {}).values()]
+        if len(inputs) != 1:
+            raise Refused(400, "BadRequest", f"a job takes one input, and this one has {len(inputs)}")
+        job = Job(asked.get("name") or f"batchjob-{uuid.uuid4()}", self._folder / uuid.uuid4().hex)
+        self._jobs[job.name] = job
+        deployment = self._deployment(name, chosen)["properties"]
+        threading.Thread(target=self._run, args=(job, deployment, inputs[0]), daemon=True).start()
+        return Answer(201, job.document(request))
+
+    def _run(self, job: Job, deployment: dict[str, Any], source: Path) -> None:
+        code = copy(self._workspace.files(deployment["codeConfiguration"]["codeId"]), job.folder / "code")
+        model = (deployment.get("model") or {}).get("assetId")
+        mounted = model and mount_model(self._workspace.files(model), model, job.folder / "azureml-models")
+        output = self._storage.path(CONTAINER, f"azureml/{job.child}/score")
+        output.mkdir(parents=True)
+        script = deployment["codeConfiguration"]["scoringScript"]
+        variables = environment(code, script, mounted, deployment.get("environmentVariables") or {})
+        variables |= {"AZUREML_BI_OUTPUT_PATH": str(output), "AZURE_ML_INPUT_job_input": str(source)}
+        command = [
+            sys.executable,
+            str(DRIVER),
+            str(code / script),
+            str(source),
+            str(output / deployment["outputFileName"]),
+        ]
+        command += ["--mini-batch-size", str(deployment["miniBatchSize"])]
+        limit = seconds((deployment.get("retrySettings") or {}).get("timeout", "PT30S"))
+        with (job.folder / "log").open("wb") as log:
+            job.process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            job.status = "Completed" if job.process.wait(limit) == 0 else "Failed"
+        except subprocess.TimeoutExpired:
+            job.process.kill()
+            job.status = "Failed"
+
+    def _details(self, request: Request, run: str, **_: str) -> Answer:
+        job = self._job(run)
+        logs = {"logs/azureml/executionlogs.txt": f"{request.base}/jobs/{job.name}/log"}
+        return Answer(200, {"runId": run, "status": job.status, "logFiles": logs if job.folder.exists() else {}})
+
+    def _children(self, request: Request, run: str, **_: str) -> Answer:
+        job = self._job(run)
+        return Answer(200, {"value": [_run(job.child, job.status)]})
+
+    def _run_data(self, request: Request, **_: str) -> Answer:
+        run = request.json["runId"]
+        return Answer(200, {"runMetadata": _run(run, self._job(run).status)})
+
+
+def _run(name: str, status: str) -> Document:
+    return {"runId": name, "status": status, "outputs": {}, "properties": {}, "tags": {}}

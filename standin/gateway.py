@@ -1,0 +1,97 @@
+"""What stands before the services: keys, traffic, admission, time, and the statuses that Azure makes of theirs."""
+
+import hmac
+import http.client
+import random
+import uuid
+
+from .online import Deployment, Endpoint, OnlineEndpoints
+from .wire import Answer, Refused, Request, Routes
+
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
+PIECE = 64 * 1024
+MAX_CLIENT_ID = 40
+
+
+class Gateway:
+    """Scoring requests to the deployments of an endpoint."""
+
+    def __init__(self, online: OnlineEndpoints) -> None:
+        self._online = online
+
+    def routes(self, routes: Routes) -> None:
+        routes.add("POST", "/online/{name}/score", self._score)
+        routes.add("OPTIONS", "/online/{name}/score", self._score)
+        routes.add("GET", "/online/{name}/swagger.json", self._score)
+
+    def _score(self, request: Request, name: str) -> Answer:
+        endpoint = self._online.find(name)
+        _check_key(request, endpoint)
+        deployment, chosen = _choose(request, endpoint)
+        with self._online.lock:
+            if deployment.in_flight >= deployment.admitted:
+                raise Refused(
+                    429, "TooManyRequests", f"{deployment.in_flight} requests are in flight", {"Retry-After": "1"}
+                )
+            deployment.in_flight += 1
+        try:
+            return self._forward(request, deployment, chosen)
+        except BaseException:
+            self._leave(deployment)
+            raise
+
+    def _leave(self, deployment: Deployment) -> None:
+        with self._online.lock:
+            deployment.in_flight -= 1
+
+    def _forward(self, request: Request, deployment: Deployment, chosen: str) -> Answer:
+        if deployment.container is None:
+            raise Refused(503, "ServiceUnavailable", f"{chosen} has not started")
+        connection = http.client.HTTPConnection("127.0.0.1", deployment.container.port, timeout=deployment.timeout)
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP | {"host"}}
+        headers |= {"x-request-id": str(uuid.uuid4()), "Content-Length": str(len(request.body))}
+        if "x-ms-client-request-id" in request.headers:
+            headers["x-ms-client-request-id"] = request.headers["x-ms-client-request-id"][:MAX_CLIENT_ID]
+        path = f"/{request.path.rpartition('/')[2]}"
+        query = "&".join(f"{name}={value}" for name, value in request.query.items())
+        try:
+            connection.request(request.method, f"{path}?{query}" if query else path, request.body, headers)
+            response = connection.getresponse()
+        except TimeoutError:
+            raise Refused(408, "RequestTimeout", "upstream request timeout") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Refused(
+                424, "FailedDependency", f"the container did not answer ({error})",
+                {"ms-azureml-model-error-statuscode": "502", "ms-azureml-model-error-reason": "connection"},
+            ) from None  # fmt: skip
+        told = {name: value for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP}
+        told["azureml-model-deployment"] = chosen
+        status = response.status
+        if status >= 400:
+            reason = f"model_error {response.reason}"
+            told |= {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
+            status = 424
+
+        def close() -> None:
+            connection.close()
+            self._leave(deployment)
+
+        return Answer(status, iter(lambda: response.read1(PIECE), b""), told, close)
+
+
+def _check_key(request: Request, endpoint: Endpoint) -> None:
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if not any(hmac.compare_digest(given.encode(), key.encode()) for key in endpoint.keys.values()):
+        raise Refused(401, "key_auth_access_denied", "the key is missing or wrong")
+
+
+def _choose(request: Request, endpoint: Endpoint) -> tuple[Deployment, str]:
+    name = request.headers.get("azureml-model-deployment")
+    if name is None:
+        shares = {name: share for name, share in endpoint.traffic.items() if share}
+        if not shares:
+            raise Refused(404, "NotFound", "no deployment of the endpoint has traffic")
+        name = random.choices(list(shares), list(shares.values()))[0]
+    if name not in endpoint.deployments:
+        raise Refused(404, "NotFound", f"the endpoint has no deployment {name}")
+    return endpoint.deployments[name], name

@@ -1,0 +1,213 @@
+"""Online endpoints and their deployments: what the control plane is asked for."""
+
+import re
+import secrets
+import shutil
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .container import Container, copy, environment, mount_model
+from .operations import Operations
+from .wire import Answer, Refused, Request, Routes
+from .workspace import LOCATION, WORKSPACE, Document, Workspace
+
+ENDPOINT = WORKSPACE + "/onlineEndpoints/{name}"
+DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
+NAME = r"[a-zA-Z](?!.*--)[a-zA-Z0-9-]{1,30}[a-zA-Z0-9]"
+
+
+@dataclass
+class Deployment:
+    document: Document
+    container: Container | None = None
+    in_flight: int = 0
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.document["properties"]
+        return found
+
+    @property
+    def admitted(self) -> int:
+        """Requests in flight before 429, as documented: twice the concurrency, for each instance."""
+        settings = self.properties.get("requestSettings") or {}
+        instances = (self.document.get("sku") or {}).get("capacity") or 1
+        return int(2 * settings.get("maxConcurrentRequestsPerInstance", 1) * instances)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a request."""
+        return seconds((self.properties.get("requestSettings") or {}).get("requestTimeout", "PT5S"))
+
+
+@dataclass
+class Endpoint:
+    document: Document
+    keys: dict[str, str]
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+
+    @property
+    def traffic(self) -> dict[str, int]:
+        found: dict[str, int] = self.document["properties"].setdefault("traffic", {})
+        return found
+
+
+class OnlineEndpoints:
+    """By name; the gateway reads them too."""
+
+    def __init__(self, folder: Path, workspace: Workspace, operations: Operations) -> None:
+        self.endpoints: dict[str, Endpoint] = {}
+        self.lock = threading.Lock()
+        self._folder = folder
+        self._workspace = workspace
+        self._operations = operations
+
+    def routes(self, routes: Routes) -> None:
+        routes.add("GET", WORKSPACE + "/onlineEndpoints", self._list)
+        routes.add("GET", ENDPOINT, lambda request, name, **_: Answer(200, self.find(name).document))
+        routes.add("PUT", ENDPOINT, self._put)
+        routes.add("DELETE", ENDPOINT, self._delete)
+        routes.add("POST", ENDPOINT + "/listKeys", lambda request, name, **_: Answer(200, self.find(name).keys))
+        routes.add("POST", ENDPOINT + "/regenerateKeys", self._regenerate)
+        routes.add("GET", ENDPOINT + "/deployments", self._list_deployments)
+        routes.add("GET", DEPLOYMENT, self._get_deployment)
+        routes.add("PUT", DEPLOYMENT, self._put_deployment)
+        routes.add("DELETE", DEPLOYMENT, self._delete_deployment)
+        routes.add("POST", DEPLOYMENT + "/getLogs", self._logs)
+
+    def find(self, name: str) -> Endpoint:
+        if name not in self.endpoints:
+            raise Refused(404, "ResourceNotFound", f"there is no online endpoint {name}")
+        return self.endpoints[name]
+
+    def stop(self) -> None:
+        """Every service of every endpoint."""
+        for endpoint in self.endpoints.values():
+            for deployment in endpoint.deployments.values():
+                if deployment.container is not None:
+                    deployment.container.stop()
+
+    def _list(self, request: Request, **_: str) -> Answer:
+        return Answer(200, {"value": [endpoint.document for endpoint in self.endpoints.values()]})
+
+    def _put(self, request: Request, name: str, **_: str) -> Answer:
+        _check_name(name)
+        given = request.json
+        known = self.endpoints.get(name)
+        _check_traffic(given["properties"].get("traffic") or {}, set(known.deployments) if known else set())
+        address = {
+            "scoringUri": f"{request.base}/online/{name}/score",
+            "swaggerUri": f"{request.base}/online/{name}/swagger.json",
+            "provisioningState": "Succeeded",
+        }
+        document = {**given, "id": request.path, "name": name, "location": LOCATION, "kind": "Managed"}
+        document["properties"] = {"traffic": {}, **given["properties"], **address}
+        if known is None:
+            keys = {"primaryKey": secrets.token_urlsafe(24), "secondaryKey": secrets.token_urlsafe(24)}
+            self.endpoints[name] = Endpoint(document, keys)
+        else:
+            known.document = document
+        return Answer(200, document)
+
+    def _delete(self, request: Request, name: str, **_: str) -> Answer:
+        endpoint = self.endpoints.pop(name, None)
+        for deployment in endpoint.deployments.values() if endpoint else ():
+            self._end(name, deployment)
+        return Answer(204 if endpoint is None else 200)
+
+    def _regenerate(self, request: Request, name: str, **_: str) -> Answer:
+        which = "primaryKey" if request.json["keyType"].lower() == "primary" else "secondaryKey"
+        self.find(name).keys[which] = request.json.get("keyValue") or secrets.token_urlsafe(24)
+        return Answer(200, {})
+
+    def _list_deployments(self, request: Request, name: str, **_: str) -> Answer:
+        return Answer(200, {"value": [deployment.document for deployment in self.find(name).deployments.values()]})
+
+    def _get_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+        return Answer(200, self._deployment(name, deployment).document)
+
+    def _deployment(self, name: str, deployment: str) -> Deployment:
+        found = self.find(name).deployments.get(deployment)
+        if found is None:
+            raise Refused(404, "ResourceNotFound", f"the endpoint {name} has no deployment {deployment}")
+        return found
+
+    def _put_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+        _check_name(deployment)
+        endpoint, given = self.find(name), request.json
+        document = {**given, "id": request.path, "name": deployment, "location": LOCATION}
+        defaults = {"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}}
+        document["properties"] = {**defaults, **given["properties"], "provisioningState": "Creating"}
+        made = Deployment(document)
+        before = endpoint.deployments.get(deployment)
+        endpoint.deployments[deployment] = made
+        return self._operations.begin(request, lambda: self._start(name, deployment, made, before), document)
+
+    def _start(self, name: str, deployment: str, made: Deployment, before: Deployment | None) -> None:
+        if before is not None:
+            self._end(name, before)
+        properties, folder = made.properties, self._folder / name / deployment
+        properties["provisioningState"] = "Failed"
+        code = copy(self._workspace.files(properties["codeConfiguration"]["codeId"]), folder / "code")
+        model = properties.get("model")
+        mounted = model and mount_model(self._workspace.files(model), model, folder / "azureml-models")
+        script = properties["codeConfiguration"]["scoringScript"]
+        variables = environment(code, script, mounted, properties.get("environmentVariables") or {})
+        made.container = Container(folder, script, variables)
+        if not made.container.wait_until_ready(_patience(properties.get("readinessProbe") or {})):
+            made.container.stop()
+            raise Refused(
+                400, "ResourceNotReady", f"User container has crashed or terminated:\n{made.container.log(20)}"
+            )
+        properties["provisioningState"] = "Succeeded"
+
+    def _delete_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+        endpoint = self.find(name)
+        if endpoint.traffic.get(deployment):
+            raise Refused(400, "BadRequest", f"the deployment {deployment} has live traffic: set it to 0 first")
+        gone = endpoint.deployments.pop(deployment, None)
+        if gone is not None:
+            self._end(name, gone)
+        return Answer(204 if gone is None else 200)
+
+    def _end(self, name: str, deployment: Deployment) -> None:
+        if deployment.container is not None:
+            deployment.container.stop()
+        shutil.rmtree(self._folder / name / deployment.document["name"], ignore_errors=True)
+
+    def _logs(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+        container = self._deployment(name, deployment).container
+        lines = (request.json or {}).get("tail") or 1000
+        return Answer(200, {"content": "" if container is None else container.log(lines)})
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(NAME, name):
+        raise Refused(
+            400, "BadArgument", f"{name!r} is no name: 3 to 32 letters, digits and single dashes, a letter first"
+        )
+
+
+def _check_traffic(traffic: dict[str, int], deployments: set[str]) -> None:
+    strangers = [name for name in traffic if name not in deployments]
+    if strangers:
+        raise Refused(400, "BadRequest", f"traffic is given to {strangers[0]}, which is no deployment of the endpoint")
+    if traffic and sum(traffic.values()) not in (0, 100):
+        raise Refused(400, "BadRequest", f"traffic must sum to 0 or 100, and sums to {sum(traffic.values())}")
+
+
+def _patience(probe: dict[str, Any]) -> float:
+    """Seconds, by Azure's defaults where the probe does not say."""
+    initial, period = (seconds(probe.get(name, "PT10S")) for name in ("initialDelay", "period"))
+    return initial + period * int(probe.get("failureThreshold", 30))
+
+
+def seconds(duration: str) -> float:
+    """Of an ISO 8601 duration of days and less."""
+    match = re.fullmatch(r"P(?:(\d+)D)?T?(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?", duration)
+    if match is None:
+        raise Refused(400, "BadArgument", f"{duration} is no duration")
+    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return days * 86400 + hours * 3600 + minutes * 60 + rest

@@ -1,0 +1,89 @@
+"""Azure Blob Storage, as far as the SDK uploads code, models and inputs to it and downloads results."""
+
+import threading
+from pathlib import Path
+from urllib.parse import unquote
+from xml.sax.saxutils import escape
+
+from .wire import Answer, Refused, Request
+
+VERSION = {"x-ms-version": "2021-12-02", "ETag": '"0x1"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+
+
+class Storage:
+    """Blobs are files below `folder`, a folder for each container. Signatures are not checked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._metadata: dict[str, dict[str, str]] = {}
+        self._blocks: dict[tuple[str, str], bytes] = {}
+        self._lock = threading.Lock()
+
+    def path(self, container: str, blob: str = "") -> Path:
+        """Where a blob, or the folder of that name, is on the disk. Raises Refused for a name that leads elsewhere."""
+        path = (self.folder / container / blob).resolve()
+        if not path.is_relative_to(self.folder.resolve() / container):
+            raise Refused(400, "InvalidUri", "the name of the blob leads out of its container")
+        return path
+
+    def handle(self, request: Request) -> Answer:
+        """A request to https://ACCOUNT.blob.localhost/CONTAINER/BLOB."""
+        container, _, blob = unquote(request.path).lstrip("/").partition("/")
+        if not blob:
+            return self._list(container, request.query.get("prefix", ""))
+        path, part = self.path(container, blob), request.query.get("comp")
+        if request.method == "PUT":
+            return self._put(request, path, part)
+        if not path.is_file():
+            raise Refused(404, "BlobNotFound", "the specified blob does not exist")
+        if request.method == "HEAD":
+            metadata = {f"x-ms-meta-{name}": value for name, value in self._metadata.get(str(path), {}).items()}
+            return Answer(200, None, _properties(path) | metadata)
+        return _content(path, request.headers.get("x-ms-range") or request.headers.get("Range"))
+
+    def _put(self, request: Request, path: Path, part: str | None) -> Answer:
+        if part == "metadata":
+            given = {name.lower(): value for name, value in request.headers.items()}
+            prefix = "x-ms-meta-"
+            self._metadata[str(path)] = {n.removeprefix(prefix): v for n, v in given.items() if n.startswith(prefix)}
+            return Answer(200, None, VERSION)
+        if part == "block":
+            self._blocks[str(path), request.query["blockid"]] = request.body
+            return Answer(201, None, VERSION)
+        body = request.body
+        if part == "blocklist":
+            ids = [
+                unquote(line) for line in body.decode().replace("<", "\n<").split("\n") if line.startswith("<Latest>")
+            ]
+            body = b"".join(self._blocks.pop((str(path), name.removeprefix("<Latest>"))) for name in ids)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        return Answer(201, None, VERSION | {"x-ms-request-server-encrypted": "true"})
+
+    def _list(self, container: str, prefix: str) -> Answer:
+        root = self.path(container)
+        files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
+        names = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+        blobs = "".join(
+            f"<Blob><Name>{escape(name)}</Name><Properties><Content-Length>{size}</Content-Length>"
+            "<BlobType>BlockBlob</BlobType></Properties><Metadata/></Blob>"
+            for name, size in names
+            if name.startswith(prefix)
+        )
+        listed = f'<?xml version="1.0"?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/></EnumerationResults>'
+        return Answer(200, listed.encode(), VERSION | {"Content-Type": "application/xml"})
+
+
+def _properties(path: Path) -> dict[str, str]:
+    size = path.stat().st_size
+    return VERSION | {"Content-Length": str(size), "x-ms-blob-type": "BlockBlob", "Accept-Ranges": "bytes"}
+
+
+def _content(path: Path, asked: str | None) -> Answer:
+    body = path.read_bytes()
+    if not asked or not body:
+        return Answer(200, body, VERSION | {"x-ms-blob-type": "BlockBlob"})
+    start, _, end = asked.removeprefix("bytes=").partition("-")
+    part = body[int(start) : int(end) + 1 if end else None]
+    told = f"bytes {start}-{int(start) + len(part) - 1}/{len(body)}"
+    return Answer(206, part, VERSION | {"Content-Range": told, "x-ms-blob-type": "BlockBlob"})
