@@ -15,6 +15,7 @@ serve: .venv/installed
 
 test: check .venv-azure/installed
 	.venv/bin/python -m pytest
+	.venv-azure/bin/python -m pytest --confcutdir tests/azure_sdk --disable-warnings tests/azure_sdk
 
 check: .venv/installed
 	.venv/bin/ruff check .
@@ -26,7 +27,7 @@ check: .venv/installed
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Azure's SDK reads the YAML in the tests. Its OpenTelemetry is not the inference server's, so it lives apart.
+# Azure's SDK, for tests and notebooks. Its OpenTelemetry is not the inference server's, so it lives apart.
 .venv-azure/installed: tests/azure_sdk/requirements.txt
 	$(PYTHON) -m venv .venv-azure
 	.venv-azure/bin/pip install --quiet --requirement $<

@@ -20,12 +20,14 @@ class StandIn:
         self.certificate, key = write_certificate(folder)
         storage, operations = Storage(folder / "storage"), Operations()
         workspace = Workspace(storage)
-        self._online = OnlineEndpoints(folder / "online", workspace, operations)
+        self._online = OnlineEndpoints(
+            folder / "online", workspace, operations, lambda endpoint: Gateway(endpoint, self.certificate, key)
+        )
         self._batch = BatchEndpoints(folder / "batch", workspace, storage)
         routes = Routes()
         routes.add("GET", "/metadata/endpoints", _metadata)
         # The workspace last: its paths are the most general.
-        for part in (operations, self._online, Gateway(self._online), self._batch, workspace):
+        for part in (operations, self._online, self._batch, workspace):
             part.routes(routes)
         self.server = Server(_by_host(routes, storage), self.certificate, key, port)
 

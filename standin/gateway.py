@@ -3,10 +3,12 @@
 import hmac
 import http.client
 import random
+import threading
 import uuid
+from pathlib import Path
 
-from .online import Deployment, Endpoint, OnlineEndpoints
-from .wire import Answer, Refused, Request, Routes
+from .online import Deployment, Endpoint
+from .wire import Answer, Refused, Request, Routes, Server
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
 PIECE = 64 * 1024
@@ -14,25 +16,30 @@ MAX_CLIENT_ID = 40
 
 
 class Gateway:
-    """Scoring requests to the deployments of an endpoint."""
+    """What listens at an endpoint's scoring URI, until `stop`."""
 
-    def __init__(self, online: OnlineEndpoints) -> None:
-        self._online = online
+    def __init__(self, endpoint: Endpoint, certificate: Path, key: Path) -> None:
+        self._endpoint = endpoint
+        self._lock = threading.Lock()  # for the deployments' counts
+        routes = Routes()
+        routes.add("POST", "/score", self._score)
+        routes.add("OPTIONS", "/score", self._score)
+        routes.add("GET", "/swagger.json", self._score)
+        self._server = Server(routes, certificate, key, port=0)
+        self.url = self._server.url
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def routes(self, routes: Routes) -> None:
-        routes.add("POST", "/online/{name}/score", self._score)
-        routes.add("OPTIONS", "/online/{name}/score", self._score)
-        routes.add("GET", "/online/{name}/swagger.json", self._score)
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
-    def _score(self, request: Request, name: str) -> Answer:
-        endpoint = self._online.find(name)
-        _check_key(request, endpoint)
-        deployment, chosen = _choose(request, endpoint)
-        with self._online.lock:
+    def _score(self, request: Request) -> Answer:
+        _check_key(request, self._endpoint)
+        deployment, chosen = _choose(request, self._endpoint)
+        with self._lock:
             if deployment.in_flight >= deployment.admitted:
-                raise Refused(
-                    429, "TooManyRequests", f"{deployment.in_flight} requests are in flight", {"Retry-After": "1"}
-                )
+                message = f"{deployment.in_flight} requests are in flight"
+                raise Refused(429, "TooManyRequests", message, {"Retry-After": "1"})
             deployment.in_flight += 1
         try:
             return self._forward(request, deployment, chosen)
@@ -41,7 +48,7 @@ class Gateway:
             raise
 
     def _leave(self, deployment: Deployment) -> None:
-        with self._online.lock:
+        with self._lock:
             deployment.in_flight -= 1
 
     def _forward(self, request: Request, deployment: Deployment, chosen: str) -> Answer:
@@ -52,10 +59,10 @@ class Gateway:
         headers |= {"x-request-id": str(uuid.uuid4()), "Content-Length": str(len(request.body))}
         if "x-ms-client-request-id" in request.headers:
             headers["x-ms-client-request-id"] = request.headers["x-ms-client-request-id"][:MAX_CLIENT_ID]
-        path = f"/{request.path.rpartition('/')[2]}"
         query = "&".join(f"{name}={value}" for name, value in request.query.items())
+        path = f"{request.path}?{query}" if query else request.path
         try:
-            connection.request(request.method, f"{path}?{query}" if query else path, request.body, headers)
+            connection.request(request.method, path, request.body, headers)
             response = connection.getresponse()
         except TimeoutError:
             raise Refused(408, "RequestTimeout", "upstream request timeout") from None

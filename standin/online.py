@@ -3,10 +3,10 @@
 import re
 import secrets
 import shutil
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .container import Container, copy, environment, mount_model
 from .operations import Operations
@@ -16,6 +16,14 @@ from .workspace import LOCATION, WORKSPACE, Document, Workspace
 ENDPOINT = WORKSPACE + "/onlineEndpoints/{name}"
 DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
 NAME = r"[a-zA-Z](?!.*--)[a-zA-Z0-9-]{1,30}[a-zA-Z0-9]"
+
+
+class Listener(Protocol):
+    """At an endpoint's address."""
+
+    url: str
+
+    def stop(self) -> None: ...
 
 
 @dataclass
@@ -47,6 +55,7 @@ class Endpoint:
     document: Document
     keys: dict[str, str]
     deployments: dict[str, Deployment] = field(default_factory=dict)
+    gateway: Listener | None = None
 
     @property
     def traffic(self) -> dict[str, int]:
@@ -55,21 +64,23 @@ class Endpoint:
 
 
 class OnlineEndpoints:
-    """By name; the gateway reads them too."""
+    """Each has its own address, where what `listen` returns answers."""
 
-    def __init__(self, folder: Path, workspace: Workspace, operations: Operations) -> None:
-        self.endpoints: dict[str, Endpoint] = {}
-        self.lock = threading.Lock()
+    def __init__(
+        self, folder: Path, workspace: Workspace, operations: Operations, listen: Callable[[Endpoint], Listener]
+    ) -> None:
+        self._endpoints: dict[str, Endpoint] = {}
+        self._listen = listen
         self._folder = folder
         self._workspace = workspace
         self._operations = operations
 
     def routes(self, routes: Routes) -> None:
         routes.add("GET", WORKSPACE + "/onlineEndpoints", self._list)
-        routes.add("GET", ENDPOINT, lambda request, name, **_: Answer(200, self.find(name).document))
+        routes.add("GET", ENDPOINT, lambda request, name, **_: Answer(200, self._find(name).document))
         routes.add("PUT", ENDPOINT, self._put)
         routes.add("DELETE", ENDPOINT, self._delete)
-        routes.add("POST", ENDPOINT + "/listKeys", lambda request, name, **_: Answer(200, self.find(name).keys))
+        routes.add("POST", ENDPOINT + "/listKeys", lambda request, name, **_: Answer(200, self._find(name).keys))
         routes.add("POST", ENDPOINT + "/regenerateKeys", self._regenerate)
         routes.add("GET", ENDPOINT + "/deployments", self._list_deployments)
         routes.add("GET", DEPLOYMENT, self._get_deployment)
@@ -77,66 +88,66 @@ class OnlineEndpoints:
         routes.add("DELETE", DEPLOYMENT, self._delete_deployment)
         routes.add("POST", DEPLOYMENT + "/getLogs", self._logs)
 
-    def find(self, name: str) -> Endpoint:
-        if name not in self.endpoints:
+    def _find(self, name: str) -> Endpoint:
+        if name not in self._endpoints:
             raise Refused(404, "ResourceNotFound", f"there is no online endpoint {name}")
-        return self.endpoints[name]
+        return self._endpoints[name]
 
     def stop(self) -> None:
-        """Every service of every endpoint."""
-        for endpoint in self.endpoints.values():
+        """Every service of every endpoint; the listeners end with the process."""
+        for endpoint in self._endpoints.values():
             for deployment in endpoint.deployments.values():
                 if deployment.container is not None:
                     deployment.container.stop()
 
     def _list(self, request: Request, **_: str) -> Answer:
-        return Answer(200, {"value": [endpoint.document for endpoint in self.endpoints.values()]})
+        return Answer(200, {"value": [endpoint.document for endpoint in self._endpoints.values()]})
 
     def _put(self, request: Request, name: str, **_: str) -> Answer:
         _check_name(name)
         given = request.json
-        known = self.endpoints.get(name)
+        known = self._endpoints.get(name)
         _check_traffic(given["properties"].get("traffic") or {}, set(known.deployments) if known else set())
-        address = {
-            "scoringUri": f"{request.base}/online/{name}/score",
-            "swaggerUri": f"{request.base}/online/{name}/swagger.json",
-            "provisioningState": "Succeeded",
-        }
-        document = {**given, "id": request.path, "name": name, "location": LOCATION, "kind": "Managed"}
-        document["properties"] = {"traffic": {}, **given["properties"], **address}
         if known is None:
             keys = {"primaryKey": secrets.token_urlsafe(24), "secondaryKey": secrets.token_urlsafe(24)}
-            self.endpoints[name] = Endpoint(document, keys)
-        else:
-            known.document = document
-        return Answer(200, document)
+            known = self._endpoints[name] = Endpoint({}, keys)
+            known.gateway = self._listen(known)
+        url = known.gateway.url if known.gateway else ""
+        address = {"scoringUri": f"{url}/score", "swaggerUri": f"{url}/swagger.json", "provisioningState": "Succeeded"}
+        known.document = {**given, "id": request.path, "name": name, "location": LOCATION, "kind": "Managed"}
+        known.document["properties"] = {"traffic": {}, **given["properties"], **address}
+        return Answer(200, known.document)
 
     def _delete(self, request: Request, name: str, **_: str) -> Answer:
-        endpoint = self.endpoints.pop(name, None)
-        for deployment in endpoint.deployments.values() if endpoint else ():
+        endpoint = self._endpoints.pop(name, None)
+        if endpoint is None:
+            return Answer(204)
+        if endpoint.gateway is not None:
+            endpoint.gateway.stop()
+        for deployment in endpoint.deployments.values():
             self._end(name, deployment)
-        return Answer(204 if endpoint is None else 200)
+        return Answer(200)
 
     def _regenerate(self, request: Request, name: str, **_: str) -> Answer:
         which = "primaryKey" if request.json["keyType"].lower() == "primary" else "secondaryKey"
-        self.find(name).keys[which] = request.json.get("keyValue") or secrets.token_urlsafe(24)
+        self._find(name).keys[which] = secrets.token_urlsafe(24)  # the SDK sends the old value along
         return Answer(200, {})
 
     def _list_deployments(self, request: Request, name: str, **_: str) -> Answer:
-        return Answer(200, {"value": [deployment.document for deployment in self.find(name).deployments.values()]})
+        return Answer(200, {"value": [deployment.document for deployment in self._find(name).deployments.values()]})
 
     def _get_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
         return Answer(200, self._deployment(name, deployment).document)
 
     def _deployment(self, name: str, deployment: str) -> Deployment:
-        found = self.find(name).deployments.get(deployment)
+        found = self._find(name).deployments.get(deployment)
         if found is None:
             raise Refused(404, "ResourceNotFound", f"the endpoint {name} has no deployment {deployment}")
         return found
 
     def _put_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
         _check_name(deployment)
-        endpoint, given = self.find(name), request.json
+        endpoint, given = self._find(name), request.json
         document = {**given, "id": request.path, "name": deployment, "location": LOCATION}
         defaults = {"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}}
         document["properties"] = {**defaults, **given["properties"], "provisioningState": "Creating"}
@@ -159,12 +170,12 @@ class OnlineEndpoints:
         if not made.container.wait_until_ready(_patience(properties.get("readinessProbe") or {})):
             made.container.stop()
             raise Refused(
-                400, "ResourceNotReady", f"User container has crashed or terminated:\n{made.container.log(20)}"
+                400, "ResourceNotReady", f"User container has crashed or terminated:\n{made.container.log(100)}"
             )
         properties["provisioningState"] = "Succeeded"
 
     def _delete_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
-        endpoint = self.find(name)
+        endpoint = self._find(name)
         if endpoint.traffic.get(deployment):
             raise Refused(400, "BadRequest", f"the deployment {deployment} has live traffic: set it to 0 first")
         gone = endpoint.deployments.pop(deployment, None)

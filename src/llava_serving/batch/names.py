@@ -16,4 +16,5 @@ def name_in(path: Path, root: Path | None) -> str:
 
 
 def _inputs() -> set[Path]:
-    return {Path(place).absolute() for name, place in os.environ.items() if name.startswith(INPUT_PREFIX)}
+    places = [Path(place).absolute() for name, place in os.environ.items() if name.startswith(INPUT_PREFIX)]
+    return {place if place.is_dir() else place.parent for place in places}
