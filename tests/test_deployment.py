@@ -200,7 +200,7 @@ def test_batch_installs_the_same_but_for_the_server(accepted: dict[str, Any]) ->
 def test_conda_s_packages_agree_with_each_other(file: str, tmp_path: Path) -> None:
     """By pip's own resolver, for the image's Python and platform, from wheels alone."""
     python, packages = pins((ROOT / file).read_text())
-    platforms = ["manylinux_2_39_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64"]
+    platforms = [*(f"manylinux_2_{minor}_x86_64" for minor in range(39, 16, -1)), "manylinux2014_x86_64"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     command += ["--only-binary=:all:", f"--python-version={python}", f"--target={tmp_path}"]
     command += [f"--platform={platform}" for platform in platforms]

@@ -39,6 +39,11 @@ class Settings(BaseModel):
         default="auto",
         description="`auto` (float16 on CUDA, float32 on CPU), `float16`, `bfloat16` or `float32`",
     )
+    quantization: Literal["none", "nf4"] = Field(
+        default="none",
+        description="`nf4`: the language model's layers in 4 bits, packed while loading, for a GPU with 16 GB; slower, "
+        "and a little less exact",
+    )
     template: Literal["auto", "v0", "v1"] = Field(
         default="auto",
         description="the conversation the checkpoint was trained with: `auto` (as a merged folder says, else `v0`), "
@@ -113,6 +118,8 @@ class Settings(BaseModel):
             raise ValueError(
                 "LLAVA_MAX_NUM_BATCHED_TOKENS must be at least LLAVA_MAX_NUM_SEQS: each running sequence takes a token"
             )
+        if self.quantization != "none" and self.device == "balanced":
+            raise ValueError("LLAVA_QUANTIZATION is for a model on one device: not with LLAVA_DEVICE=balanced")
         if self.max_sequences > self.max_live_seqs:
             raise ValueError(
                 "LLAVA_MAX_SEQUENCES must be at most LLAVA_MAX_NUM_SEQS + LLAVA_MAX_QUEUED_SEQS: a request that asks "

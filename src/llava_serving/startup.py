@@ -72,7 +72,7 @@ def load(phases: Phases) -> tuple[Settings, LoadedModel]:
     if isinstance(found, DeltaTrio) and settings.merged_cache_dir is not None:
         found = kept(found, settings.merged_cache_dir, settings.template)
         phases.end("merged cache")
-    loaded = load_model(found, settings.device, settings.dtype, settings.template)
+    loaded = load_model(found, settings.device, settings.dtype, settings.template, settings.quantization)
     phases.end("weights")
     _choose_threads(loaded)
     if settings.self_check:
@@ -84,8 +84,7 @@ def load(phases: Phases) -> tuple[Settings, LoadedModel]:
 def _choose_threads(loaded: LoadedModel) -> None:
     """One thread for a small model on a CPU, unless the environment decides: more wait for each other longer than they
     compute (the demo model's step of 16 sequences on two cores: 4.1 ms with one thread, 8.2 ms with two)."""
-    parameters = sum(p.numel() for p in loaded.model.parameters())
-    if loaded.model.device.type == "cpu" and parameters < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
+    if loaded.model.device.type == "cpu" and loaded.parameters < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 

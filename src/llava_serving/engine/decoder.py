@@ -4,7 +4,7 @@ All tokens of a step stand in one matrix, whatever sequence they belong to; only
 (LLaMA, Touvron et al. 2023, arXiv:2302.13971; transformers modeling_llama.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import linear, rms_norm, silu
 from transformers import LlamaModel
 
+from ..weights.nf4 import PackedLinear
 from .attention import Attend
 
 
@@ -52,17 +53,20 @@ class Decoder:
 class _Layer:
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = _Joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self.output = attention.o_proj
-        self.gate_up = _Joined([mlp.gate_proj, mlp.up_proj])
+        self.gate_up = _joined([mlp.gate_proj, mlp.up_proj])
         self.down = mlp.down_proj
         self.attention_norm = _Norm(layer.input_layernorm)
         self.mlp_norm = _Norm(layer.post_attention_layernorm)
 
 
-class _Joined:
-    """Linear maps of one input as one."""
+def _joined(parts: list[Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Linear maps of one input as one; packed ones know themselves how."""
+    return PackedLinear.joined(parts) if isinstance(parts[0], PackedLinear) else _Joined(parts)
 
+
+class _Joined:
     def __init__(self, parts: list[nn.Linear]) -> None:
         self._weight = torch.cat([part.weight.detach() for part in parts])
         rows = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import dispatch_model, init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
+from torch import nn
 from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from ..errors import StartupError
@@ -27,7 +28,8 @@ from ..tokenizer import (
 )
 from .device import choose_devices, choose_dtype, device_map, device_of
 from .model_dir import DeltaTrio, MergedCheckpoint
-from .reading import pieces
+from .nf4 import PackedLinear, pack_empty, packed_by_transformers, take_over
+from .reading import Piece, pieces
 from .trio import TEMPLATE_KEY, choose_template, open_parts
 
 logger = logging.getLogger(__name__)
@@ -49,42 +51,52 @@ class LoadedModel:
         return length
 
     @property
+    def parameters(self) -> int:
+        """How many, packed ones included."""
+        packed = sum(module.num_weights for module in self.model.modules() if isinstance(module, PackedLinear))
+        stored: int = sum(parameter.numel() for parameter in self.model.parameters())
+        return packed + stored
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the embedding, added tokens included."""
         size: int = self.model.config.text_config.vocab_size
         return size
 
 
-def load_model(found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, template: str = "auto") -> LoadedModel:
+def load_model(
+    found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, template: str = "auto", quantization: str = "none"
+) -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
     number = choose_dtype(dtype, devices[0])
+    packed = quantization != "none"
     if isinstance(found, DeltaTrio):
-        loaded, how = _load_trio(found, devices, number, template), "base and delta merged while loading"
+        loaded, how = _load_trio(found, devices, number, template, packed), "base and delta merged while loading"
     else:
-        loaded, how = _load_merged(found.directory, devices, number, template), "merged already"
+        loaded, how = _load_merged(found.directory, devices, number, template, packed), "merged already"
     loaded.model.eval().requires_grad_(False)
     # Both are the service's own business: the files' ids are wrong (v0) or their defaults unwanted.
     loaded.model.generation_config = GenerationConfig()
-    parameters = sum(p.numel() for p in loaded.model.parameters()) / 1e6
     places = ", ".join(map(str, devices))
-    logger.info("%s, %s: %.1f M parameters on %s, %s", found.directory, how, parameters, places, number)
+    kind = f"{number}, layers in {quantization}" if packed else str(number)
+    logger.info("%s, %s: %.1f M parameters on %s, %s", found.directory, how, loaded.parameters / 1e6, places, kind)
     return loaded
 
 
-def _load_trio(trio: DeltaTrio, devices: Sequence[torch.device], dtype: torch.dtype, template: str) -> LoadedModel:
+def _load_trio(
+    trio: DeltaTrio, devices: Sequence[torch.device], dtype: torch.dtype, template: str, packed: bool
+) -> LoadedModel:
     parts = open_parts(trio.base, trio.delta, trio.vision)
     conversation = choose_template(template, parts.added)
     config = parts.architecture.config()
     model = _empty(config)
     places = device_map(lambda: model, devices, dtype)
+    if packed:
+        pack_empty(model.model.language_model.layers, devices[0])
     started = time.monotonic()
     for piece in pieces(parts.sums.items(), pinned=devices[0].type == "cuda"):
-        device = device_of(piece.name, places)
-        if piece.start == 0:
-            empty = torch.empty(piece.sum.first.shape, dtype=dtype, device=device)
-            set_module_tensor_to_device(model, piece.name, device, empty, dtype)
-        model.get_parameter(piece.name).data[piece.start : piece.stop] = piece.rows(dtype, device)
+        _place(piece, model, dtype, device_of(piece.name, places))
     seconds, size = time.monotonic() - started, sum(total.num_bytes for total in parts.sums.values()) / 1e9
     logger.info("read and merged %.2f GB in %.1f s, %.2f GB/s", size, seconds, size / seconds)
     return LoadedModel(
@@ -95,13 +107,26 @@ def _load_trio(trio: DeltaTrio, devices: Sequence[torch.device], dtype: torch.dt
     )
 
 
+def _place(piece: Piece, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    module = model.get_submodule(piece.name.rpartition(".")[0])
+    if isinstance(module, PackedLinear):
+        module.fill(piece.start, piece.rows(dtype, device))
+        return
+    if piece.start == 0:
+        empty = torch.empty(piece.sum.first.shape, dtype=dtype, device=device)
+        set_module_tensor_to_device(model, piece.name, device, empty, dtype)
+    model.get_parameter(piece.name).data[piece.start : piece.stop] = piece.rows(dtype, device)
+
+
 def _empty(config: LlavaConfig) -> LlavaForConditionalGeneration:
     """The model without its parameters' memory; its buffers are there."""
     with init_empty_weights(include_buffers=False):
         return LlavaForConditionalGeneration(config)
 
 
-def _load_merged(directory: Path, devices: Sequence[torch.device], dtype: torch.dtype, template: str) -> LoadedModel:
+def _load_merged(
+    directory: Path, devices: Sequence[torch.device], dtype: torch.dtype, template: str, packed: bool
+) -> LoadedModel:
     text = load_sentencepiece(directory)
     added = added_tokens(directory)
     try:
@@ -111,6 +136,7 @@ def _load_merged(directory: Path, devices: Sequence[torch.device], dtype: torch.
             directory,
             config=config,
             dtype=dtype,
+            quantization_config=packed_by_transformers(dtype) if packed else None,
             device_map=device_map(partial(_empty, config), devices, dtype),
             local_files_only=True,
             output_loading_info=True,
@@ -127,6 +153,8 @@ def _load_merged(directory: Path, devices: Sequence[torch.device], dtype: torch.
     broken = [*report["missing_keys"], *report["mismatched_keys"]]
     if broken:
         raise StartupError(f"{directory} lacks or misshapes {len(broken)} tensors of the model, {broken[0]} among them")
+    if packed:
+        take_over(model.model.language_model.layers)
     return LoadedModel(
         model,
         Tokenizer(text, _image_tokens(directory, config, added)),

@@ -1,0 +1,56 @@
+"""What 4-bit layers cost in exact answers and give in memory: python benchmarks/quantization.py --output FILE
+
+The service's own models, loaded either way, on the demo model's questions that no training step saw; questions and
+verdicts are those of demo/recipe/evaluate.py.
+"""
+
+import argparse
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from servers import ROOT, machine
+
+from llava_serving.self_check import sentence_loss
+from llava_serving.weights.loader import load_model
+from llava_serving.weights.model_dir import DeltaTrio
+
+sys.path.insert(0, str(ROOT / "demo" / "recipe"))
+from dialogues import Dialogues
+from evaluate import SCENES, verdicts
+from heldout import easy_vqa_test, new_scenes, unseen_digits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sets = {"easy-VQA test": easy_vqa_test(), "new scenes": new_scenes(SCENES), "unseen digits": unseen_digits()}
+    examples = {name: list(found) for name, found in sets.items()}
+    results = {quantization: measure(quantization, examples) for quantization in ("none", "nf4")}
+    told = {
+        "machine": machine() | {"bitsandbytes": version("bitsandbytes")}, "command": sys.argv, "results": results,
+    }  # fmt: skip
+    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+@torch.inference_mode()
+def measure(quantization: str, sets: dict[str, Any]) -> dict[str, Any]:
+    loaded = load_model(DeltaTrio(ROOT / "demo"), "cpu", "float32", quantization=quantization)
+    dialogues = Dialogues(ROOT / "demo" / "delta" / "tokenizer.model")
+    right = {name: [sum(verdicts(loaded.model, dialogues, found)), len(found)] for name, found in sets.items()}
+    layers = loaded.model.model.language_model.layers
+    return {
+        "sentence_loss": round(sentence_loss(loaded), 3),
+        "layer_bytes": sum(value.nbytes for value in layers.state_dict().values()),
+        "right": right,
+    }
+
+
+if __name__ == "__main__":
+    main()
