@@ -29,6 +29,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("checkout") / "llava"
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
     shutil.copy(ROOT / ".amlignore", folder)
+    for name in ("python", "llava-serving"):
+        wrapper = folder / ".venv" / "bin" / name
+        wrapper.parent.mkdir(parents=True, exist_ok=True)
+        wrapper.write_text(f'#!/bin/sh\nexec "{ROOT}/.venv/bin/{name}" "$@"\n')
+        wrapper.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 
