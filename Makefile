@@ -21,6 +21,7 @@ check: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

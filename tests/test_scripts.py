@@ -1,0 +1,222 @@
+"""The command line's scripts as processes, with an `az` that remembers in the place of Azure's."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("deploy", "deploy-batch", "autoscale")
+GOOD = '[{"0": "the digit 3"}]'
+
+
+class Azure:
+    """A shell with the fake `az`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "answer").write_text(GOOD)
+        az = folder / "az"
+        az.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/fake_az.py" "$@"\n')
+        az.chmod(0o755)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}", "FAKE_AZ": str(self.folder)}
+        (self.folder / "calls").write_text("")
+        script = str(ROOT / "scripts" / words[0])
+        return subprocess.run(
+            [script, *words[1:]], env=environment, cwd=self.folder, capture_output=True, text=True, timeout=60
+        )
+
+    def succeed(self, *words: str) -> str:
+        done = self.run(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def fail(self, *words: str) -> str:
+        done = self.run(*words)
+        assert done.returncode == 1, done.stderr
+        return done.stderr
+
+    @property
+    def calls(self) -> list[list[str]]:
+        return [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
+        return found
+
+    @property
+    def traffic(self) -> dict[str, int]:
+        found: dict[str, int] = self.state["online-endpoint//llava-13b"]["traffic"]
+        return found
+
+    def deployments(self) -> set[str]:
+        return {key.rpartition("/")[2] for key in self.state if key.startswith("online-deployment/llava-13b/")}
+
+
+@pytest.fixture
+def azure(tmp_path: Path) -> Azure:
+    return Azure(tmp_path)
+
+
+def index(calls: list[list[str]], *words: str) -> int:
+    """Of the first call with these words."""
+    return next(i for i, call in enumerate(calls) if all(word in call for word in words))
+
+
+def test_blue_then_green_then_nothing(azure: Azure) -> None:
+    assert azure.succeed("deploy").strip().endswith("https://llava-13b/score")
+    assert azure.traffic == {"blue": 100}
+    azure.succeed("deploy", "--pause", "0", "--canary", "20", "--delete-old")
+    shares = [call[call.index("--traffic") + 1] for call in azure.calls if "--traffic" in call]
+    assert shares == ["blue=80 green=20", "green=100 blue=0"]
+    assert azure.deployments() == {"green"}
+    azure.succeed("deploy", "--delete")
+    assert not azure.state
+    azure.succeed("deploy", "--delete")
+
+
+def test_nothing_gets_traffic_before_it_has_answered(azure: Azure) -> None:
+    azure.succeed("deploy")
+    first = azure.calls
+    assert index(first, "online-deployment", "create") < index(first, "invoke") < index(first, "--traffic")
+    azure.succeed("deploy", "--pause", "0")
+    second = azure.calls
+    asked = [i for i, call in enumerate(second) if "invoke" in call]
+    shifted = [i for i, call in enumerate(second) if "--traffic" in call]
+    assert asked[0] < shifted[0] < asked[1] < shifted[1]
+    assert "--deployment-name" in second[asked[0]]
+    assert "--deployment-name" not in second[asked[1]]
+
+
+@pytest.mark.parametrize("wrong", ["", "[]", '{"error": {"code": "x"}}', '[{"0": ""}]', "<html>"])
+def test_a_wrong_answer_leaves_the_traffic_where_it_was(azure: Azure, wrong: str) -> None:
+    azure.succeed("deploy")
+    (azure.folder / "answer").write_text(wrong)
+    assert "green does not answer" in azure.fail("deploy", "--pause", "0")
+    assert azure.traffic == {"blue": 100}
+
+
+def test_a_deployment_that_does_not_start_shows_its_log(azure: Azure) -> None:
+    azure.succeed("deploy")
+    (azure.folder / "broken").write_text("create")
+    assert "the log of green" in azure.fail("deploy")
+    assert azure.traffic == {"blue": 100}
+    (azure.folder / "broken").unlink()
+    azure.succeed("deploy", "--pause", "0")  # goes on
+    assert azure.traffic == {"blue": 0, "green": 100}
+
+
+def test_a_canary_that_fails_gives_its_share_back(azure: Azure) -> None:
+    azure.succeed("deploy")
+    fake = (azure.folder / "az").read_text()
+    # Right as long as the request names the deployment.
+    bad = 'case "$*" in *--deployment-name*) ;; *invoke*) echo no; exit 0;; esac\n'
+    (azure.folder / "az").write_text(fake.replace("exec", bad + "exec"))
+    assert "blue has all of the traffic again" in azure.fail("deploy", "--pause", "0")
+    assert azure.traffic == {"blue": 100, "green": 0}
+
+
+def test_az_prints_answers_in_quotation_marks_too(azure: Azure) -> None:
+    (azure.folder / "answer").write_text(json.dumps(GOOD))
+    azure.succeed("deploy")
+
+
+def test_the_files_and_the_name_may_be_others(azure: Azure) -> None:
+    azure.succeed("deploy", "--file", "variants/kubernetes_deployment.yml", "--endpoint", "mine", "--closed-egress")
+    endpoint = next(call for call in azure.calls if "create" in call)
+    assert endpoint[endpoint.index("--file") + 1] == "variants/kubernetes_endpoint.yml"
+    deployment = [call for call in azure.calls if "create" in call][1]
+    assert deployment[deployment.index("--file") + 1] == "variants/kubernetes_deployment.yml"
+    assert deployment[-2:] == ["--set", "egress_public_network_access=disabled"]
+    assert {key.split("/", 1)[0] for key in azure.state if "mine" in key} == {"online-endpoint", "online-deployment"}
+
+
+def test_logs_of_what_there_is(azure: Azure) -> None:
+    azure.succeed("deploy")
+    assert azure.succeed("deploy", "--logs") == "the log of blue\n"
+
+
+def test_batch_from_nothing_to_nothing(azure: Azure) -> None:
+    for _ in range(2):  # again is no harm
+        azure.succeed("deploy-batch", "--output", str(azure.folder / "out"))
+    created = [call[1:3] for call in azure.calls if "create" in call]
+    assert created == [["batch-deployment", "create"]]
+    assert (azure.folder / "out" / "named-outputs" / "score" / "predictions.csv").exists()
+    azure.succeed("deploy-batch", "--delete")
+    assert set(azure.state) >= {"compute//llava-gpu"}
+    azure.succeed("deploy-batch", "--delete", "--compute")
+    assert not any(key.startswith(("compute", "batch-endpoint")) for key in azure.state)
+    azure.succeed("deploy-batch", "--delete", "--compute")
+
+
+def test_rules_do_not_pile_up(azure: Azure) -> None:
+    azure.succeed("deploy")
+    for _ in range(2):
+        azure.succeed("autoscale", "blue", "--max", "3")
+    rules = azure.state["autoscale//autoscale-llava-13b-blue"]["rules"]
+    assert len(rules) == 3
+    assert all(call[call.index("--resource-group") + 1] == "group-1" for call in azure.calls if "autoscale" in call)
+    azure.succeed("autoscale", "blue", "--delete")
+    assert "autoscale//autoscale-llava-13b-blue" not in azure.state
+
+
+DRY_RUNS = (
+    "deploy", "deploy --live blue --delete-old", "deploy --logs", "deploy --delete", "deploy --closed-egress",
+    "deploy --file variants/small_gpu.yml", "deploy --file variants/kubernetes_deployment.yml",
+    "deploy-batch", "deploy-batch --delete --compute", "autoscale blue", "autoscale green --delete",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", DRY_RUNS)
+def test_a_dry_run_prints_what_would_be_called(azure: Azure, line: str) -> None:
+    printed = [shlex.split(call) for call in azure.succeed(*line.split(), "--dry-run").splitlines()]
+    assert azure.calls == []
+    assert printed
+    for call in printed:
+        assert call[0] == "az"
+        for option in ("--file", "--request-file", "--input"):
+            if option in call:
+                assert (ROOT / call[call.index(option) + 1]).exists()
+
+
+def test_a_dry_run_prints_what_a_run_calls(azure: Azure) -> None:
+    for line in ("deploy", "deploy-batch"):
+        printed = [shlex.split(call)[1:] for call in azure.succeed(line, "--dry-run").splitlines()]
+        azure.succeed(line)
+        assert [["JOB" if word == "job-1" else word for word in call] for call in azure.calls] == printed
+
+
+@pytest.mark.parametrize("words", ["deploy --canary 100", "deploy --nonsense", "deploy --file no.yml", "autoscale"])
+def test_mistakes_are_told_before_anything_is_called(azure: Azure, words: str) -> None:
+    azure.fail(*words.split())
+    assert azure.calls == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_says_how_it_is_used_and_marks_its_steps(azure: Azure, name: str) -> None:
+    assert f"scripts/{name}" in azure.succeed(name, "--help")
+    text = (ROOT / "scripts" / name).read_text()
+    assert "\nset -euo pipefail\n" in text
+    opened, closed = (re.findall(rf"# <{slash}(\w+)>", text) for slash in ("", "/"))
+    assert opened == closed
+
+
+def test_the_smoke_request_is_the_contract_s(azure: Azure) -> None:
+    body = json.loads((ROOT / "scripts" / "smoke.json").read_text())
+    assert len(body["input_data"]["input_string"]) == len(body["input_data"]["images"]) == 1
+
+
+def test_the_endpoint_has_one_name() -> None:
+    deployments = [yaml.safe_load((ROOT / file).read_text()) for file in ("deployment.yml", "batch/deployment.yml")]
+    endpoints = [yaml.safe_load((ROOT / file).read_text()) for file in ("endpoint.yml", "batch/endpoint.yml")]
+    assert [found["endpoint_name"] for found in deployments] == [found["name"] for found in endpoints]
