@@ -41,9 +41,19 @@ def test_every_module_is_in_the_tree() -> None:
     assert modules == set(re.findall(r"\b(\w+\.py)\b", tree)) - {"score.py"}
 
 
-def test_every_path_it_names_exists() -> None:
-    for path in re.findall(r"\b((?:demo|src|tests)/[\w./-]+)", README):
-        assert (ROOT / path).exists(), path
+FOLDERS = "batch|benchmarks|demo|docs|jobs|notebooks|scripts|src|tests|variants"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/deploying.md", "docs/troubleshooting.md"])
+def test_every_path_and_link_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for path in re.findall(rf"(?<![\w/])((?:{FOLDERS})/[\w./-]+)", text):
+        assert (ROOT / path.rstrip(".")).exists() or (ROOT / page).parent.joinpath(path).exists(), path
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert target.exists(), link
+        titles = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.M) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
