@@ -4,6 +4,12 @@
 DRY_RUN=false
 exec 3>&1 # what a dry run prints, also where a script keeps a call's output for itself
 
+# Before the first call.
+need_az() {
+  $DRY_RUN || command -v az >/dev/null ||
+    fail "az is missing: https://learn.microsoft.com/cli/azure/install-azure-cli, then az extension add --name ml"
+}
+
 # az with these arguments. A dry run prints the command line instead, and nothing comes back.
 call() {
   if $DRY_RUN; then

@@ -29,6 +29,8 @@ class Storage:
     def handle(self, request: Request) -> Answer:
         """A request to https://ACCOUNT.blob.localhost/CONTAINER/BLOB."""
         container, _, blob = unquote(request.path).lstrip("/").partition("/")
+        if not blob and request.method != "GET":
+            raise Refused(405, "UnsupportedHttpVerb", "containers are there without being made")
         if not blob:
             return self._list(container, request.query.get("prefix", ""))
         path, part = self.path(container, blob), request.query.get("comp")
@@ -81,9 +83,11 @@ def _properties(path: Path) -> dict[str, str]:
 
 def _content(path: Path, asked: str | None) -> Answer:
     body = path.read_bytes()
-    if not asked or not body:
+    if not asked:
         return Answer(200, body, VERSION | {"x-ms-blob-type": "BlockBlob"})
     start, _, end = asked.removeprefix("bytes=").partition("-")
+    if int(start) >= len(body):
+        raise Refused(416, "InvalidRange", "the blob ends before the range", {"Content-Range": f"bytes */{len(body)}"})
     part = body[int(start) : int(end) + 1 if end else None]
     told = f"bytes {start}-{int(start) + len(part) - 1}/{len(body)}"
     return Answer(206, part, VERSION | {"Content-Range": told, "x-ms-blob-type": "BlockBlob"})

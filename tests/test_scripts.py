@@ -196,6 +196,12 @@ def test_a_dry_run_prints_what_a_run_calls(azure: Azure) -> None:
         assert [["JOB" if word == "job-1" else word for word in call] for call in azure.calls] == printed
 
 
+@pytest.mark.parametrize("name", ["deploy", "deploy-batch", "autoscale blue"])
+def test_without_az_it_says_where_to_get_it(azure: Azure, name: str) -> None:
+    (azure.folder / "az").unlink()
+    assert "install-azure-cli" in azure.fail(*name.split())
+
+
 @pytest.mark.parametrize("words", ["deploy --canary 100", "deploy --nonsense", "deploy --file no.yml", "autoscale"])
 def test_mistakes_are_told_before_anything_is_called(azure: Azure, words: str) -> None:
     azure.fail(*words.split())
