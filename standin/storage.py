@@ -1,6 +1,5 @@
 """Azure Blob Storage, as far as the SDK uploads code, models and inputs to it and downloads results."""
 
-import threading
 from pathlib import Path
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
@@ -17,7 +16,6 @@ class Storage:
         self.folder = folder
         self._metadata: dict[str, dict[str, str]] = {}
         self._blocks: dict[tuple[str, str], bytes] = {}
-        self._lock = threading.Lock()
 
     def path(self, container: str, blob: str = "") -> Path:
         """Where a blob, or the folder of that name, is on the disk. Raises Refused for a name that leads elsewhere."""
@@ -29,8 +27,8 @@ class Storage:
     def handle(self, request: Request) -> Answer:
         """A request to https://ACCOUNT.blob.localhost/CONTAINER/BLOB."""
         container, _, blob = unquote(request.path).lstrip("/").partition("/")
-        if not blob and request.method != "GET":
-            raise Refused(405, "UnsupportedHttpVerb", "containers are there without being made")
+        if request.method not in ("GET", "HEAD", "PUT") or (not blob and request.method != "GET"):
+            raise Refused(405, "UnsupportedHttpVerb", "containers are not made, and blobs not deleted")
         if not blob:
             return self._list(container, request.query.get("prefix", ""))
         path, part = self.path(container, blob), request.query.get("comp")

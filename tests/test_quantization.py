@@ -11,6 +11,7 @@ from server import Server, as_base64
 from torch import nn
 
 from llava_serving.errors import StartupError
+from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_dir import DeltaTrio, MergedCheckpoint
 from llava_serving.weights.nf4 import PackedLinear
@@ -68,6 +69,11 @@ def test_rows_that_end_within_a_block_are_refused() -> None:
         linear.fill(0, torch.zeros(1, 96))
     with pytest.raises(StartupError, match="5 x 7"):
         PackedLinear.empty(nn.Linear(7, 5, device="meta"), torch.device("cpu"))
+
+
+def test_a_model_on_several_gpus_is_not_packed() -> None:
+    with pytest.raises(StartupError, match="not with LLAVA_DEVICE=balanced"):
+        Settings.from_environment({"LLAVA_QUANTIZATION": "nf4", "LLAVA_DEVICE": "balanced"})
 
 
 @pytest.fixture(scope="module")
