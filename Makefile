@@ -8,14 +8,18 @@ PYTHON ?= python3
 export GOMP_SPINCOUNT ?= 0
 export OMP_WAIT_POLICY ?= passive
 
+# The two environments are built at the same time, and two files of tests run at a time.
+MAKEFLAGS += --jobs=2
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+
 .PHONY: serve test check
 
 serve: .venv/installed
 	.venv/bin/llava-serving serve --port $(PORT)
 
 test: check .venv-azure/installed
-	.venv/bin/python -m pytest
-	.venv-azure/bin/python -m pytest --confcutdir tests/azure_sdk --disable-warnings tests/azure_sdk
+	.venv/bin/python -m pytest $(SIDE_BY_SIDE)
+	.venv-azure/bin/python -m pytest $(SIDE_BY_SIDE) --confcutdir tests/azure_sdk --disable-warnings tests/azure_sdk
 
 check: .venv/installed
 	.venv/bin/ruff check .
