@@ -19,16 +19,21 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._earlier = {(line["file"], line["row"]): line for path in folder.glob("*.jsonl") for line in _lines(path)}
+        self._earlier = {
+            (line["file"], line["row"]): (line["request"], line["answer"])
+            for path in folder.glob("*.jsonl")
+            for line in _lines(path)
+        }
         self._file = (folder / f"{uuid.uuid4().hex}.jsonl").open("w", encoding="utf-8")
         self._lock = threading.Lock()
 
-    def find(self, place: Place, request: str) -> dict[str, Any] | None:
-        """The line of that row, if it was the answer to the same request, told by its digest."""
-        line = self._earlier.get(place)
-        return line if line is not None and line["request"] == request else None
+    def find(self, place: Place, request: str) -> Any:
+        """The answer of that row, if it was to the same request, told by its digest; else None."""
+        earlier, answer = self._earlier.get(place, (None, None))
+        return answer if earlier == request else None
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, place: Place, request: str, answer: Any) -> None:
+        line = {"file": place[0], "row": place[1], "request": request, "answer": answer}
         with self._lock:
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -41,5 +46,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and {"file", "row", "request"} <= line.keys():
+        if isinstance(line, dict) and {"file", "row", "request", "answer"} <= line.keys():
             yield line

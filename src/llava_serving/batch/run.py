@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..answer import error_body
 from ..errors import InternalError, RequestError, Unavailable
 from ..texts import texts
 from .inputs import Defaults, Row, rows
-from .kept import Kept
+from .kept import Kept, Place
 
 logger = logging.getLogger(__name__)
 LOG_SECONDS = 10.0
@@ -28,7 +28,6 @@ class Answered:
 
     file: str
     row: int | None
-    request: str  # the digest of the request's body
     answer: Any
     error: dict[str, Any] | None
 
@@ -42,7 +41,7 @@ class Batch:
     """Answers files. `answer` turns the bytes of a request into the answer's JSON value, raises RequestError, and is
     called from `concurrency` threads at a time.
 
-    What is in `kept` already is not computed again; failures of the service's own are.
+    Answers that are in `kept` already are not computed again; what is wrong is looked at anew.
     """
 
     def __init__(
@@ -77,31 +76,28 @@ class Batch:
         progress.tell()
 
     def _answered(self, row: Row) -> Answered:
-        digest = (
-            "" if isinstance(row.request, RequestError) else hashlib.blake2b(row.request, digest_size=16).hexdigest()
-        )
-        earlier = None if self._kept is None else self._kept.find((row.file, row.number), digest)
-        if earlier is not None:
-            return Answered(row.file, row.number, digest, earlier["answer"], earlier["error"])
-        answer, refused = self._ask(row)
-        error = None if refused is None else error_body(refused)["error"]
-        answered = Answered(row.file, row.number, digest, answer, error)
-        if self._kept is not None and (refused is None or refused.status < 500):
-            self._kept.write(asdict(answered))
-        return answered
-
-    def _ask(self, row: Row) -> tuple[Any, RequestError | None]:
         try:
             if isinstance(row.request, RequestError):
                 raise row.request
-            return self._answer(row.request), None
+            return Answered(row.file, row.number, self._ask((row.file, row.number), row.request), None)
         except Unavailable:
             raise
         except RequestError as error:
-            return None, error
+            refused = error
         except Exception:
             logger.exception("row %s of %s failed", row.number, row.file)
-            return None, InternalError("internal_error", "the service failed on this row; its log says why")
+            refused = InternalError("internal_error", "the service failed on this row; its log says why")
+        return Answered(row.file, row.number, None, error_body(refused)["error"])
+
+    def _ask(self, place: Place, request: bytes) -> Any:
+        if self._kept is None:
+            return self._answer(request)
+        digest = hashlib.blake2b(request, digest_size=16).hexdigest()
+        answer = self._kept.find(place, digest)
+        if answer is None:
+            answer = self._answer(request)
+            self._kept.write(place, digest, answer)
+        return answer
 
 
 def _prediction(answer: Any) -> str:

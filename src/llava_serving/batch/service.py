@@ -1,10 +1,14 @@
 """A batch run on the model of this process's environment."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
 from ..settings import Settings
 from ..startup import start
+from ..weights.fingerprint import fingerprint
+from ..weights.model_dir import find_model
 from .inputs import Defaults
 from .kept import Kept
 from .run import Batch
@@ -18,5 +22,12 @@ def start_batch(kept: Path | None) -> Batch:
         scorer.answer,
         settings.max_live_seqs,
         Defaults(settings.batch_prompt, settings.batch_parameters, settings.max_body_bytes),
-        None if kept is None else Kept(kept),
+        None if kept is None else Kept(kept / _model(settings)),
     )
+
+
+def _model(settings: Settings) -> str:
+    """A name for what answers: other weights have another, and so have these in other numbers or asked otherwise."""
+    folders = find_model(os.environ.get("AZUREML_MODEL_DIR")).folders
+    told = [[fingerprint(folder) for folder in folders], settings.template, settings.dtype, settings.quantization]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from ..errors import StartupError
+from ..weights.fingerprint import fingerprint
 from ..weights.model_dir import DeltaTrio, MergedCheckpoint
-from .merge import fingerprint, prepare, run
+from .merge import prepare, run
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def kept(trio: DeltaTrio, directory: Path, template: str) -> MergedCheckpoint | 
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # Whatever its files are called and wherever they are mounted, other weights have another name here.
-        name = json.dumps([fingerprint(folder) for folder in (trio.base, trio.delta, trio.vision)] + [template])
+        name = json.dumps([fingerprint(folder) for folder in trio.folders] + [template])
         merged = directory / f"llava-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         with (directory / "llava-serving.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -5,7 +5,6 @@ its last whole shard ended when it is started again.
 """
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -20,13 +19,12 @@ from ..errors import StartupError
 from ..files import read_json
 from ..preprocess import ClipPreprocessor, load_preprocessor
 from ..prompt import Template
-from ..weights.checkpoint import weight_files
+from ..weights.fingerprint import fingerprint
 from ..weights.layout import interchange_name
 from ..weights.trio import Parts, choose_template, open_parts
 from .shards import Shard, flush, index, missing, plan, write
 
 RECORD = "llava_merge.json"
-SAMPLES, SAMPLE_BYTES = 64, 4096
 ROOM_BESIDE = 64 * 1024 * 1024  # for tokenizer, configs and the file system's own
 
 
@@ -152,19 +150,3 @@ def _record(job: Job) -> dict[str, object]:
         "template": job.template.name,
         "parts": {name: fingerprint(folder) for name, folder in job.folders.items()},
     }
-
-
-def fingerprint(folder: Path) -> dict[str, dict[str, object]]:
-    """Of each file of weights its size and a hash of samples, evenly spread: other weights differ everywhere."""
-    return {
-        file.name: {"bytes": file.stat().st_size, "sampled_sha256": _sampled(file)} for file in weight_files(folder)
-    }
-
-
-def _sampled(path: Path) -> str:
-    size, digest = path.stat().st_size, hashlib.sha256()
-    with path.open("rb") as file:
-        for sample in range(SAMPLES):
-            file.seek(max(0, size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()

@@ -22,6 +22,11 @@ class MergedCheckpoint:
 
     directory: Path
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those that hold weights."""
+        return (self.directory,)
+
 
 @dataclass(frozen=True)
 class DeltaTrio:
@@ -40,6 +45,11 @@ class DeltaTrio:
     @property
     def vision(self) -> Path:
         return self.directory / "vision"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those that hold weights."""
+        return self.base, self.delta, self.vision
 
 
 def find_model(azureml_model_dir: str | None) -> MergedCheckpoint | DeltaTrio:
