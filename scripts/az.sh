@@ -19,13 +19,37 @@ call() {
   fi
 }
 
-# Whether `az ... show` finds it. In a dry run nothing is there yet.
+# exists KIND NAME [OPTION ...]: whether there is one; in a dry run nothing is there yet. `show` fails for one that is
+# missing as it fails for a login that has expired: taken for a no, that would delete nothing or overwrite what is live.
 exists() {
-  call "$@" --output none 2>/dev/null && ! $DRY_RUN
+  local name=$2 kind found
+  read -ra kind <<<"$1"
+  shift 2
+  found=$(call "${kind[@]}" list "$@" --query "[?name=='$name'].name" --output tsv) || exit 1
+  [[ -n $found ]]
+}
+
+# delete KIND NAME [OPTION ...]: if there is one.
+delete() {
+  local name=$2 kind
+  if exists "$@" || $DRY_RUN; then
+    read -ra kind <<<"$1"
+    shift 2
+    [[ ${kind[0]} != ml ]] || set -- "$@" --yes # the others do not ask
+    call "${kind[@]}" delete --name "$name" "$@"
+    say "deleted $name"
+  else
+    say "there is no $name to delete"
+  fi
 }
 
 say() {
   $DRY_RUN || printf '%s\n' "$*" >&2
+}
+
+# An option's value: the word after it, which is no option.
+needs_value() {
+  [[ $# -gt 1 && -n $2 && $2 != --* ]] || fail "$1 takes a value"
 }
 
 fail() {

@@ -48,7 +48,10 @@ def act(state: dict[str, Any], kind: str, verb: str, given: dict[str, str]) -> i
     key = f"{kind}/{given.get('--endpoint-name', '')}/{name}"
     if verb == "show" and key not in state:
         return 3
-    if verb in ("show", "invoke", "get-logs", "download"):
+    if verb == "list":
+        wanted = given["--query"].removeprefix("[?name=='").removesuffix("'].name")
+        print("\n".join(n for k, e, n in (key.split("/") for key in state) if (k, n) == (kind, wanted)))
+    elif verb in ("show", "invoke", "get-logs", "download"):
         read(state, kind, verb, given)
     elif kind == "rule":
         state[f"autoscale//{given['--autoscale-name']}"]["rules"].append(given["--condition"])

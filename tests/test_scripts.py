@@ -80,9 +80,9 @@ def test_blue_then_green_then_nothing(azure: Azure) -> None:
     shares = [call[call.index("--traffic") + 1] for call in azure.calls if "--traffic" in call]
     assert shares == ["blue=80 green=20", "green=100 blue=0"]
     assert azure.deployments() == {"green"}
-    azure.succeed("deploy", "--delete")
+    assert "deleted llava-13b" in azure.run("deploy", "--delete").stderr
     assert not azure.state
-    azure.succeed("deploy", "--delete")
+    assert "there is no llava-13b to delete" in azure.run("deploy", "--delete").stderr
 
 
 def test_nothing_gets_traffic_before_it_has_answered(azure: Azure) -> None:
@@ -93,16 +93,18 @@ def test_nothing_gets_traffic_before_it_has_answered(azure: Azure) -> None:
     second = azure.calls
     asked = [i for i, call in enumerate(second) if "invoke" in call]
     shifted = [i for i, call in enumerate(second) if "--traffic" in call]
-    assert asked[0] < shifted[0] < asked[1] < shifted[1]
-    assert "--deployment-name" in second[asked[0]]
-    assert "--deployment-name" not in second[asked[1]]
+    assert asked[0] < shifted[0] < asked[1] < asked[2] < shifted[1]
+    assert ["--deployment-name" in second[i] for i in asked] == [True, True, False]
 
 
 @pytest.mark.parametrize("wrong", ["", "[]", '{"error": {"code": "x"}}', '[{"0": ""}]', "<html>"])
 def test_a_wrong_answer_leaves_the_traffic_where_it_was(azure: Azure, wrong: str) -> None:
     azure.succeed("deploy")
     (azure.folder / "answer").write_text(wrong)
-    assert "green does not answer" in azure.fail("deploy", "--pause", "0")
+    told = azure.fail("deploy", "--pause", "0")
+    assert "green does not answer" in told
+    assert "the log of green" in told
+    assert "delete --name green --endpoint-name llava-13b" in told
     assert azure.traffic == {"blue": 100}
 
 
@@ -119,11 +121,24 @@ def test_a_deployment_that_does_not_start_shows_its_log(azure: Azure) -> None:
 def test_a_canary_that_fails_gives_its_share_back(azure: Azure) -> None:
     azure.succeed("deploy")
     fake = (azure.folder / "az").read_text()
-    # Right as long as the request names the deployment.
+    # Right as long as the request names the deployment, as the first does.
     bad = 'case "$*" in *--deployment-name*) ;; *invoke*) echo no; exit 0;; esac\n'
     (azure.folder / "az").write_text(fake.replace("exec", bad + "exec"))
     assert "blue has all of the traffic again" in azure.fail("deploy", "--pause", "0")
     assert azure.traffic == {"blue": 100, "green": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "sick"),
+    [("deploy", "list"), ("deploy", "show"), ("deploy --delete", "list"), ("deploy --logs", "list"),
+     ("deploy-batch", "list"), ("deploy-batch --delete", "list"), ("autoscale blue", "list"),
+     ("autoscale blue", "show")],
+)  # fmt: skip
+def test_what_azure_does_not_tell_is_not_taken_for_a_no(azure: Azure, line: str, sick: str) -> None:
+    azure.succeed("deploy")
+    (azure.folder / "broken").write_text(sick)
+    assert "ERROR" in azure.fail(*line.split())
+    assert not any({"create", "update", "delete"} & set(call) for call in azure.calls)
 
 
 def test_az_prints_answers_in_quotation_marks_too(azure: Azure) -> None:
@@ -151,7 +166,7 @@ def test_batch_from_nothing_to_nothing(azure: Azure) -> None:
         azure.succeed("deploy-batch", "--output", str(azure.folder / "out"))
     created = [call[1:3] for call in azure.calls if "create" in call]
     assert created == [["batch-deployment", "create"]]
-    assert (azure.folder / "out" / "named-outputs" / "score" / "predictions.csv").exists()
+    assert (azure.folder / "out" / "job-1" / "named-outputs" / "score" / "predictions.csv").exists()
     azure.succeed("deploy-batch", "--delete")
     assert set(azure.state) >= {"compute//llava-gpu"}
     azure.succeed("deploy-batch", "--delete", "--compute")
@@ -168,6 +183,25 @@ def test_rules_do_not_pile_up(azure: Azure) -> None:
     assert all(call[call.index("--resource-group") + 1] == "group-1" for call in azure.calls if "autoscale" in call)
     azure.succeed("autoscale", "blue", "--delete")
     assert "autoscale//autoscale-llava-13b-blue" not in azure.state
+
+
+def test_answers_of_another_job_are_not_shown_as_this_one_s(azure: Azure) -> None:
+    out = azure.folder / "out"
+    azure.succeed("deploy-batch", "--output", str(out))
+    fake = (azure.folder / "az").read_text()
+    (azure.folder / "az").write_text(
+        fake.replace("exec", 'case "$*" in *download*) exit 0;; *invoke*) echo job-2; exit 0;; esac\nexec')
+    )
+    assert "no predictions.csv" in azure.fail("deploy-batch", "--output", str(out))
+
+
+@pytest.mark.parametrize("name", ["deploy-batch", "autoscale blue"])
+def test_what_comes_back_empty_is_not_gone_on_with(azure: Azure, name: str) -> None:
+    azure.succeed("deploy")
+    (azure.folder / "az").write_text('#!/bin/sh\necho "$@" >> "$FAKE_AZ/calls.txt"\n')
+    azure.fail(*name.split())
+    assert "job stream" not in (azure.folder / "calls.txt").read_text()
+    assert "autoscale" not in (azure.folder / "calls.txt").read_text()
 
 
 DRY_RUNS = (
@@ -193,7 +227,7 @@ def test_a_dry_run_prints_what_a_run_calls(azure: Azure) -> None:
     for line in ("deploy", "deploy-batch"):
         printed = [shlex.split(call)[1:] for call in azure.succeed(line, "--dry-run").splitlines()]
         azure.succeed(line)
-        assert [["JOB" if word == "job-1" else word for word in call] for call in azure.calls] == printed
+        assert [[word.replace("job-1", "JOB") for word in call] for call in azure.calls] == printed
 
 
 @pytest.mark.parametrize("name", ["deploy", "deploy-batch", "autoscale blue"])
@@ -202,7 +236,12 @@ def test_without_az_it_says_where_to_get_it(azure: Azure, name: str) -> None:
     assert "install-azure-cli" in azure.fail(*name.split())
 
 
-@pytest.mark.parametrize("words", ["deploy --canary 100", "deploy --nonsense", "deploy --file no.yml", "autoscale"])
+@pytest.mark.parametrize("words", [
+    "deploy --canary 100", "deploy --nonsense", "deploy --file no.yml", "deploy --file endpoint.yml",
+    "deploy --pause x", "deploy --live purple", "deploy --logs --delete", "deploy --endpoint",
+    "deploy --endpoint --delete",
+    "deploy-batch --output", "deploy-batch --compute", "autoscale", "autoscale a b", "autoscale a --min 3",
+])  # fmt: skip
 def test_mistakes_are_told_before_anything_is_called(azure: Azure, words: str) -> None:
     azure.fail(*words.split())
     assert azure.calls == []
