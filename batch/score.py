@@ -16,7 +16,8 @@ from llava_serving.batch.service import start_batch
 
 def init() -> None:
     global batch
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("llava_serving").setLevel(logging.INFO)  # also where the driver has set logging up already
     # Where the job's results go: a mini-batch that is tried again, or another job with the same output, goes on there.
     output = os.environ.get("AZUREML_BI_OUTPUT_PATH")
     batch = start_batch(Path(output) / "kept" if output else None)

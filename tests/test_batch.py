@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import string
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llava_serving.batch.command import _files
 from llava_serving.batch.inputs import Defaults, rows
 from llava_serving.batch.kept import Kept
 from llava_serving.batch.names import name_in
@@ -86,9 +88,29 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     missing = run([*COMMAND, tmp_path / "nothing", "--output", tmp_path / "out"])
     assert missing.returncode == 2
     assert f"there is no {tmp_path / 'nothing'}" in missing.stderr
+    in_the_way = run([*COMMAND, SAMPLES, "--output", Path(__file__)])
+    assert in_the_way.returncode == 2
+    assert "File exists" in in_the_way.stderr
     refused = run([*COMMAND, SAMPLES, "--output", tmp_path / "out", "--parameters", "64"])
     assert refused.returncode == 1
     assert "LLAVA_BATCH_PARAMETERS" in refused.stderr
+    assert "goes on" not in refused.stderr
+
+
+def test_files_are_called_what_tells_them_apart(tmp_path: Path) -> None:
+    for name in ("a/x/p.jsonl", "b/x/p.jsonl", "b/out/answers.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("[]\n")
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("[]\n")
+    out = tmp_path / "b" / "out"
+
+    def names(*inputs: Path) -> list[str]:
+        return [name for _, name in _files(inputs, out)]
+
+    assert names(tmp_path) == ["a/x/p.jsonl", "b/x/p.jsonl", "caf\\xe9.jsonl"]
+    assert names(tmp_path / "a" / "x" / "p.jsonl") == ["p.jsonl"]
+    assert names(tmp_path / "a" / "x", tmp_path / "b" / "x") == ["a/x/p.jsonl", "b/x/p.jsonl"]
+    assert names(tmp_path / "b" / "x" / "p.jsonl", tmp_path / "a") == ["b/x/p.jsonl", "a/x/p.jsonl"]
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +345,59 @@ def refuse(_: bytes) -> Any:
     raise BadRequest("invalid_image", "no picture")
 
 
+def test_what_was_answered_is_not_asked_again_by_the_same_process(
+    lines: list[tuple[Path, str]], tmp_path: Path
+) -> None:
+    asked: list[bytes] = []
+
+    def answer(body: bytes) -> Any:
+        asked.append(body)
+        return json.loads(body)
+
+    batch = Batch(answer, 1, DEFAULTS, Kept(tmp_path / "kept"))
+    assert answered(batch, *lines) == answered(batch, *lines)
+    assert len(asked) == 9
+
+
+def test_a_file_is_closed_now_and_then_and_all_are_read(
+    lines: list[tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llava_serving.batch.kept.FILE_SECONDS", 0.0)
+    answered(Batch(json.loads, 1, DEFAULTS, Kept(tmp_path / "kept")), *lines)
+    assert len(list((tmp_path / "kept").iterdir())) == 9
+    told = answered(Batch(refuse, 1, DEFAULTS, Kept(tmp_path / "kept")), *lines)
+    assert [row[2] for row in told] == [f"{name}{row}" for name in "abc" for row in range(3)]
+
+
+def test_answers_come_also_where_they_cannot_be_kept(
+    lines: list[tuple[Path, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    told = answered(Batch(json.loads, 1, DEFAULTS, Kept(tmp_path / "file" / "kept")), *lines)
+    assert [row[3] for row in told] == [None] * 9
+    assert caplog.text.count("answers are not kept") == 1
+
+
+def test_waiting_requests_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_serving.batch.run.MOST_BYTES", 100)
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(f'["{"x" * length}"]\n' for length in (40, 40, 90, 300, 10)))
+    waiting, most = [0], [0]
+    lock = threading.Lock()
+
+    def answer(body: bytes) -> Any:
+        with lock:
+            waiting[0] += len(body)
+            most[0] = max(most[0], waiting[0])
+        time.sleep(0.05)
+        with lock:
+            waiting[0] -= len(body)
+        return json.loads(body)
+
+    assert [len(row[2]) for row in answered(Batch(answer, 8, DEFAULTS), (path, "a"))] == [40, 40, 90, 300, 10]
+    assert most[0] == 304  # one that is larger by itself goes alone
+
+
 def test_a_line_that_was_cut_by_a_kill_is_not_read(lines: list[tuple[Path, str]], tmp_path: Path) -> None:
     answered(Batch(json.loads, 1, DEFAULTS, Kept(tmp_path / "kept")), *lines)
     (path,) = (tmp_path / "kept").glob("*.jsonl")
@@ -369,6 +444,31 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_is_read(tmp_path: Path)
     exact = json.dumps("z" * (DEFAULTS.max_bytes - 2))
     path.write_text(f'{exact}\n{{"b":2}}\n')
     assert read(path) == [json.loads(exact), {"b": 2}]
+
+
+@given(texts=st.lists(TEXT.filter(lambda text: '"' not in text), min_size=1, max_size=8), data=st.data())
+def test_a_quotation_mark_that_nothing_closes_costs_its_line(texts: list[str], data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(texts)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["input_string", "id"])
+            writer.writerows([text, "7"] for text in texts[:place])
+            file.write('"Is it 5 wide?,8\r\n')
+            for text in texts[place:]:
+                csv.writer(file, quoting=csv.QUOTE_NONE, escapechar="\\").writerow([re.sub(r"\W", "x", text), "7"])
+        told = [body if isinstance(body, str) else body["input_data"]["input_string"][0] for body in read(path)]
+    assert told == texts[:place] + ["invalid_table"] + [re.sub(r"\W", "x", text) for text in texts[place:]]
+
+
+def test_a_cell_that_no_path_can_be_costs_its_row(tmp_path: Path) -> None:
+    (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"input_string,image\n?,a\0.png\n?,circle.png\n?,\n")
+    first, second, third = read(path)
+    assert (first, second) == ("invalid_image", "invalid_image")
+    assert third["input_data"]["input_string"] == ["?"]
 
 
 def test_a_picture_of_a_csv_is_read_from_its_folder_and_no_other(tmp_path: Path) -> None:

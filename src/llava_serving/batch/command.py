@@ -4,9 +4,9 @@
   llava-serving batch pictures table.csv requests.jsonl --output answers --prompt "What is in the image?"
 
 Inputs are files or folders: JSON lines of requests (.jsonl), CSV with a column input_string and perhaps image, and
-pictures, which are asked what the prompt.txt beside them says, or --prompt. The output folder gets predictions.csv
-(file, row, prediction, error, no header, as from Azure) and answers.jsonl, one line for each row in order. Stopped or
-killed, the same command goes on where it was.
+pictures, which are asked what the prompt.txt beside them says, or --prompt. The output folder gets this run's
+predictions.csv (file, row, prediction, error, no header, as from Azure) and answers.jsonl, one line for each row in
+order; rows count from 0, blank lines not at all. Stopped or killed, the same command goes on where it was.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def batch(arguments: argparse.Namespace) -> int:
-    """The exit status: 0 when every row is told of, 1 where the model cannot be loaded or fails, 2 for no input."""
+    """The exit status: 0 when every row is told of, errors among them; 1 where the model cannot be loaded or fails; 2
+    for inputs and outputs that cannot be."""
     # Here, so that the other commands do not wait for torch.
     from .service import start_batch
 
@@ -53,24 +54,32 @@ def batch(arguments: argparse.Namespace) -> int:
         print(f"llava-serving: there is no {missing[0]}", file=sys.stderr)
         return 2
     try:
-        rows, errors = _write(arguments, start_batch(arguments.output / "kept"))
-    except (StartupError, RequestError) as error:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 2
+    try:
+        files = _files(arguments.input, arguments.output)
+        rows, errors = _write(arguments.output, files, start_batch(arguments.output / "kept"))
+    except StartupError as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 1
+    except RequestError as error:
         print(f"llava-serving: {error}; the same command goes on from here", file=sys.stderr)
         return 1
     print(f"{arguments.output}: {rows} rows, {errors} of them errors")
     return 0
 
 
-def _write(arguments: argparse.Namespace, batch: "Batch") -> tuple[int, int]:
+def _write(output: Path, files: Sequence[tuple[Path, str]], batch: "Batch") -> tuple[int, int]:
     """How many rows there are, and how many of them are errors."""
     rows = errors = 0
-    output: Path = arguments.output
     with (
         (output / "answers.jsonl").open("w", encoding="utf-8") as lines,
         (output / "predictions.csv").open("w", encoding="utf-8", newline="") as table,
     ):
         records = csv.writer(table, lineterminator="\n")
-        for answered in batch.run(list(_files(arguments.input))):
+        for answered in batch.run(files):
             lines.write(json.dumps(asdict(answered), ensure_ascii=False) + "\n")
             records.writerow(answered.columns())
             rows += 1
@@ -78,11 +87,14 @@ def _write(arguments: argparse.Namespace, batch: "Batch") -> tuple[int, int]:
     return rows, errors
 
 
-def _files(inputs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file with its name; of folders those below, in the order of their names."""
-    for given in inputs:
-        if given.is_file():
-            yield given, given.name
-        for path in sorted(given.rglob("*")) if given.is_dir() else ():
-            if path.is_file():
-                yield path, f"{given.name}/{name_in(path, given)}" if len(inputs) > 1 else name_in(path, given)
+def _files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
+    """Every file with its name, which is its path below the folder, or of several inputs below what they share; of a
+    folder all that is in it, in the order of the names, but for the output."""
+    given = [Path(os.path.abspath(path)) for path in inputs]
+    # Of one folder itself; of files and of several the folder they are in.
+    root = given[0] if len(given) == 1 and given[0].is_dir() else Path(os.path.commonpath([p.parent for p in given]))
+    files = []
+    for top in given:
+        below = sorted(path for path in top.rglob("*") if path.is_file()) if top.is_dir() else [top]
+        files += [path for path in below if not path.resolve().is_relative_to(output.resolve())]
+    return [(path, name_in(path, root)) for path in files]

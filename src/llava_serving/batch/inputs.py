@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import BadRequest, RequestError, TooLarge
+from ..errors import BadRequest, InternalError, RequestError, TooLarge
 
 logger = logging.getLogger(__name__)
 LINES = (".jsonl", ".ndjson")
@@ -42,6 +42,10 @@ class Row:
     number: int | None
     request: bytes | RequestError
 
+    @property
+    def num_bytes(self) -> int:
+        return len(self.request) if isinstance(self.request, bytes) else 0
+
 
 def rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
     """The rows of a file in order, read as they are asked for; `name` is what the file is called in them."""
@@ -49,6 +53,10 @@ def rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
         yield from _rows(path, name, defaults)
     except OSError as error:
         yield Row(name, None, BadRequest("unreadable_input", f"the file cannot be read: {error.strerror or error}"))
+    except Exception as error:
+        logger.exception("%s could not be read to its end", name)
+        message = f"the file could not be read to its end ({type(error).__name__}); the log says why"
+        yield Row(name, None, InternalError("unreadable_input", message))
 
 
 def _rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
@@ -84,11 +92,13 @@ def _table(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), defaults.max_bytes))
     # What is not UTF-8 is told of the row it stands in.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        lines = _Lines(file)
+        reader = csv.reader(lines, strict=True)
         try:
             columns = next(reader, [])
         except csv.Error as error:
             columns = [str(error)]
+        lines.end_record()
         if TEXT_COLUMN not in columns or len(set(columns)) < len(columns):
             message = f"the first line must name the columns, {TEXT_COLUMN} and perhaps {IMAGE_COLUMN}, each once"
             yield Row(name, None, BadRequest("invalid_table", message))
@@ -96,24 +106,51 @@ def _table(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
         others = [column for column in columns if column not in (TEXT_COLUMN, IMAGE_COLUMN)]
         if others:
             logger.warning("%s: columns %s are not used", name, ", ".join(others))
-        for number, cells in enumerate(_records(reader)):
+        for number, cells in enumerate(_records(reader, lines)):
             try:
                 yield Row(name, number, _record(cells, columns, path.parent, defaults))
             except RequestError as error:
                 yield Row(name, number, error)
 
 
-def _records(reader: Iterable[list[str]]) -> Iterator[list[str] | csv.Error]:
-    """The records that are not blank, and the mistakes between them: the reader goes on after one."""
-    records = iter(reader)
+class _Lines:
+    """Lines of text for a CSV reader, which can be given lines again."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._file = iter(file)
+        self._again: list[str] = []  # the next one last
+        self._taken: list[str] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.pop() if self._again else next(self._file)
+        self._taken.append(line)
+        return line
+
+    def end_record(self) -> None:
+        self._taken.clear()
+
+    def end_mistake(self) -> None:
+        """All but the first line of the record come again."""
+        self._again += reversed(self._taken[1:])
+        self._taken.clear()
+
+
+def _records(reader: Iterator[list[str]], lines: _Lines) -> Iterator[list[str] | csv.Error]:
+    """The records that are not blank, and the mistakes between them. A mistake costs its line: a quotation mark that
+    nothing closes would else take along every line that follows."""
     while True:
         try:
-            record = next(records)
+            record = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
+            lines.end_mistake()
             yield error
             continue
+        lines.end_record()
         if record:
             yield record
 
@@ -143,8 +180,12 @@ def _check_utf8(text: str) -> None:
 
 def _beside(folder: Path, image: str) -> Path:
     """A picture that a CSV names: in its own folder or below, never elsewhere on the machine."""
-    path = (folder / image).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    try:
+        path = (folder / image).resolve()
+        is_inside = path.is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name; links in a circle
+        is_inside = False
+    if not is_inside:
         raise BadRequest("invalid_image", f"{image} is not in the folder of the CSV", IMAGE_COLUMN)
     return path
 

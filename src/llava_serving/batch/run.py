@@ -19,6 +19,7 @@ from .kept import Kept, Place
 
 logger = logging.getLogger(__name__)
 LOG_SECONDS = 10.0
+MOST_BYTES = 512 * 2**20  # of requests that wait for the engine
 COLUMNS = ("file", "row", "prediction", "error")
 
 
@@ -59,21 +60,28 @@ class Batch:
         refused, and another run answers them.
         """
         progress = _Progress(len(files))
-        # Enough that rows are ready when the engine has room, and that one long answer does not hold up all others.
-        window: deque[Future[Answered]] = deque()
-        pool = ThreadPoolExecutor(self._concurrency, "batch")
+        window: deque[tuple[Future[Answered], int]] = deque()
+        pool, held = ThreadPoolExecutor(self._concurrency, "batch"), 0
         try:
             for path, name in files:
                 for row in rows(path, name, self._defaults):
-                    window.append(pool.submit(self._answered, row))
-                    if len(window) == 4 * self._concurrency:
-                        yield progress.row(window.popleft().result())
+                    while window and self._is_full(len(window), held + row.num_bytes):
+                        future, num_bytes = window.popleft()
+                        held -= num_bytes
+                        yield progress.row(future.result())
+                    held += row.num_bytes
+                    window.append((pool.submit(self._answered, row), row.num_bytes))
                 progress.file()
-            while window:
-                yield progress.row(window.popleft().result())
+            for future, _ in window:
+                yield progress.row(future.result())
         finally:
             pool.shutdown(cancel_futures=True)
         progress.tell()
+
+    def _is_full(self, rows: int, num_bytes: int) -> bool:
+        """Enough that rows are ready when the engine has room, and that one long answer does not hold up all others;
+        not so much that a folder of big pictures fills the memory."""
+        return rows >= 4 * self._concurrency or num_bytes > MOST_BYTES
 
     def _answered(self, row: Row) -> Answered:
         try:

@@ -29,5 +29,6 @@ def start_batch(kept: Path | None) -> Batch:
 def _model(settings: Settings) -> str:
     """A name for what answers: other weights have another, and so have these in other numbers or asked otherwise."""
     folders = find_model(os.environ.get("AZUREML_MODEL_DIR")).folders
-    told = [[fingerprint(folder) for folder in folders], settings.template, settings.dtype, settings.quantization]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    weights = [fingerprint(folder) for folder in folders]
+    asked = (settings.template, settings.dtype, settings.quantization, settings.default_max_new_tokens)
+    return hashlib.sha256(json.dumps([weights, asked]).encode()).hexdigest()[:16]
