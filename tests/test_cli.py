@@ -80,3 +80,10 @@ def test_a_server_that_refuses_to_start_ends_the_command(tmp_path: Path) -> None
     assert run.returncode != 0
     assert "no model in AZUREML_MODEL_DIR" in run.stdout + run.stderr
     assert "Ready" not in run.stdout
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_none_is_told() -> None:
+    run = subprocess.run([*COMMAND, "80000"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].endswith("80000 is no port: those are 1 to 65535")

@@ -1,5 +1,6 @@
 """`llava-serving score` and its Python side, against the real server and against one that is busy."""
 
+import email.utils
 import io
 import json
 import sys
@@ -70,7 +71,7 @@ def test_a_body_from_a_file_and_from_standard_input(
     score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5})
-    (tmp_path / "request.json").write_text(body)
+    (tmp_path / "request.json").write_text(body, "utf-8-sig")
     from_file = score("--file", str(tmp_path / "request.json"))
     monkeypatch.setattr(sys, "stdin", io.StringIO(body))
     assert score("--file", "-") == from_file
@@ -86,6 +87,11 @@ def test_a_body_from_a_file_and_from_standard_input(
         (("--image", "/no/such/file", "a"), "/no/such/file"),
         (("--parameter", "n", "a"), "--parameter n is not NAME=VALUE"),
         (("--image", str(SHAPES), "--image", str(SHAPES), "a", "b", "c"), "2 images for 3 prompts"),
+        (("--file", str(SHAPES)), f"{SHAPES} holds no JSON"),
+        (("--file", "/dev/null"), "/dev/null holds no JSON"),
+        (("--timeout", "0", "a"), "a timeout of 0.0 s"),
+        (("--retries", "-1", "a"), "-1 retries"),
+        (("--url", "127.0.0.1:5001/score", "a"), "is no URL: it begins with https://"),
     ],
 )
 def test_what_cannot_be_asked(score: Score, arguments: tuple[str, ...], said: str) -> None:
@@ -166,9 +172,28 @@ def test_azure_s_424_around_a_busy_instance(busy: Callable[..., Busy]) -> None:
     assert Endpoint(busy(around_busy, OK).url).score(ask(["a"])).body == [{"0": "fine"}]
     refused = json.dumps({"error": {"code": "invalid_image", "message": "no"}}).encode()
     server = busy((424, {"ms-azureml-model-error-statuscode": "400"}, refused), OK)
-    with pytest.raises(EndpointError, match="424 invalid_image: no"):
+    with pytest.raises(EndpointError, match=r"^400 invalid_image: no") as told:
         Endpoint(server.url).score(ask(["a"]))
+    assert told.value.status == 400
     assert len(server.asked) == 1  # it would be refused again
+
+
+def test_a_date_is_waited_for(busy: Callable[..., Busy]) -> None:
+    server = busy((503, {"Retry-After": email.utils.formatdate(time.time() + 3, usegmt=True)}, b"{}"), OK)
+    Endpoint(server.url).score(ask(["a"]))
+    assert server.times[1] - server.times[0] > 1.5
+
+
+def test_who_is_told_to_wait_for_long_is_not_kept_waiting(busy: Callable[..., Busy]) -> None:
+    server = busy((429, {"Retry-After": "3600"}, b'{"error": {"code": "overloaded", "message": "full"}}'), OK)
+    with pytest.raises(EndpointError, match=r"^429 overloaded: full \(come again in 3600 s\)"):
+        Endpoint(server.url).score(ask(["a"]))
+    assert len(server.asked) == 1
+
+
+def test_a_wait_is_told(busy: Callable[..., Busy], caplog: pytest.LogCaptureFixture) -> None:
+    Endpoint(busy((429, {"Retry-After": "0"}, b'{"message": "full"}'), OK).url).score(ask(["a"]))
+    assert "429: full; asked again in 0 s" in caplog.text
 
 
 def test_it_gives_up_with_the_last_answer(busy: Callable[..., Busy]) -> None:
@@ -204,13 +229,44 @@ def test_keys_tokens_and_deployments_go_with_their_own_requests(
     assert "key" not in repr(Endpoint(server.url, "key"))
 
 
+def test_a_key_is_no_header_s_worth_of_harm(
+    busy: Callable[..., Busy], score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = busy(OK)
+    monkeypatch.setenv("AZUREML_ENDPOINT_KEY", " key\n")
+    assert score("a", url=server.url)[0] == 0
+    assert server.asked[0]["authorization"] == "Bearer key"
+    monkeypatch.setenv("AZUREML_ENDPOINT_KEY", "sec\nret")
+    status, _, err = score("a", url=server.url)
+    assert status == 1
+    assert "the key has characters" in err
+    assert "sec" not in err
+
+
+def test_without_a_login_there_is_one_line(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing of the cloud is asked for: the environment names the one kind of login to look for.
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "AzureCliCredential")
+    monkeypatch.setenv("PATH", "")
+    status, out, err = score("--entra", "a")
+    assert (status, out) == (1, "")
+    assert "there is no Microsoft Entra token, `az login` gets one" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
+    assert ask("What?") == ask(["What?"]) == {"input_data": {"input_string": ["What?"]}}
+    assert ask("What?", [None]) == ask("What?")
+    (alone,) = ask("a", [DIGIT])["input_data"]["images"]
+    assert ask(["a", "b"], [str(DIGIT), None])["input_data"]["images"] == [*alone, None]
+
+
 @pytest.mark.parametrize(
     ("stream", "said"),
     [
         (b'data: {"row": 0, "0": "a"}\n\n', "the stream was cut"),
         (
             b'data: {"row": 0, "0": "a"}\n\ndata: {"error": {"code": "deadline", "message": "late"}}\n\n',
-            "deadline: late",
+            "^deadline: late",
         ),
         (b"data: {\n\n", "the stream was cut"),
     ],
@@ -218,6 +274,12 @@ def test_keys_tokens_and_deployments_go_with_their_own_requests(
 def test_a_stream_that_goes_wrong(busy: Callable[..., Busy], stream: bytes, said: str) -> None:
     with pytest.raises(EndpointError, match=said):
         list(Endpoint(busy((200, {"Content-Type": "text/event-stream"}, stream)).url).stream(ask(["a"])))
+
+
+def test_an_error_in_a_stream_is_told_on_a_line_of_its_own(busy: Callable[..., Busy], score: Score) -> None:
+    stream = b'data: {"row": 0, "0": "a red"}\n\ndata: {"error": {"code": "deadline", "message": "late"}}\n\n'
+    told = score("--stream", "a", url=busy((200, {"Content-Type": "text/event-stream"}, stream)).url)
+    assert told == (1, "a red\n", "llava-serving: deadline: late\n")
 
 
 def test_leaving_a_stream_ends_the_answer(demo_server: Server) -> None:

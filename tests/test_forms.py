@@ -1,5 +1,6 @@
 """The five forms of request and what is told about a wrong one."""
 
+import codecs
 import contextlib
 import json
 from typing import Any
@@ -82,6 +83,11 @@ def test_the_template_parameter_wraps_and_unwraps() -> None:
 def test_return_full_text_is_honored_for_every_row(full: bool) -> None:
     request = prompts(input_string=["a", "b"], images=["A", None], parameters={"return_full_text": full})
     assert request.echo == (full, full)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json() -> None:
+    body = json.dumps({"input_data": ["a"]}).encode()
+    assert parse(codecs.BOM_UTF8 + body, V0) == parse(body, V0)
 
 
 def test_a_plain_list() -> None:

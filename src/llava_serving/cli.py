@@ -24,6 +24,7 @@ from .client import command as client
 from .errors import StartupError
 from .export import command as merge
 from .settings import Settings
+from .weights.model_dir import find_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "demo" / "pictures" / "shapes.png"
@@ -35,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="llava-serving", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("serve", help="serve a model on this machine through azureml-inference-server-http")
-    command.add_argument("--port", type=int, default=5001)
+    command.add_argument("--port", type=_port, default=5001)
     command.add_argument(
         "--model-dir", type=Path, help="what AZUREML_MODEL_DIR is on Azure; without either, the embedded demo model"
     )
@@ -60,6 +61,13 @@ def main() -> int:
     return status
 
 
+def _port(given: str) -> int:
+    port = int(given)
+    if not 0 < port < 2**16:
+        raise argparse.ArgumentTypeError(f"{port} is no port: those are 1 to 65535")
+    return port
+
+
 def serve(port: int, model_dir: Path | None) -> int:
     """Runs the server in the foreground until it ends; its exit status."""
     with socket.socket() as probe:
@@ -76,6 +84,8 @@ def serve(port: int, model_dir: Path | None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         environment = server_environment(os.environ)
+        # The server would tell too, in the middle of a hundred lines.
+        find_model(str(model_dir) if model_dir is not None else environment.get("AZUREML_MODEL_DIR"))
     except StartupError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 Everything a caller can get wrong about the form is told here or in schema.py; what the images hold is image.py's.
 """
 
+import codecs
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -97,7 +98,8 @@ def parse(body: bytes, conversation: Template) -> ScoreRequest:
 
 def _json(body: bytes) -> Any:
     try:
-        return pydantic_core.from_json(body, allow_inf_nan=False)
+        # With the mark at its beginning that Windows' editors and shells write.
+        return pydantic_core.from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         raise BadRequest("invalid_json", f"the body is not valid JSON: {error}") from None
 

@@ -46,13 +46,13 @@ def score(arguments: argparse.Namespace) -> int:
     """The exit status: 0, 1 where there is no answer, 2 for a request that cannot be made."""
     from .endpoint import Endpoint, EndpointError, entra_token
 
+    token = entra_token if arguments.entra else os.environ.get(KEY_VARIABLE) or None
     try:
         body = _body(arguments)
+        endpoint = Endpoint(arguments.url, token, arguments.deployment, arguments.timeout, arguments.retries)
     except (OSError, ValueError) as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 2
-    token = entra_token if arguments.entra else os.environ.get(KEY_VARIABLE)
-    endpoint = Endpoint(arguments.url, token, arguments.deployment, arguments.timeout, arguments.retries)
     try:
         if arguments.stream:
             _tell_stream(endpoint.stream(body), arguments.output)
@@ -73,10 +73,18 @@ def _body(arguments: argparse.Namespace) -> dict[str, Any]:
         return ask(arguments.prompt, arguments.image, **dict(map(_parameter, arguments.parameter)))
     if arguments.image or arguments.parameter:
         raise ValueError("a body with --file has its images and parameters in it")
-    text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text("utf-8")
-    body = json.loads(text)
+    return _read(arguments.file)
+
+
+def _read(name: str) -> dict[str, Any]:
+    """A body from a file or, as -, from standard input."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+        body = json.loads(text.removeprefix("\ufeff"))
+    except ValueError as error:
+        raise ValueError(f"{name} holds no JSON: {error}") from None
     if not isinstance(body, dict):
-        raise ValueError(f"{arguments.file} holds no JSON object")
+        raise ValueError(f"{name} holds no JSON object")
     return body
 
 
@@ -103,18 +111,22 @@ def _tell(body: Any, output: str) -> None:
 
 def _tell_stream(events: Iterable[dict[str, Any]], output: str) -> None:
     """As JSON every event; as text the first sequence as it comes, and others, which come between, after it."""
-    others: dict[tuple[int, str], str] = {}
-    for event in events:
-        if output == "json":
+    if output == "json":
+        for event in events:
             print(json.dumps(event, ensure_ascii=False), flush=True)
-            continue
-        for place, text in _pieces(event):
+        return
+    first = ""
+    others: dict[tuple[int, str], str] = {}
+    try:
+        for place, text in (piece for event in events for piece in _pieces(event)):
             if place == (0, "0"):
                 print(text, end="", flush=True)
+                first = text
             else:
                 others[place] = others.get(place, "") + text
-    if output != "json":
-        print()
+    finally:  # an error is told on a line of its own
+        if first:
+            print()
         for _, text in sorted(others.items()):
             print(text)
 

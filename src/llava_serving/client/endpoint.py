@@ -1,10 +1,10 @@
 """One endpoint over HTTP: keys and tokens, retries that heed what the answer says, whole answers and streams."""
 
+import functools
 import http.client
 import json
+import logging
 import random
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,21 +14,22 @@ import urllib3
 
 from ..events import events
 
+logger = logging.getLogger(__name__)
 # Azure's scope for scoring with a Microsoft Entra token.
-ENTRA_RESOURCE = "https://ml.azure.com"
+ENTRA_SCOPE = "https://ml.azure.com/.default"
 BUSY = (429, 503)
 # Azure's own: the container answered with another status, which it tells in a header.
 MODEL_ERROR, MODEL_STATUS = 424, "ms-azureml-model-error-statuscode"
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 60.0  # seconds; who is told to wait longer gets the error
 
 
 class EndpointError(Exception):
-    """The endpoint did not answer. `status` is None where there was no HTTP answer at all."""
+    """The endpoint did not answer. `status` is the service's own where Azure answers 424 for it, and None where there
+    was none: no connection, or a stream that ended with an error."""
 
     def __init__(self, status: int | None, code: str, message: str) -> None:
-        super().__init__(
-            f"{status or 'no answer'} {code}: {message}" if code else f"{status or 'no answer'}: {message}"
-        )
+        told = " ".join(filter(None, (str(status or ""), code)))
+        super().__init__(f"{told}: {message}" if told else message)
         self.status = status
         self.code = code
         self.message = message
@@ -44,7 +45,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`token` is the endpoint's key, or what returns a Microsoft Entra token. `timeout` in seconds, for each try."""
+    """`token` is the endpoint's key, or what returns a Microsoft Entra token. `timeout` in seconds, for each try.
+
+    Raises ValueError for what can be none of them.
+    """
 
     url: str
     token: str | Callable[[], str] | None = field(default=None, repr=False)
@@ -52,6 +56,12 @@ class Endpoint:
     timeout: float = 180.0
     retries: int = 4
     _pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{self.url} is no URL: it begins with https:// or http://")
+        if not (self.timeout > 0 and self.retries >= 0):
+            raise ValueError(f"a timeout of {self.timeout} s and {self.retries} retries cannot be")
 
     def score(self, body: dict[str, Any]) -> Answer:
         """The whole answer. Raises EndpointError, after `retries` more tries where the endpoint was busy."""
@@ -72,10 +82,10 @@ class Endpoint:
             for event in events(_lines(response)):
                 if "error" in event:
                     error = event["error"]
-                    raise EndpointError(response.status, str(error.get("code", "")), str(error.get("message", "")))
+                    raise EndpointError(None, str(error.get("code", "")), str(error.get("message", "")))
                 yield event
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError) as error:
-            raise EndpointError(response.status, "", f"the stream was cut ({error})") from None
+            raise EndpointError(None, "", f"the stream was cut ({error})") from None
         finally:
             response.close()
 
@@ -85,16 +95,23 @@ class Endpoint:
             if response.status == 200:
                 return response
             error = _error(response)
-            if attempt == self.retries or not _is_busy(response):
+            if attempt == self.retries or _status(response) not in BUSY:
                 raise error
-            time.sleep(_wait(response, attempt))
+            seconds = _wait(response, attempt)
+            if seconds > LONGEST_WAIT:
+                raise EndpointError(error.status, error.code, f"{error.message} (come again in {seconds:.0f} s)")
+            logger.warning("%s; asked again in %.0f s", error, seconds)
+            time.sleep(seconds)
         raise AssertionError("unreachable")
 
     def _try(self, body: bytes, accept: str) -> urllib3.BaseHTTPResponse:
         # Made anew for each request: Azure's SDK keeps one dictionary, and with it the last request's deployment.
         headers = {"Content-Type": "application/json", "Accept": accept}
         if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token() if callable(self.token) else self.token}"
+            token = (self.token() if callable(self.token) else self.token).strip()
+            if not (token.isascii() and token.isprintable()):
+                raise EndpointError(None, "", "the key has characters that no key has")
+            headers["Authorization"] = f"Bearer {token}"
         if self.deployment is not None:
             headers["azureml-model-deployment"] = self.deployment
         try:
@@ -112,34 +129,41 @@ class Endpoint:
 
 
 def entra_token() -> str:
-    """A Microsoft Entra token for scoring: azure-identity's where it is installed, else the Azure CLI's."""
+    """A Microsoft Entra token for scoring, of whatever login azure-identity finds: the environment's, a managed
+    identity's, `az login`'s. Raises EndpointError."""
+    # Here, so that a key takes no azure-identity, which comes with Azure's server.
+    from azure.core.exceptions import AzureError
+
     try:
-        from azure.identity import DefaultAzureCredential
-    except ImportError:
-        if shutil.which("az") is None:
-            raise EndpointError(None, "", "a Microsoft Entra token takes azure-identity or the Azure CLI") from None
-    else:
-        token: str = DefaultAzureCredential().get_token(f"{ENTRA_RESOURCE}/.default").token
-        return token
-    command = ["az", "account", "get-access-token", "--resource", ENTRA_RESOURCE, "--query", "accessToken", "-o", "tsv"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        raise EndpointError(None, "", f"az gave no token: {run.stderr.strip()}")
-    return run.stdout.strip()
+        token: str = _credential().get_token(ENTRA_SCOPE).token
+    except AzureError as error:
+        why = str(error).strip().splitlines()[0]
+        raise EndpointError(None, "", f"there is no Microsoft Entra token, `az login` gets one: {why}") from None
+    return token
 
 
-def _is_busy(response: urllib3.BaseHTTPResponse) -> bool:
-    """Worth another try: the instance's own status, told through Azure's 424, counts like one of the endpoint."""
-    if response.status == MODEL_ERROR:
-        return response.headers.get(MODEL_STATUS, "") in map(str, BUSY)
-    return response.status in BUSY
+@functools.cache
+def _credential() -> Any:
+    """It remembers its token until that expires."""
+    from azure.identity import DefaultAzureCredential
+
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)  # tells at length of every login that there is not
+    return DefaultAzureCredential()
+
+
+def _status(response: urllib3.BaseHTTPResponse) -> int:
+    """The service's own where Azure tells it."""
+    own = response.headers.get(MODEL_STATUS, "")
+    return int(own) if response.status == MODEL_ERROR and own.isdecimal() else response.status
 
 
 def _wait(response: urllib3.BaseHTTPResponse, attempt: int) -> float:
     """Seconds: as the answer says, else longer each time, and never all callers at once."""
-    told = response.headers.get("Retry-After", "")
-    if told.isdecimal():
-        return min(float(told), LONGEST_WAIT)
+    try:
+        if (told := response.headers.get("Retry-After")) is not None:
+            return urllib3.Retry().parse_retry_after(told)
+    except urllib3.exceptions.InvalidHeader:
+        pass
     return min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
 
@@ -152,9 +176,9 @@ def _error(response: urllib3.BaseHTTPResponse) -> EndpointError:
     try:
         content = json.loads(text)
         told = content.get("error", content)
-        return EndpointError(response.status, str(told.get("code", "")), str(told.get("message", text)))
+        return EndpointError(_status(response), str(told.get("code", "")), str(told.get("message", text)))
     except (ValueError, AttributeError):
-        return EndpointError(response.status, "", text[:500] or response.reason or "")
+        return EndpointError(_status(response), "", text[:500] or response.reason or "")
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

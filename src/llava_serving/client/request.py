@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Any
 
 
-def ask(prompts: Sequence[str], images: Sequence[Path] = (), **parameters: Any) -> dict[str, Any]:
-    """The body that asks `prompts`; a prompt with a picture is a question about it.
+def ask(prompts: str | Sequence[str], images: Sequence[str | Path | None] = (), **parameters: Any) -> dict[str, Any]:
+    """The body that asks `prompts`; a prompt with a picture is a question about it. `images` are files.
 
-    One prompt has all `images`; several have one each, or share one. Raises ValueError for another number of them, and
-    OSError for a file that cannot be read.
+    One prompt has all `images`; several have one each, None for none, or share one. Raises ValueError for another
+    number of them, and OSError for a file that cannot be read.
     """
-    encoded = [base64.b64encode(Path(image).read_bytes()).decode() for image in images]
-    asked: dict[str, Any] = {"input_string": list(prompts)}
-    if encoded and len(prompts) == 1:
-        asked["images"] = [encoded]
-    elif len(encoded) == 1:
-        asked["images"] = encoded * len(prompts)
-    elif encoded and len(encoded) == len(prompts):
-        asked["images"] = encoded
-    elif encoded:
-        raise ValueError(f"{len(encoded)} images for {len(prompts)} prompts: give one for all, or one for each")
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    pictures: list[Any] = [image and base64.b64encode(Path(image).read_bytes()).decode() for image in images]
+    if len(prompts) == 1:
+        pictures = [list(filter(None, pictures))] if any(pictures) else []
+    elif len(pictures) == 1:
+        pictures *= len(prompts)
+    elif pictures and len(pictures) != len(prompts):
+        raise ValueError(f"{len(pictures)} images for {len(prompts)} prompts: give one for all, or one for each")
+    asked: dict[str, Any] = {"input_string": prompts}
+    if pictures:
+        asked["images"] = pictures
     if parameters:
         asked["parameters"] = parameters
     return {"input_data": asked}
