@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from .container import copy, environment, mount_model
-from .online import seconds
 from .storage import Storage
 from .wire import Answer, Refused, Request, Routes
 from .workspace import CONTAINER, LOCATION, WORKSPACE, Document, Workspace
@@ -31,6 +30,10 @@ class Job:
     def child(self) -> str:
         """The step that scores: Azure keeps its output under that name."""
         return f"{self.name}-batchscoring"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
 
     def document(self, request: Request) -> Document:
         studio = {"endpoint": f"{request.base}/jobs/{self.name}", "jobServiceType": "Studio"}
@@ -80,9 +83,7 @@ class BatchEndpoints:
         routes.add("GET", HISTORY + "/runs/{run}/details", self._details)
         routes.add("GET", HISTORY + "/runs/{run}/children", self._children)
         routes.add("POST", HISTORY + "/rundata", self._run_data)
-        routes.add(
-            "GET", "/jobs/{run}/log", lambda request, run: Answer(200, (self._job(run).folder / "log").read_bytes())
-        )
+        routes.add("GET", "/jobs/{run}/log", lambda request, run: Answer(200, self._job(run).log.read_bytes()))
 
     def stop(self) -> None:
         """Every job that runs."""
@@ -144,13 +145,24 @@ class BatchEndpoints:
         inputs = [self._workspace.stored(given["uri"]) for given in (asked.get("inputData") or {}).values()]
         if len(inputs) != 1:
             raise Refused(400, "BadRequest", f"a job takes one input, and this one has {len(inputs)}")
-        job = Job(asked.get("name") or f"batchjob-{uuid.uuid4()}", self._folder / uuid.uuid4().hex)
-        self._jobs[job.name] = job
         deployment = self._deployment(name, chosen)["properties"]
+        job = Job(asked.get("name") or f"batchjob-{uuid.uuid4()}", self._folder / uuid.uuid4().hex)
+        job.folder.mkdir(parents=True)
+        job.log.touch()
+        self._jobs[job.name] = job
         threading.Thread(target=self._run, args=(job, deployment, inputs[0]), daemon=True).start()
         return Answer(201, job.document(request))
 
     def _run(self, job: Job, deployment: dict[str, Any], source: Path) -> None:
+        try:
+            job.process = self._start(job, deployment, source)
+            job.status = "Completed" if job.process.wait() == 0 else "Failed"
+        except Exception as error:
+            with job.log.open("a", encoding="utf-8") as log:
+                log.write(f"the job could not be started: {error}\n")
+            job.status = "Failed"
+
+    def _start(self, job: Job, deployment: dict[str, Any], source: Path) -> "subprocess.Popen[bytes]":
         code = copy(self._workspace.files(deployment["codeConfiguration"]["codeId"]), job.folder / "code")
         model = (deployment.get("model") or {}).get("assetId")
         mounted = model and mount_model(self._workspace.files(model), model, job.folder / "azureml-models")
@@ -167,19 +179,15 @@ class BatchEndpoints:
             str(output / deployment["outputFileName"]),
         ]
         command += ["--mini-batch-size", str(deployment["miniBatchSize"])]
-        limit = seconds((deployment.get("retrySettings") or {}).get("timeout", "PT30S"))
-        with (job.folder / "log").open("wb") as log:
-            job.process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            job.status = "Completed" if job.process.wait(limit) == 0 else "Failed"
-        except subprocess.TimeoutExpired:
-            job.process.kill()
-            job.status = "Failed"
+        command += ["--max-retries", str((deployment.get("retrySettings") or {}).get("maxRetries", 3))]
+        command += ["--error-threshold", str(deployment.get("errorThreshold", -1))]
+        with job.log.open("wb") as log:
+            return subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
 
     def _details(self, request: Request, run: str, **_: str) -> Answer:
         job = self._job(run)
         logs = {"logs/azureml/executionlogs.txt": f"{request.base}/jobs/{job.name}/log"}
-        return Answer(200, {"runId": run, "status": job.status, "logFiles": logs if job.folder.exists() else {}})
+        return Answer(200, {"runId": run, "status": job.status, "logFiles": logs})
 
     def _children(self, request: Request, run: str, **_: str) -> Answer:
         job = self._job(run)

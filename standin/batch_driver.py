@@ -1,8 +1,9 @@
-"""Runs a batch deployment's entry script as Azure does: init() once, run() for each mini-batch of files, and what it
-returns appended to a CSV without a header."""
+"""Runs a batch deployment's entry script as Azure does: init() once, run() for each mini-batch of files, again where it
+raises, and what it returns appended to a CSV without a header."""
 
 import argparse
 import importlib.util
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,33 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="a folder of inputs, or one")
     parser.add_argument("output", type=Path, help="the CSV")
     parser.add_argument("--mini-batch-size", type=int, default=10, help="files")
+    parser.add_argument("--max-retries", type=int, default=3, help="of a mini-batch")
+    parser.add_argument("--error-threshold", type=int, default=-1, help="files that may fail; -1 is any number")
     arguments = parser.parse_args()
     entry = _load(arguments.script)
     entry.init()
     files = sorted(map(str, _files(arguments.source)))
+    failed = 0
     for start in range(0, len(files), arguments.mini_batch_size):
-        table = entry.run(files[start : start + arguments.mini_batch_size])
-        table.to_csv(arguments.output, mode="a", header=False, index=False)
+        mini_batch = files[start : start + arguments.mini_batch_size]
+        table = _try(entry, mini_batch, arguments.max_retries + 1)
+        if table is not None:
+            table.to_csv(arguments.output, mode="a", header=False, index=False)
+            continue
+        failed += len(mini_batch)
+        if 0 <= arguments.error_threshold < failed:
+            raise SystemExit(f"{failed} files failed, and error_threshold is {arguments.error_threshold}")
+    if files and failed == len(files):
+        raise SystemExit("No succeeded mini batch item returned")
+
+
+def _try(entry: Any, mini_batch: list[str], times: int) -> Any:
+    for _ in range(times):
+        try:
+            return entry.run(mini_batch)
+        except Exception:
+            traceback.print_exc()
+    return None
 
 
 def _load(script: Path) -> Any:

@@ -6,6 +6,7 @@ import random
 import threading
 import uuid
 from pathlib import Path
+from urllib.parse import urlencode
 
 from .online import Deployment, Endpoint
 from .wire import Answer, Refused, Request, Routes, Server
@@ -59,14 +60,15 @@ class Gateway:
         headers |= {"x-request-id": str(uuid.uuid4()), "Content-Length": str(len(request.body))}
         if "x-ms-client-request-id" in request.headers:
             headers["x-ms-client-request-id"] = request.headers["x-ms-client-request-id"][:MAX_CLIENT_ID]
-        query = "&".join(f"{name}={value}" for name, value in request.query.items())
-        path = f"{request.path}?{query}" if query else request.path
+        path = f"{request.path}?{urlencode(request.query)}" if request.query else request.path
         try:
             connection.request(request.method, path, request.body, headers)
             response = connection.getresponse()
         except TimeoutError:
+            connection.close()
             raise Refused(408, "RequestTimeout", "upstream request timeout") from None
         except (OSError, http.client.HTTPException) as error:
+            connection.close()
             raise Refused(
                 424, "FailedDependency", f"the container did not answer ({error})",
                 {"ms-azureml-model-error-statuscode": "502", "ms-azureml-model-error-reason": "connection"},

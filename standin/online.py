@@ -167,6 +167,10 @@ class OnlineEndpoints:
         script = properties["codeConfiguration"]["scoringScript"]
         variables = environment(code, script, mounted, properties.get("environmentVariables") or {})
         made.container = Container(folder, script, variables)
+        endpoint = self._endpoints.get(name)
+        if endpoint is None or endpoint.deployments.get(deployment) is not made:  # deleted in the meantime
+            made.container.stop()
+            raise Refused(409, "Conflict", f"{deployment} was deleted or replaced while it started")
         if not made.container.wait_until_ready(_patience(properties.get("readinessProbe") or {})):
             made.container.stop()
             raise Refused(

@@ -14,9 +14,12 @@ class Operations:
         self._states: dict[str, dict[str, Any]] = {}
 
     def routes(self, routes: Routes) -> None:
-        routes.add(
-            "GET", "/operations/{name}", lambda request, name: Answer(200, self._states[name], {"Retry-After": "1"})
-        )
+        routes.add("GET", "/operations/{name}", self._state)
+
+    def _state(self, request: Request, name: str) -> Answer:
+        if name not in self._states:
+            raise Refused(404, "NotFound", f"there is no operation {name}")
+        return Answer(200, self._states[name], {"Retry-After": "1"})
 
     def begin(self, request: Request, work: Callable[[], None], document: Any) -> Answer:
         """The answer that says it has begun; `work` fails the operation by raising."""

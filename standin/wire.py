@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import ssl
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -104,8 +105,10 @@ class _Connection(BaseHTTPRequestHandler):
         try:
             answer = self.server.handle(request)
         except Refused as refused:
-            error = {"error": {"code": refused.code, "message": refused.message}}
-            answer = Answer(refused.status, error, {"x-ms-error-code": refused.code, **refused.headers})
+            answer = _error(refused)
+        except Exception as error:
+            traceback.print_exc()
+            answer = _error(Refused(500, "InternalServerError", repr(error)))
         try:
             self._send(answer)
         finally:
@@ -123,7 +126,8 @@ class _Connection(BaseHTTPRequestHandler):
         body = _bytes(answer.body, headers)
         headers.setdefault("Content-Length", str(len(body)))  # HEAD tells of what it does not send
         self._send_headers(headers)
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _send_headers(self, headers: Mapping[str, str]) -> None:
         for name, value in headers.items():
@@ -141,6 +145,11 @@ class _Connection(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         return
+
+
+def _error(refused: Refused) -> Answer:
+    error = {"error": {"code": refused.code, "message": refused.message}}
+    return Answer(refused.status, error, {"x-ms-error-code": refused.code, **refused.headers})
 
 
 def _bytes(body: Any, headers: dict[str, str]) -> bytes:

@@ -1,13 +1,16 @@
 """A batch endpoint from nothing to nothing through MLClient."""
 
 import csv
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from azure.ai.ml import Input, MLClient, load_compute
 from azure.ai.ml.constants import AssetTypes
+from azure.ai.ml.entities import CodeConfiguration
 from azure.ai.ml.entities._load_functions import load_batch_endpoint, load_model_batch_deployment
+from azure.ai.ml.exceptions import JobException
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 NAME = "llava-13b-batch"
@@ -34,6 +37,63 @@ def run(client: MLClient, source: Path, kind: str, output: Path) -> list[list[st
     client.jobs.download(job.name, output_name="score", download_path=str(output))
     with (output / "predictions.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
+
+
+SCRIPT = """
+import collections, os, pathlib
+import pandas as pd
+tries = collections.Counter()
+def init():
+    pass
+def run(mini_batch):
+    name = pathlib.Path(mini_batch[0]).name
+    tries[name] += 1
+    if tries[name] <= int(name.partition(".")[0]):
+        raise RuntimeError(f"{name} for the {tries[name]}. time")
+    return pd.DataFrame([[name, tries[name]]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("threshold", "files", "status"),
+    [(-1, "0.jsonl 1.jsonl 2.jsonl 9.jsonl", "Completed"), (0, "0.jsonl 9.jsonl", "Failed"), (-1, "9.jsonl", "Failed")],
+)
+def test_mini_batches_that_fail_are_tried_again(
+    client: MLClient, endpoint: str, checkout: Path, tmp_path: Path, threshold: int, files: str, status: str
+) -> None:
+    """A file called 2 fails twice."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "score.py").write_text(SCRIPT)
+    (tmp_path / "source").mkdir()
+    for name in files.split():
+        (tmp_path / "source" / name).write_text("[]")
+    deployment = load_model_batch_deployment(checkout / "batch" / "deployment.yml")
+    deployment.name = "flaky"
+    deployment.code_configuration = CodeConfiguration(str(tmp_path / "code"), "score.py")
+    deployment.settings.mini_batch_size = 1
+    deployment.settings.error_threshold = threshold
+    deployment.settings.retry_settings.max_retries = 2
+    client.batch_deployments.begin_create_or_update(deployment).result()
+    source = Input(type=AssetTypes.URI_FOLDER, path=str(tmp_path / "source"))
+    job = client.batch_endpoints.invoke(NAME, deployment_name="flaky", input=source)
+    while (found := client.jobs.get(job.name)).status == "Running":
+        time.sleep(0.1)
+    assert found.status == status
+    if status == "Completed":
+        client.jobs.download(job.name, output_name="score", download_path=str(tmp_path / "out"))
+        assert (tmp_path / "out" / "predictions.csv").read_text() == "0.jsonl,1\n1.jsonl,2\n2.jsonl,3\n"
+
+
+def test_a_job_that_cannot_start_fails_and_says_why(client: MLClient, endpoint: str, checkout: Path) -> None:
+    deployment = load_model_batch_deployment(checkout / "batch" / "deployment.yml")
+    deployment.name = "headless"
+    deployment.model = "azureml:nobody:7"
+    client.batch_deployments.begin_create_or_update(deployment).result()
+    source = Input(type=AssetTypes.URI_FOLDER, path=str(checkout / "batch" / "samples"))
+    job = client.batch_endpoints.invoke(NAME, deployment_name="headless", input=source)
+    with pytest.raises(JobException):
+        client.jobs.stream(job.name)
+    assert client.jobs.get(job.name).status == "Failed"
 
 
 def test_a_job_needs_a_deployment(client: MLClient, endpoint: str, checkout: Path) -> None:

@@ -1,7 +1,9 @@
 """The stand-in's blob storage through Azure's own client."""
 
+import http.client
 import random
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -31,6 +33,17 @@ def test_what_goes_up_in_blocks_comes_down_in_ranges(container: ContainerClient,
 def test_what_is_not_there_is_not_found(container: ContainerClient) -> None:
     with pytest.raises(ResourceNotFoundError):
         container.download_blob("nothing")
+
+
+def test_a_connection_outlives_what_is_refused(container: ContainerClient) -> None:
+    address = urllib.parse.urlsplit(container.primary_endpoint)
+    connection = http.client.HTTPSConnection(address.netloc, timeout=10)
+    for method in ("HEAD", "GET", "HEAD"):
+        connection.request(method, f"{address.path}/nothing")
+        response = connection.getresponse()
+        assert response.status == 404
+        response.read()
+    connection.close()
 
 
 def test_no_name_leads_out_of_the_container(container: ContainerClient) -> None:
