@@ -64,5 +64,5 @@ value_of() {
 
 # The comment at the top of the script is its help.
 help() {
-  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+  sed -n '2,/^$/s/^# \{0,1\}//p' "scripts/${0##*/}"
 }

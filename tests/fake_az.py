@@ -57,6 +57,8 @@ def act(state: dict[str, Any], kind: str, verb: str, given: dict[str, str]) -> i
         state[f"autoscale//{given['--autoscale-name']}"]["rules"].append(given["--condition"])
     elif verb == "create":
         state[key] = {"rules": []} if kind == "autoscale" else {"traffic": {}, **state.get(key, {})}
+        for part in given.get("--set", "").split():
+            state[key] |= [part.split("=")]
     elif verb == "update":
         state[key]["traffic"] |= {n: int(p) for n, p in (share.split("=") for share in given["--traffic"].split())}
     elif verb == "delete":

@@ -54,6 +54,11 @@ class Azure:
         found: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
         return found
 
+    def edit(self, key: str, **changes: Any) -> None:
+        state = self.state
+        state[key] |= changes
+        (self.folder / "state.json").write_text(json.dumps(state))
+
     @property
     def traffic(self) -> dict[str, int]:
         found: dict[str, int] = self.state["online-endpoint//llava-13b"]["traffic"]
@@ -141,6 +146,30 @@ def test_what_azure_does_not_tell_is_not_taken_for_a_no(azure: Azure, line: str,
     assert not any({"create", "update", "delete"} & set(call) for call in azure.calls)
 
 
+def test_what_an_interruption_left_loses_its_callers_before_it_is_overwritten(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.edit("online-endpoint//llava-13b", traffic={"blue": 51, "green": 49})
+    azure.succeed("deploy", "--pause", "0")
+    shares = [call[call.index("--traffic") + 1] for call in azure.calls if "--traffic" in call]
+    assert shares == ["blue=100 green=0", "blue=90 green=10", "green=100 blue=0"]
+    assert index(azure.calls, "blue=100 green=0") < index(azure.calls, "online-deployment", "create")
+
+
+def test_a_replacement_is_as_many_as_what_it_replaces(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.edit("online-deployment/llava-13b/blue", instance_count=3)
+    azure.succeed("deploy", "--pause", "0", "--closed-egress")
+    created = next(call for call in azure.calls if {"online-deployment", "create"} <= set(call))
+    assert created[-3:] == ["--set", "egress_public_network_access=disabled", "instance_count=3"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_is_called_from_any_folder(name: str) -> None:
+    for folder, path in ((ROOT / "scripts", f"./{name}"), (ROOT.parent, f"{ROOT.name}/scripts/{name}")):
+        told = subprocess.run([path, "--help"], cwd=folder, capture_output=True, text=True)
+        assert f"scripts/{name}" in told.stdout, told.stderr
+
+
 def test_az_prints_answers_in_quotation_marks_too(azure: Azure) -> None:
     (azure.folder / "answer").write_text(json.dumps(GOOD))
     azure.succeed("deploy")
@@ -180,8 +209,8 @@ def test_rules_do_not_pile_up(azure: Azure) -> None:
         azure.succeed("autoscale", "blue", "--max", "3")
     rules = azure.state["autoscale//autoscale-llava-13b-blue"]["rules"]
     assert len(rules) == 3
-    assert all(call[call.index("--resource-group") + 1] == "group-1" for call in azure.calls if "autoscale" in call)
-    azure.succeed("autoscale", "blue", "--delete")
+    azure.succeed("deploy", "--delete")
+    azure.succeed("autoscale", "blue", "--delete")  # also when what it scaled has gone
     assert "autoscale//autoscale-llava-13b-blue" not in azure.state
 
 
@@ -237,7 +266,7 @@ def test_without_az_it_says_where_to_get_it(azure: Azure, name: str) -> None:
 
 
 @pytest.mark.parametrize("words", [
-    "deploy --canary 100", "deploy --nonsense", "deploy --file no.yml", "deploy --file endpoint.yml",
+    "deploy --canary 50", "deploy --nonsense", "deploy --file no.yml", "deploy --file endpoint.yml",
     "deploy --pause x", "deploy --live purple", "deploy --logs --delete", "deploy --endpoint",
     "deploy --endpoint --delete",
     "deploy-batch --output", "deploy-batch --compute", "autoscale", "autoscale a b", "autoscale a --min 3",
