@@ -144,6 +144,7 @@ def test_the_service_answers_before_azure_gives_up(properties: dict[str, Any]) -
 
 
 def test_a_stream_is_not_held_back_for_application_insights(properties: dict[str, Any]) -> None:
+    assert properties["appInsightsEnabled"]
     assert properties["environmentVariables"]["APP_INSIGHTS_LOG_RESPONSE_ENABLED"] == "false"
 
 

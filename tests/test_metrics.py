@@ -6,12 +6,14 @@ import logging
 import re
 import socket
 import urllib.request
+from pathlib import Path
 
 import pytest
 from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from server import Server
 from test_scoring import PICTURE, score, scoring
 
 from llava_serving.body import HttpRequest
@@ -89,6 +91,23 @@ def test_application_insights_gets_them_where_the_server_uses_it(environment: di
     for reader in readers:
         assert isinstance(reader._exporter, AzureMonitorMetricExporter)  # type: ignore[attr-defined]
         reader.shutdown(timeout_millis=1)
+
+
+@pytest.mark.parametrize(("copies", "held_back"), [("false", False), ("true", True)])
+def test_a_stream_comes_as_it_is_made_unless_application_insights_takes_a_copy(
+    tmp_path: Path, copies: str, held_back: bool
+) -> None:
+    """The variable that deployment.yml sets; nothing reaches Application Insights from here, which stops nothing."""
+    insights = {
+        "AML_APP_INSIGHTS_ENABLED": "true", "AML_APP_INSIGHTS_KEY": "00000000-0000-4000-8000-000000000000",
+        "APP_INSIGHTS_LOG_RESPONSE_ENABLED": copies, "GUNICORN_CMD_ARGS": "--threads 4",
+    }  # fmt: skip
+    body = {"input_data": ["the sky is"], "params": {"max_new_tokens": 400, "ignore_eos": True, "stream": True}}
+    with Server(tmp_path / "log", environment=insights) as server:
+        server.wait_until_healthy()
+        with server.stream(body, x_ms_client_request_id="streamed") as stream:
+            next(iter(stream))
+            assert bool(server.journal("streamed")) == held_back
 
 
 def test_a_request_is_one_line_without_its_words(loaded: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
