@@ -248,8 +248,9 @@ def test_deleted_it_is_gone_with_its_processes(client: MLClient, endpoint: str, 
     assert services()
     client.online_endpoints.begin_delete(NAME).result()
     assert not services()
-    with pytest.raises(EndpointError, match="no answer"):
+    with pytest.raises(EndpointError, match="Connection refused") as refused:
         Endpoint(endpoint, key, retries=0).score(ask(["hello"]))
+    assert refused.value.status is None
     with pytest.raises(ResourceNotFoundError):
         client.online_endpoints.get(NAME)
 
