@@ -38,9 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def batch(arguments: argparse.Namespace) -> int:
     """The exit status: 0 when every row is told of, errors among them; 1 where the model cannot be loaded or fails; 2
     for inputs and outputs that cannot be."""
-    # Here, so that the other commands do not wait for torch.
-    from .service import start_batch
-
     for name, value in (
         ("AZUREML_MODEL_DIR", arguments.model_dir),
         ("LLAVA_BATCH_PROMPT", arguments.prompt),
@@ -58,6 +55,9 @@ def batch(arguments: argparse.Namespace) -> int:
     except OSError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 2
+    # Here, so that neither other commands nor mistakes wait for torch.
+    from .service import start_batch
+
     try:
         files = _files(arguments.input, arguments.output)
         rows, errors = _write(arguments.output, files, start_batch(arguments.output / "kept"))

@@ -7,12 +7,13 @@ import base64
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import BadRequest, InternalError, RequestError, TooLarge
+from .records import records
 
 logger = logging.getLogger(__name__)
 LINES = (".jsonl", ".ndjson")
@@ -92,67 +93,20 @@ def _table(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), defaults.max_bytes))
     # What is not UTF-8 is told of the row it stands in.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = _Lines(file)
-        reader = csv.reader(lines, strict=True)
-        try:
-            columns = next(reader, [])
-        except csv.Error as error:
-            columns = [str(error)]
-        lines.end_record()
-        if TEXT_COLUMN not in columns or len(set(columns)) < len(columns):
+        table = records(file)
+        columns = next(table, [])
+        if isinstance(columns, csv.Error) or TEXT_COLUMN not in columns or len(set(columns)) < len(columns):
             message = f"the first line must name the columns, {TEXT_COLUMN} and perhaps {IMAGE_COLUMN}, each once"
             yield Row(name, None, BadRequest("invalid_table", message))
             return
         others = [column for column in columns if column not in (TEXT_COLUMN, IMAGE_COLUMN)]
         if others:
             logger.warning("%s: columns %s are not used", name, ", ".join(others))
-        for number, cells in enumerate(_records(reader, lines)):
+        for number, cells in enumerate(table):
             try:
                 yield Row(name, number, _record(cells, columns, path.parent, defaults))
             except RequestError as error:
                 yield Row(name, number, error)
-
-
-class _Lines:
-    """Lines of text for a CSV reader, which can be given lines again."""
-
-    def __init__(self, file: Iterable[str]) -> None:
-        self._file = iter(file)
-        self._again: list[str] = []  # the next one last
-        self._taken: list[str] = []
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.pop() if self._again else next(self._file)
-        self._taken.append(line)
-        return line
-
-    def end_record(self) -> None:
-        self._taken.clear()
-
-    def end_mistake(self) -> None:
-        """All but the first line of the record come again."""
-        self._again += reversed(self._taken[1:])
-        self._taken.clear()
-
-
-def _records(reader: Iterator[list[str]], lines: _Lines) -> Iterator[list[str] | csv.Error]:
-    """The records that are not blank, and the mistakes between them. A mistake costs its line: a quotation mark that
-    nothing closes would else take along every line that follows."""
-    while True:
-        try:
-            record = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            lines.end_mistake()
-            yield error
-            continue
-        lines.end_record()
-        if record:
-            yield record
 
 
 def _record(cells: list[str] | csv.Error, columns: list[str], folder: Path, defaults: Defaults) -> bytes:
