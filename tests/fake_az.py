@@ -1,5 +1,7 @@
 """Azure's command line as the scripts call it: remembers what exists in FAKE_AZ/state.json, and every call.
 
+As documented, `create` fails for an online endpoint or deployment that exists, and overwrites a batch one.
+
 FAKE_AZ/broken holds words; a call that has one of them fails. FAKE_AZ/answer is what endpoints answer.
 """
 
@@ -50,20 +52,28 @@ def act(state: dict[str, Any], kind: str, verb: str, given: dict[str, str]) -> i
         return 3
     if verb == "list":
         wanted = given["--query"].removeprefix("[?name=='").removesuffix("'].name")
-        print("\n".join(n for k, e, n in (key.split("/") for key in state) if (k, n) == (kind, wanted)))
+        if f"{kind}/{given.get('--endpoint-name', '')}/{wanted}" in state:
+            print(wanted)
     elif verb in ("show", "invoke", "get-logs", "download"):
         read(state, kind, verb, given)
     elif kind == "rule":
         state[f"autoscale//{given['--autoscale-name']}"]["rules"].append(given["--condition"])
     elif verb == "create":
-        state[key] = {"rules": []} if kind == "autoscale" else {"traffic": {}, **state.get(key, {})}
-        for part in given.get("--set", "").split():
-            state[key] |= [part.split("=")]
+        return create(state, kind, key, given)
     elif verb == "update":
         state[key]["traffic"] |= {n: int(p) for n, p in (share.split("=") for share in given["--traffic"].split())}
     elif verb == "delete":
         for gone in [found for found in state if found == key or f"/{name}/" in found]:
             del state[gone]
+    return 0
+
+
+def create(state: dict[str, Any], kind: str, key: str, given: dict[str, str]) -> int:
+    if kind.startswith("online-") and key in state:
+        print(f"ERROR: {key} already exists", file=sys.stderr)
+        return 1
+    state[key] = {"rules": []} if kind == "autoscale" else {"traffic": {}, **state.get(key, {})}
+    state[key] |= [part.split("=") for part in given.get("--set", "").split()]
     return 0
 
 
@@ -75,7 +85,7 @@ def read(state: dict[str, Any], kind: str, verb: str, given: dict[str, str]) -> 
     elif verb == "invoke":
         answer(given, {"name": "job-1"} if kind == "batch-endpoint" else (FOLDER / "answer").read_text())
     elif verb == "get-logs":
-        print(f"the log of {name}")
+        print(f"the {given['--container']} log of {name}")
     elif verb == "download":
         folder = Path(given["--download-path"]) / "named-outputs" / "score"
         folder.mkdir(parents=True, exist_ok=True)

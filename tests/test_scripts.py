@@ -108,7 +108,7 @@ def test_a_wrong_answer_leaves_the_traffic_where_it_was(azure: Azure, wrong: str
     (azure.folder / "answer").write_text(wrong)
     told = azure.fail("deploy", "--pause", "0")
     assert "green does not answer" in told
-    assert "the log of green" in told
+    assert "the inference-server log of green" in told
     assert "delete --name green --endpoint-name llava-13b" in told
     assert azure.traffic == {"blue": 100}
 
@@ -116,7 +116,9 @@ def test_a_wrong_answer_leaves_the_traffic_where_it_was(azure: Azure, wrong: str
 def test_a_deployment_that_does_not_start_shows_its_log(azure: Azure) -> None:
     azure.succeed("deploy")
     (azure.folder / "broken").write_text("create")
-    assert "the log of green" in azure.fail("deploy")
+    told = azure.fail("deploy")
+    assert "the inference-server log of green" in told
+    assert "the storage-initializer log of green" in told, "what downloads the model"
     assert azure.traffic == {"blue": 100}
     (azure.folder / "broken").unlink()
     azure.succeed("deploy", "--pause", "0")  # goes on
@@ -146,13 +148,31 @@ def test_what_azure_does_not_tell_is_not_taken_for_a_no(azure: Azure, line: str,
     assert not any({"create", "update", "delete"} & set(call) for call in azure.calls)
 
 
-def test_what_an_interruption_left_loses_its_callers_before_it_is_overwritten(azure: Azure) -> None:
+def test_a_third_deployment_takes_the_first_one_s_name(azure: Azure) -> None:
+    for live in ("blue", "green", "blue"):
+        azure.succeed("deploy", "--pause", "0")
+        assert azure.traffic[live] == 100
+    assert index(azure.calls, "online-deployment", "delete", "blue") < index(azure.calls, "create", "blue")
+
+
+@pytest.mark.parametrize("left", [{}, {"blue": 0}])
+def test_a_first_run_that_was_interrupted_is_begun_again(azure: Azure, left: dict[str, int]) -> None:
+    (azure.folder / "answer").write_text("no")
+    azure.fail("deploy")
+    azure.edit("online-endpoint//llava-13b", traffic=left)
+    (azure.folder / "answer").write_text(GOOD)
     azure.succeed("deploy")
-    azure.edit("online-endpoint//llava-13b", traffic={"blue": 51, "green": 49})
+    assert azure.traffic == {"blue": 100}
+
+
+def test_what_an_interruption_left_loses_its_callers_before_it_goes(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.succeed("deploy", "--pause", "0")
+    azure.edit("online-endpoint//llava-13b", traffic={"blue": 49, "green": 51})
     azure.succeed("deploy", "--pause", "0")
     shares = [call[call.index("--traffic") + 1] for call in azure.calls if "--traffic" in call]
-    assert shares == ["blue=100 green=0", "blue=90 green=10", "green=100 blue=0"]
-    assert index(azure.calls, "blue=100 green=0") < index(azure.calls, "online-deployment", "create")
+    assert shares == ["green=100 blue=0", "green=90 blue=10", "blue=100 green=0"]
+    assert index(azure.calls, "green=100 blue=0") < index(azure.calls, "online-deployment", "delete")
 
 
 def test_a_replacement_is_as_many_as_what_it_replaces(azure: Azure) -> None:
@@ -176,18 +196,19 @@ def test_az_prints_answers_in_quotation_marks_too(azure: Azure) -> None:
 
 
 def test_the_files_and_the_name_may_be_others(azure: Azure) -> None:
-    azure.succeed("deploy", "--file", "variants/kubernetes_deployment.yml", "--endpoint", "mine", "--closed-egress")
+    azure.succeed("deploy", "--file", "variants/kubernetes_deployment.yml", "--endpoint", "mine")
     endpoint = next(call for call in azure.calls if "create" in call)
     assert endpoint[endpoint.index("--file") + 1] == "variants/kubernetes_endpoint.yml"
     deployment = [call for call in azure.calls if "create" in call][1]
     assert deployment[deployment.index("--file") + 1] == "variants/kubernetes_deployment.yml"
-    assert deployment[-2:] == ["--set", "egress_public_network_access=disabled"]
+    assert "--set" not in deployment
     assert {key.split("/", 1)[0] for key in azure.state if "mine" in key} == {"online-endpoint", "online-deployment"}
 
 
 def test_logs_of_what_there_is(azure: Azure) -> None:
     azure.succeed("deploy")
-    assert azure.succeed("deploy", "--logs") == "the log of blue\n"
+    told = azure.succeed("deploy", "--logs")
+    assert told == "the inference-server log of blue\nthe storage-initializer log of blue\n"
 
 
 def test_batch_from_nothing_to_nothing(azure: Azure) -> None:
@@ -208,7 +229,10 @@ def test_rules_do_not_pile_up(azure: Azure) -> None:
     for _ in range(2):
         azure.succeed("autoscale", "blue", "--max", "3")
     rules = azure.state["autoscale//autoscale-llava-13b-blue"]["rules"]
-    assert len(rules) == 3
+    assert len(rules) == 4
+    of_endpoint = [rule for rule in rules if rule.startswith("Request")]
+    assert len(of_endpoint) == 3
+    assert all(rule.endswith("deployment == blue") for rule in of_endpoint), "another one's callers are no reason"
     azure.succeed("deploy", "--delete")
     azure.succeed("autoscale", "blue", "--delete")  # also when what it scaled has gone
     assert "autoscale//autoscale-llava-13b-blue" not in azure.state
@@ -268,7 +292,7 @@ def test_without_az_it_says_where_to_get_it(azure: Azure, name: str) -> None:
 @pytest.mark.parametrize("words", [
     "deploy --canary 50", "deploy --nonsense", "deploy --file no.yml", "deploy --file endpoint.yml",
     "deploy --pause x", "deploy --live purple", "deploy --logs --delete", "deploy --endpoint",
-    "deploy --endpoint --delete",
+    "deploy --endpoint --delete", "deploy --closed-egress --file variants/kubernetes_deployment.yml",
     "deploy-batch --output", "deploy-batch --compute", "autoscale", "autoscale a b", "autoscale a --min 3",
 ])  # fmt: skip
 def test_mistakes_are_told_before_anything_is_called(azure: Azure, words: str) -> None:
