@@ -19,8 +19,8 @@ call() {
   fi
 }
 
-# exists KIND NAME [OPTION ...]: whether there is one; in a dry run nothing is there yet. `show` fails for one that is
-# missing as it fails for a login that has expired: taken for a no, that would delete nothing or overwrite what is live.
+# exists KIND NAME [OPTION ...]: whether there is one; in a dry run nothing is there yet. `list` is asked because `show`
+# fails alike for what is missing and for a login that has expired, and an error is not to be read as a no.
 exists() {
   local name=$2 kind found
   read -ra kind <<<"$1"
@@ -57,9 +57,9 @@ fail() {
   exit 1
 }
 
-# The value of a key at the left margin of a YAML file.
+# The value of a key at the left margin of a YAML file, without quotation marks and comment.
 value_of() {
-  sed -n "s/^$2: *//p" "$1"
+  sed -n "s/^$2: *//p" "$1" | sed -E "s/ +#.*//; s/^(['\"])(.*)\1\$/\2/"
 }
 
 # The comment at the top of the script is its help.

@@ -1,6 +1,7 @@
 """Azure's command line as the scripts call it: remembers what exists in FAKE_AZ/state.json, and every call.
 
-As documented, `create` fails for an online endpoint or deployment that exists, and overwrites a batch one.
+As Azure's reference has it: options of another command are refused, `create` fails for an online endpoint or deployment
+that exists and overwrites a batch one, and a deployment with traffic is not deleted.
 
 FAKE_AZ/broken holds words; a call that has one of them fails. FAKE_AZ/answer is what endpoints answer.
 """
@@ -12,6 +13,29 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(os.environ["FAKE_AZ"])
+OPTIONS = {
+    "online-endpoint": {
+        "list": "--query --output", "create": "--file --name", "show": "--name --query --output",
+        "update": "--name --traffic", "invoke": "--name --deployment-name --request-file", "delete": "--name --yes",
+    },
+    "online-deployment": {
+        "list": "--endpoint-name --query --output", "create": "--file --name --endpoint-name --set",
+        "show": "--name --endpoint-name --query --output", "delete": "--name --endpoint-name --yes",
+        "get-logs": "--name --endpoint-name --container --lines",
+    },
+    "batch-endpoint": {
+        "list": "--query --output", "create": "--file --name", "delete": "--name --yes",
+        "invoke": "--name --input --input-type --query --output",
+    },
+    "batch-deployment": {"create": "--file --endpoint-name --set-default"},
+    "compute": {"list": "--query --output", "create": "--file --name", "delete": "--name --yes"},
+    "job": {"stream": "--name", "download": "--name --output-name --download-path"},
+    "autoscale": {
+        "list": "--query --output", "delete": "--name",
+        "create": "--name --resource --min-count --max-count --count",
+    },
+    "rule": {"create": "--autoscale-name --condition --resource --scale --cooldown"},
+}  # fmt: skip
 GROUP = "/subscriptions/s/resourceGroups/group-1/providers/p"
 
 
@@ -27,6 +51,10 @@ def main() -> int:
     state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     count = 3 if words[:3] == ["monitor", "autoscale", "rule"] else 2
     kind, verb, given = words[count - 1], words[count], options(words[count + 1 :])
+    unknown = given.keys() - set(OPTIONS[kind][verb].split())
+    if unknown:
+        print(f"ERROR: unrecognized arguments: {unknown}", file=sys.stderr)
+        return 2
     status = act(state, kind, verb, given)
     path.write_text(json.dumps(state))
     return status
@@ -63,8 +91,17 @@ def act(state: dict[str, Any], kind: str, verb: str, given: dict[str, str]) -> i
     elif verb == "update":
         state[key]["traffic"] |= {n: int(p) for n, p in (share.split("=") for share in given["--traffic"].split())}
     elif verb == "delete":
-        for gone in [found for found in state if found == key or f"/{name}/" in found]:
-            del state[gone]
+        return delete(state, key, name)
+    return 0
+
+
+def delete(state: dict[str, Any], key: str, name: str) -> int:
+    kind, endpoint, _ = key.split("/")
+    if kind == "online-deployment" and state[f"online-endpoint//{endpoint}"]["traffic"].get(name):
+        print(f"ERROR: {name} has live traffic", file=sys.stderr)
+        return 1
+    for gone in [found for found in state if found == key or f"/{name}/" in found]:
+        del state[gone]
     return 0
 
 

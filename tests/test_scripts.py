@@ -283,6 +283,24 @@ def test_a_dry_run_prints_what_a_run_calls(azure: Azure) -> None:
         assert [[word.replace("job-1", "JOB") for word in call] for call in azure.calls] == printed
 
 
+def test_a_dry_run_prints_a_replacement_too(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.edit("online-deployment/llava-13b/blue", instance_count=3)
+    printed = azure.succeed("deploy", "--live", "blue", "--delete-old", "--dry-run").replace("COUNT", "3")
+    azure.succeed("deploy", "--delete-old", "--pause", "0")
+    assert azure.calls == [shlex.split(call)[1:] for call in printed.splitlines()]
+
+
+def test_a_file_is_the_caller_s_and_its_values_are_yaml_s(azure: Azure) -> None:
+    text = (ROOT / "deployment.yml").read_text()
+    own = azure.folder / "own.yml"
+    own.write_text(text.replace("endpoint_name: llava-13b\n", "endpoint_name: \"mine\"  # 'ours'\n"))
+    azure.succeed("deploy", "--file", "own.yml")
+    assert "online-endpoint//mine" in azure.state
+    created = next(call for call in azure.calls if {"online-deployment", "create"} <= set(call))
+    assert created[created.index("--file") + 1] == str(own)
+
+
 @pytest.mark.parametrize("name", ["deploy", "deploy-batch", "autoscale blue"])
 def test_without_az_it_says_where_to_get_it(azure: Azure, name: str) -> None:
     (azure.folder / "az").unlink()
@@ -291,7 +309,7 @@ def test_without_az_it_says_where_to_get_it(azure: Azure, name: str) -> None:
 
 @pytest.mark.parametrize("words", [
     "deploy --canary 50", "deploy --nonsense", "deploy --file no.yml", "deploy --file endpoint.yml",
-    "deploy --pause x", "deploy --live purple", "deploy --logs --delete", "deploy --endpoint",
+    "deploy --pause x", "deploy --live purple", "deploy --live blue", "deploy --logs --delete", "deploy --endpoint",
     "deploy --endpoint --delete", "deploy --closed-egress --file variants/kubernetes_deployment.yml",
     "deploy-batch --output", "deploy-batch --compute", "autoscale", "autoscale a b", "autoscale a --min 3",
 ])  # fmt: skip
