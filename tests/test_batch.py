@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import string
 import subprocess
@@ -13,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_serving.batch.command import _files
-from llava_serving.batch.inputs import Defaults, rows
+from llava_serving.batch.files import input_files
+from llava_serving.batch.inputs import Defaults, Row, rows
 from llava_serving.batch.kept import Kept
 from llava_serving.batch.names import name_in
 from llava_serving.batch.run import Batch
@@ -75,13 +77,42 @@ def test_the_samples_by_one_command_on_the_demo_model(tmp_path: Path) -> None:
 def test_another_model_with_the_same_output_answers_itself(trio: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("input_string\nthe meaning of life is\n")
     command = [*COMMAND, tmp_path / "in.csv", "--output", tmp_path / "out"]
+    other = tmp_path / "other"
+    shutil.copytree(trio, other)
+    (other / "delta" / "config.json").write_text(json.dumps(json.loads((trio / "delta" / "config.json").read_text())))
     predictions = []
-    for others in ([], ["--model-dir", trio]):
-        done = run([*command, *others], LLAVA_SELF_CHECK="false")
+    for options in ([], ["--model-dir", trio], ["--model-dir", other]):
+        done = run([*command, *options], LLAVA_SELF_CHECK="false")
         assert done.returncode == 0, done.stderr
         predictions += [row[2] for row in table(tmp_path / "out" / "predictions.csv")]
     assert predictions[0] == MEANING
     assert predictions[1] not in ("", MEANING)
+    assert len(list((tmp_path / "out" / "kept").iterdir())) == 3, "a config that was changed is of another model"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_ends_at_once_and_says_that_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    long = {"input_data": ["the"], "params": {"max_new_tokens": 400, "ignore_eos": True}}
+    (tmp_path / "in.jsonl").write_text(f"{json.dumps(long)}\n" * 200)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        list(map(str, [*COMMAND, tmp_path / "in.jsonl", "--output", out])), stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: len(kept_lines(out)) >= 1)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told.endswith("llava-serving: stopped; the same command goes on from here\n")
+    assert "Traceback" not in told
+    assert len(kept_lines(out)) < 80, "as many had been let in"
+
+
+def test_results_that_cannot_be_written_are_a_line(tmp_path: Path) -> None:
+    (tmp_path / "out" / "answers.jsonl").mkdir(parents=True)
+    done = run([*COMMAND, SAMPLES / "questions.csv", "--output", tmp_path / "out"])
+    assert done.returncode == 1
+    assert "Is a directory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
@@ -92,7 +123,7 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     assert in_the_way.returncode == 2
     assert "File exists" in in_the_way.stderr
     refused = run([*COMMAND, SAMPLES, "--output", tmp_path / "out", "--parameters", "64"])
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "LLAVA_BATCH_PARAMETERS" in refused.stderr
     assert "goes on" not in refused.stderr
 
@@ -105,17 +136,20 @@ def test_files_are_called_what_tells_them_apart(tmp_path: Path) -> None:
     out = tmp_path / "b" / "out"
 
     def names(*inputs: Path) -> list[str]:
-        return [name for _, name in _files(inputs, out)]
+        return [name for _, name in input_files(inputs, out)]
 
     assert names(tmp_path) == ["a/x/p.jsonl", "b/x/p.jsonl", "caf\\xe9.jsonl"]
     assert names(tmp_path / "a" / "x" / "p.jsonl") == ["p.jsonl"]
     assert names(tmp_path / "a" / "x", tmp_path / "b" / "x") == ["a/x/p.jsonl", "b/x/p.jsonl"]
     assert names(tmp_path / "b" / "x" / "p.jsonl", tmp_path / "a") == ["b/x/p.jsonl", "a/x/p.jsonl"]
+    assert names(tmp_path / "a", tmp_path / "a" / "x" / "p.jsonl") == ["a/x/p.jsonl"], "each once"
+    (tmp_path / "b" / "out" / "p.jsonl").write_text("[]\n")
+    assert names(out) == ["p.jsonl"], "the output may be an input: what a run writes there is none"
 
 
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
-    """A folder of 1,000 requests of every kind, 50 of them rotten, and the result that is right: for a rotten one the
+    """A folder of 1,000 requests of every kind, 53 of them rotten, and the result that is right: for a rotten one the
     code of its error."""
     folder = tmp_path_factory.mktemp("thousand") / "input"
     for name in ("lines", "pictures", "rotten", "tables"):
@@ -378,6 +412,34 @@ def test_answers_come_also_where_they_cannot_be_kept(
     assert caplog.text.count("answers are not kept") == 1
 
 
+def test_what_is_kept_is_closed_at_the_end(lines: list[tuple[Path, str]], tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "kept")
+    for asked in (json.loads, refuse):
+        assert answered(Batch(asked, 1, DEFAULTS, kept), *lines)[0][2] == "a0"
+        opened = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+        assert not [path for path in opened if path.startswith(str(tmp_path))]
+
+
+def test_rows_are_read_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, answers = [0], threading.Event()
+
+    def many(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
+        for number in range(1000):
+            taken[0] += 1
+            yield Row(name, number, b"[1]")
+
+    def answer(body: bytes) -> Any:
+        assert answers.wait(60)
+        return json.loads(body)
+
+    monkeypatch.setattr("llava_serving.batch.run.rows", many)
+    told = Batch(answer, 2, DEFAULTS).run([(Path("a"), "a")])
+    threading.Timer(0.5, answers.set).start()
+    next(told)
+    assert taken[0] <= 9
+    assert sum(1 for _ in told) == 999
+
+
 def test_waiting_requests_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llava_serving.batch.run.MOST_BYTES", 100)
     path = tmp_path / "long.jsonl"
@@ -462,13 +524,47 @@ def test_a_quotation_mark_that_nothing_closes_costs_its_line(texts: list[str], d
     assert told == texts[:place] + ["invalid_table"] + [re.sub(r"\W", "x", text) for text in texts[place:]]
 
 
+def test_quotation_marks_that_pair_up_wrongly_line_after_line_end_the_file(tmp_path: Path) -> None:
+    """Each line closes what the one before has opened, and opens another: every mistake takes along the whole rest."""
+    path = tmp_path / "table.csv"
+    path.write_text("input_string,id\nfirst,1\n" + 'a","\n' * 20_000)
+    told = list(rows(path, path.name, DEFAULTS))
+    assert len(told) < 100
+    assert isinstance(told[0].request, bytes)
+    assert "not read on" in str(told[-1].request)
+
+
+def test_a_line_of_a_csv_that_is_too_long_costs_itself_and_is_never_held_whole(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with path.open("w") as file:
+        file.write("input_string\nfirst\n")
+        for _ in range(50):
+            file.write("x" * 1_000_000)
+        file.write("\nsecond\n")
+    tracemalloc.start()
+    told = read(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    texts = [body if isinstance(body, str) else body["input_data"]["input_string"][0] for body in told]
+    assert texts == ["first", "invalid_table", "second"]
+    assert most < 20_000_000
+
+
+def test_a_picture_in_a_csv_may_be_large(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(f"input_string, image\n?,{'A' * 200_000}\n")
+    (body,) = read(path)
+    assert body["input_data"]["images"] == ["A" * 200_000]
+
+
 def test_a_cell_that_no_path_can_be_costs_its_row(tmp_path: Path) -> None:
     (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
     path = tmp_path / "table.csv"
-    path.write_bytes(b"input_string,image\n?,a\0.png\n?,circle.png\n?,\n")
-    first, second, third = read(path)
-    assert (first, second) == ("invalid_image", "invalid_image")
-    assert third["input_data"]["input_string"] == ["?"]
+    path.write_bytes(b'input_string,image\n?,a\0.png\n?,circle.png\n?,gone.tiff\n?,\n?,"data:image/x.y;base64,AAAA"\n')
+    *wrong, alone, uri = read(path)
+    assert wrong == ["invalid_image"] * 3
+    assert alone["input_data"]["input_string"] == ["?"]
+    assert uri["input_data"]["images"] == ["data:image/x.y;base64,AAAA"]
 
 
 def test_a_picture_of_a_csv_is_read_from_its_folder_and_no_other(tmp_path: Path) -> None:
@@ -497,9 +593,23 @@ def test_a_prompt_beside_a_picture_goes_before_the_deployment_s(tmp_path: Path) 
     (body,) = read(picture)
     assert body["input_data"]["input_string"] == ["Which digit is it?"]
     assert read(tmp_path / "prompt.txt") == []
+    (tmp_path / "prompt.txt").write_text("\n")
+    assert read(picture)[0]["input_data"]["input_string"] == ["What is in the image?"]
     (tmp_path / "prompt.txt").write_bytes(b"\xff\xfe?")
     assert read(picture) == ["no_prompt"]
+    (tmp_path / "prompt.txt").unlink()
+    (tmp_path / "prompt.txt").mkdir()
+    assert read(picture) == ["no_prompt"]
     assert read(tmp_path / "gone.jsonl") == ["unreadable_input"]
+
+
+def test_a_name_that_is_no_utf_8_is_told_in_utf_8(tmp_path: Path) -> None:
+    picture = tmp_path / os.fsdecode(b"caf\xe9.png")
+    picture.write_bytes(b"too large")
+    batch = Batch(refuse, 1, Defaults("?", {}, 1))
+    (told,) = answered(batch, (picture, name_in(picture, tmp_path)))
+    assert told[0] == "caf\\xe9.png"
+    assert told[3].encode() == b"image_too_large: caf\\xe9.png has more than 1 bytes"
 
 
 def test_names_are_the_same_wherever_an_input_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,14 @@ class Scorer:
         fetch = AllowListFetcher(hosts, settings.image_url_timeout_seconds) if hosts else None
         self._images = ImageReader(limits, fetch)
 
+    @property
+    def model(self) -> LoadedModel:
+        return self._loaded
+
+    def drain(self, seconds: float) -> None:
+        """Lets nothing in any more, and ends what is under way in `seconds`."""
+        self._engine.drain(seconds)
+
     def score(self, request: HttpRequest) -> Reply:
         """Never raises: what goes wrong with one request ends that request alone."""
         if request.method == "OPTIONS":  # a browser's preflight; the server adds the CORS headers it is set to

@@ -14,6 +14,7 @@ import csv
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError, StartupError
-from .names import name_in
+from ..settings import Settings
+from .files import ANSWERS, KEPT, PREDICTIONS, input_files
 
 if TYPE_CHECKING:
     from .run import Batch
@@ -36,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def batch(arguments: argparse.Namespace) -> int:
-    """The exit status: 0 when every row is told of, errors among them; 1 where the model cannot be loaded or fails; 2
-    for inputs and outputs that cannot be."""
+    """The exit status: 0 when every row is told of, errors among them; 1 where the model cannot be loaded, or fails, or
+    the results cannot be written; 2 for inputs, outputs and settings that cannot be; 130 when stopped."""
     for name, value in (
         ("AZUREML_MODEL_DIR", arguments.model_dir),
         ("LLAVA_BATCH_PROMPT", arguments.prompt),
@@ -46,37 +48,46 @@ def batch(arguments: argparse.Namespace) -> int:
         if value is not None:
             os.environ[name] = str(value)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    missing = [path for path in arguments.input if not path.exists()]
-    if missing:
-        print(f"llava-serving: there is no {missing[0]}", file=sys.stderr)
-        return 2
-    try:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"llava-serving: {error}", file=sys.stderr)
-        return 2
-    # Here, so that neither other commands nor mistakes wait for torch.
-    from .service import start_batch
-
     try:
         files = _files(arguments.input, arguments.output)
-        rows, errors = _write(arguments.output, files, start_batch(arguments.output / "kept"))
+        Settings.from_environment(os.environ)
+    except (OSError, StartupError) as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        # Here, so that neither other commands nor mistakes wait for torch.
+        from .service import start_batch
+
+        rows, errors = _write(arguments.output, files, start_batch(arguments.output / KEPT))
     except StartupError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 1
-    except RequestError as error:
+    except (OSError, RequestError) as error:
         print(f"llava-serving: {error}; the same command goes on from here", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nllava-serving: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     print(f"{arguments.output}: {rows} rows, {errors} of them errors")
     return 0
+
+
+def _files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
+    """Raises OSError for an input that is not there and an output that cannot be."""
+    for path in inputs:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}")
+    output.mkdir(parents=True, exist_ok=True)
+    return input_files(inputs, output)
 
 
 def _write(output: Path, files: Sequence[tuple[Path, str]], batch: "Batch") -> tuple[int, int]:
     """How many rows there are, and how many of them are errors."""
     rows = errors = 0
     with (
-        (output / "answers.jsonl").open("w", encoding="utf-8") as lines,
-        (output / "predictions.csv").open("w", encoding="utf-8", newline="") as table,
+        (output / ANSWERS).open("w", encoding="utf-8") as lines,
+        (output / PREDICTIONS).open("w", encoding="utf-8", newline="") as table,
     ):
         records = csv.writer(table, lineterminator="\n")
         for answered in batch.run(files):
@@ -85,16 +96,3 @@ def _write(output: Path, files: Sequence[tuple[Path, str]], batch: "Batch") -> t
             rows += 1
             errors += answered.error is not None
     return rows, errors
-
-
-def _files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
-    """Every file with its name, which is its path below the folder, or of several inputs below what they share; of a
-    folder all that is in it, in the order of the names, but for the output."""
-    given = [Path(os.path.abspath(path)) for path in inputs]
-    # Of one folder itself; of files and of several the folder they are in.
-    root = given[0] if len(given) == 1 and given[0].is_dir() else Path(os.path.commonpath([p.parent for p in given]))
-    files = []
-    for top in given:
-        below = sorted(path for path in top.rglob("*") if path.is_file()) if top.is_dir() else [top]
-        files += [path for path in below if not path.resolve().is_relative_to(output.resolve())]
-    return [(path, name_in(path, root)) for path in files]

@@ -7,12 +7,14 @@ import base64
 import csv
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import BadRequest, InternalError, RequestError, TooLarge
+from .names import printable
 from .records import records
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,7 @@ TABLES = (".csv",)
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 PROMPT_FILE = "prompt.txt"
 TEXT_COLUMN, IMAGE_COLUMN = "input_string", "image"
+URI = re.compile(r"data:|\w+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,12 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | RequestError]:
 
 
 def _table(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), defaults.max_bytes))
     # What is not UTF-8 is told of the row it stands in.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        table = records(file)
-        columns = next(table, [])
-        if isinstance(columns, csv.Error) or TEXT_COLUMN not in columns or len(set(columns)) < len(columns):
+        table = records(file, defaults.max_bytes)
+        header = next(table, [])
+        columns = [] if isinstance(header, csv.Error) else [column.strip() for column in header]
+        if TEXT_COLUMN not in columns or len(set(columns)) < len(columns):
             message = f"the first line must name the columns, {TEXT_COLUMN} and perhaps {IMAGE_COLUMN}, each once"
             yield Row(name, None, BadRequest("invalid_table", message))
             return
@@ -120,7 +123,7 @@ def _record(cells: list[str] | csv.Error, columns: list[str], folder: Path, defa
         _check_utf8(text + image)
     if not text.strip():
         raise BadRequest("invalid_table", f"the row's {TEXT_COLUMN} is empty")
-    if image.lower().endswith(PICTURES) and "://" not in image:
+    if "." in image and not URI.match(image):  # base64 has no dots
         image = _encoded(_beside(folder, image), defaults.max_bytes)
     return _body(text, image or None, defaults.parameters)
 
@@ -145,30 +148,39 @@ def _beside(folder: Path, image: str) -> Path:
 
 
 def _picture(path: Path, defaults: Defaults) -> bytes | RequestError:
-    prompt = defaults.prompt
-    beside = path.with_name(PROMPT_FILE)
     try:
-        if beside.is_file():
-            prompt = beside.read_text("utf-8-sig").strip()
+        prompt = _prompt_beside(path) or defaults.prompt
         if not prompt:
             raise BadRequest(
                 "no_prompt", f"nothing says what to ask the picture: put a {PROMPT_FILE} beside it, or set a prompt"
             )
         return _body(prompt, _encoded(path, defaults.max_bytes), defaults.parameters)
-    except UnicodeDecodeError:
-        return BadRequest("no_prompt", f"the {PROMPT_FILE} beside the picture is not UTF-8")
     except RequestError as error:
         return error
 
 
+def _prompt_beside(path: Path) -> str:
+    """What the picture's folder says to ask; nothing where it does not say."""
+    try:
+        return path.with_name(PROMPT_FILE).read_text("utf-8-sig").strip()
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        raise BadRequest("no_prompt", f"the {PROMPT_FILE} beside the picture is not UTF-8") from None
+    except OSError as error:
+        why = error.strerror or error
+        raise BadRequest("no_prompt", f"the {PROMPT_FILE} beside the picture cannot be read: {why}") from None
+
+
 def _encoded(path: Path, max_bytes: int) -> str:
+    name = printable(path.name)
     try:
         if path.stat().st_size > max_bytes:
-            raise TooLarge("image_too_large", f"{path.name} has more than {max_bytes:,} bytes", IMAGE_COLUMN)
+            raise TooLarge("image_too_large", f"{name} has more than {max_bytes:,} bytes", IMAGE_COLUMN)
         return base64.b64encode(path.read_bytes()).decode()
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         why = getattr(error, "strerror", None) or error
-        raise BadRequest("invalid_image", f"{path.name} cannot be read: {why}", IMAGE_COLUMN) from None
+        raise BadRequest("invalid_image", f"{name} cannot be read: {why}", IMAGE_COLUMN) from None
 
 
 def _body(text: str, image: str | None, parameters: Mapping[str, Any]) -> bytes:

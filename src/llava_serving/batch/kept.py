@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 logger = logging.getLogger(__name__)
 Place = tuple[str, int | None]  # a file's name and the number of a row in it
-# After which a file is closed and another begun: a mounted storage has what is in a file when it is closed.
+# A mounted storage uploads a file when it is closed, so the first answer after this many seconds begins another.
 FILE_SECONDS = 30.0
 
 
@@ -50,11 +50,23 @@ class Kept:
             except OSError as error:
                 self._give_up(error)
 
+    def close(self) -> None:
+        """The file that is open; another is begun if there is more to write."""
+        with self._lock:
+            try:
+                self._close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
     def _append(self, line: str) -> None:
         now = time.monotonic()
-        if self._file is not None and now - self._opened > FILE_SECONDS:
-            self._file.close()
-            self._file = None
+        if now - self._opened > FILE_SECONDS:
+            self._close()
         if self._file is None:
             self._file, self._opened = (self._folder / f"{uuid.uuid4().hex}.jsonl").open("w", encoding="utf-8"), now
         self._file.write(line + "\n")

@@ -7,15 +7,17 @@ INPUT_PREFIX = "AZURE_ML_INPUT_"
 
 
 def name_in(path: Path, root: Path | None) -> str:
-    """The path below `root`, with slashes. Without one, below the job's input: each is mounted by itself, at a place
-    that differs from job to job; a variable of the job's says where, and if none does, the mount.
-
-    Bytes that are no UTF-8 are written out: the results are."""
+    """Relative to `root`, with slashes; without one, to the job input that holds the file (`AZURE_ML_INPUT_*`), else to
+    its mount point, because mount paths differ between jobs."""
     path = path.absolute()
     if root is None:
         inputs = _inputs()
         root = next(folder for folder in path.parents if folder in inputs or os.path.ismount(folder))
-    name = path.relative_to(root.absolute()).as_posix()
+    return printable(path.relative_to(root.absolute()).as_posix())
+
+
+def printable(name: str) -> str:
+    """A file's name as UTF-8, which the results are: other bytes are written out."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

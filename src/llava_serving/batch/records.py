@@ -2,49 +2,80 @@
 
 import csv
 from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+# Lines that mistakes may have read again, for each line of the file: quotation marks that pair up wrongly line after
+# line would else cost the square of the file's length.
+MOST_AGAIN = 20
 
 
-def records(lines: Iterable[str]) -> Iterator[list[str] | csv.Error]:
-    """The records that are not blank, and a csv.Error in the place of each mistake.
+def records(file: TextIO, most: int) -> Iterator[list[str] | csv.Error]:
+    """The records that are not blank, and a csv.Error in the place of each mistake, one of more than `most` characters
+    among them. `most` bounds what is held of the file.
 
-    A mistake costs its line: a quotation mark that nothing closes would else take along every line that follows.
+    A mistake costs its line, not the lines that a quotation mark which nothing closes would take along. In a file where
+    that goes on and on, the last mistake stands for the rest.
     """
-    again = _Lines(lines)
-    reader = csv.reader(again, strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), most))
+    lines = _Lines(_bounded(file, most), most)
+    reader = csv.reader(lines, strict=True)
     while True:
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            again.end_mistake()
+            if not lines.end_mistake():
+                yield csv.Error(f"{error}, as in too many lines before; the file is not read on")
+                return
             yield error
             continue
-        again.end_record()
+        lines.end_record()
         if record:
             yield record
 
 
-class _Lines:
-    """Lines for a reader, which can be given lines again."""
+def _bounded(file: TextIO, most: int) -> Iterator[str]:
+    """The lines; of a longer one the first `most` + 1 characters."""
+    while line := file.readline(most + 1):
+        yield line
+        while len(line) > most and not line.endswith(("\n", "\r")):
+            line = file.readline(most + 1)
 
-    def __init__(self, lines: Iterable[str]) -> None:
+
+class _Lines:
+    """Lines for a reader, which can be given lines again. Raises csv.Error past `most` characters of a record."""
+
+    def __init__(self, lines: Iterable[str], most: int) -> None:
         self._lines = iter(lines)
+        self._most = most
         self._again: list[str] = []  # the next one last
         self._taken: list[str] = []
+        self._characters = 0  # taken
+        self._new = self._old = 0  # lines so far, read and read again
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        line = self._again.pop() if self._again else next(self._lines)
+        if self._again:
+            line = self._again.pop()
+            self._old += 1
+        else:
+            line = next(self._lines)
+            self._new += 1
         self._taken.append(line)
+        self._characters += len(line)
+        if self._characters > self._most:
+            raise csv.Error(f"it has more than {self._most:,} characters")
         return line
 
     def end_record(self) -> None:
         self._taken.clear()
+        self._characters = 0
 
-    def end_mistake(self) -> None:
-        """All but the first line of the record come again."""
+    def end_mistake(self) -> bool:
+        """All but the first line of the record come again; false when too many did."""
         self._again += reversed(self._taken[1:])
-        self._taken.clear()
+        self.end_record()
+        return self._old <= MOST_AGAIN * self._new

@@ -40,18 +40,24 @@ class Answered:
 
 class Batch:
     """Answers files. `answer` turns the bytes of a request into the answer's JSON value, raises RequestError, and is
-    called from `concurrency` threads at a time.
+    called from `concurrency` threads at a time; after `stop` those calls end soon.
 
     Answers that are in `kept` already are not computed again; what is wrong is looked at anew.
     """
 
     def __init__(
-        self, answer: Callable[[bytes], Any], concurrency: int, defaults: Defaults, kept: Kept | None = None
+        self,
+        answer: Callable[[bytes], Any],
+        concurrency: int,
+        defaults: Defaults,
+        kept: Kept | None = None,
+        stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._answer = answer
         self._concurrency = concurrency
         self._defaults = defaults
         self._kept = kept
+        self._stop = stop
 
     def run(self, files: Sequence[tuple[Path, str]]) -> Iterator[Answered]:
         """Every row of the files, each given with its name, in order.
@@ -74,8 +80,13 @@ class Batch:
                 progress.file()
             for future, _ in window:
                 yield progress.row(future.result())
+        except (KeyboardInterrupt, SystemExit):
+            self._stop()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+            if self._kept is not None:
+                self._kept.close()
         progress.tell()
 
     def _is_full(self, rows: int, num_bytes: int) -> bool:

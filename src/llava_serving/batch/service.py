@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 from ..settings import Settings
 from ..startup import start
-from ..weights.fingerprint import fingerprint
+from ..weights.fingerprint import fingerprint, texts_beside
+from ..weights.loader import LoadedModel
 from ..weights.model_dir import find_model
 from .inputs import Defaults
 from .kept import Kept
@@ -22,13 +24,14 @@ def start_batch(kept: Path | None) -> Batch:
         scorer.answer,
         settings.max_live_seqs,
         Defaults(settings.batch_prompt, settings.batch_parameters, settings.max_body_bytes),
-        None if kept is None else Kept(kept / _model(settings)),
+        None if kept is None else Kept(kept / _identity(scorer.model, settings)),
+        partial(scorer.drain, 0.0),
     )
 
 
-def _model(settings: Settings) -> str:
-    """A name for what answers: other weights have another, and so have these in other numbers or asked otherwise."""
+def _identity(model: LoadedModel, settings: Settings) -> str:
+    """Of what answers: weights, configs, tokenizer, numbers and settings. Under it alone are answers used again."""
     folders = find_model(os.environ.get("AZUREML_MODEL_DIR")).folders
-    weights = [fingerprint(folder) for folder in folders]
-    asked = (settings.template, settings.dtype, settings.quantization, settings.default_max_new_tokens)
-    return hashlib.sha256(json.dumps([weights, asked]).encode()).hexdigest()[:16]
+    files = [[fingerprint(folder), texts_beside(folder)] for folder in folders]
+    asked = (model.template.name, str(model.model.dtype), settings.quantization, settings.default_max_new_tokens)
+    return hashlib.sha256(json.dumps([files, asked]).encode()).hexdigest()[:16]

@@ -15,6 +15,12 @@ def fingerprint(folder: Path) -> dict[str, dict[str, object]]:
     }
 
 
+def texts_beside(folder: Path) -> dict[str, str]:
+    """Of each config and tokenizer file beside the weights a hash of all of it."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".model", ".jinja"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def _sampled(path: Path) -> str:
     size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as file:
