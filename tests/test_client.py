@@ -61,6 +61,16 @@ def test_streams_the_same_text(score: Score) -> None:
     assert events[-1]["finish_reason"] == "stop"
 
 
+def test_streams_many_sequences_in_order_and_openai_s_form(score: Score, tmp_path: Path) -> None:
+    seeded = ("--parameter", "n=12", "--parameter", "temperature=2", "--parameter", "seed=1", "the sky is")
+    assert score("--stream", *seeded) == score(*seeded)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "n": 2, "temperature": 2, "seed": 1, "max_tokens": 5}
+    (tmp_path / "request.json").write_text(json.dumps(body))
+    whole = score("--file", str(tmp_path / "request.json"))
+    assert whole[1].strip()
+    assert score("--stream", "--file", str(tmp_path / "request.json")) == whole
+
+
 def test_parameters_and_json(score: Score) -> None:
     status, out, _ = score("--parameter", "max_new_tokens=3", "--parameter", "n=2", "--output", "json", "the sky is")
     assert status == 0
@@ -92,6 +102,9 @@ def test_a_body_from_a_file_and_from_standard_input(
         (("--timeout", "0", "a"), "a timeout of 0.0 s"),
         (("--retries", "-1", "a"), "-1 retries"),
         (("--url", "127.0.0.1:5001/score", "a"), "is no URL: it begins with https://"),
+        (("--deployment", "gr\nün", "a"), "is no deployment's name"),
+        (("--parameter", "prompts=1", "a"), "prompts is no parameter"),
+        (("--stream", "--output", "table", "a"), "--output table is for whole answers"),
     ],
 )
 def test_what_cannot_be_asked(score: Score, arguments: tuple[str, ...], said: str) -> None:
@@ -196,6 +209,17 @@ def test_a_wait_is_told(busy: Callable[..., Busy], caplog: pytest.LogCaptureFixt
     assert "429: full; asked again in 0 s" in caplog.text
 
 
+def test_an_endpoint_that_names_no_time_is_asked_later_each_time(
+    busy: Callable[..., Busy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("llava_serving.client.endpoint.time.sleep", slept.append)
+    with pytest.raises(EndpointError):
+        Endpoint(busy((429, {}, b"{}")).url).score(ask(["a"]))
+    assert len(slept) == 4
+    assert all(most / 2 <= seconds <= most for seconds, most in zip(slept, (1, 2, 4, 8), strict=True))
+
+
 def test_it_gives_up_with_the_last_answer(busy: Callable[..., Busy]) -> None:
     full = b'{"error": {"code": "overloaded", "message": "as many as are let in"}}'
     server = busy((429, {"Retry-After": "0"}, full))
@@ -209,6 +233,17 @@ def test_the_platform_s_own_errors(busy: Callable[..., Busy], body: bytes) -> No
     with pytest.raises(EndpointError, match="401: who are you") as refused:
         Endpoint(busy((401, {}, body)).url).score(ask(["a"]))
     assert refused.value.status == 401
+
+
+@pytest.mark.parametrize("body", [b"null", b'"[{}]"', b'{"choices": [{"text": "a"}]}', b"7"])
+def test_a_body_of_no_known_form_is_told_and_printed_as_json(
+    busy: Callable[..., Busy], score: Score, body: bytes
+) -> None:
+    server = busy((200, {}, body))
+    status, out, err = score("a", url=server.url)
+    assert (status, out) == (1, "")
+    assert "--output json prints it as it is" in err
+    assert json.loads(score("a", "--output", "json", url=server.url)[1]) == json.loads(body)
 
 
 def test_keys_tokens_and_deployments_go_with_their_own_requests(
@@ -256,6 +291,8 @@ def test_without_a_login_there_is_one_line(score: Score, monkeypatch: pytest.Mon
 def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
     assert ask("What?") == ask(["What?"]) == {"input_data": {"input_string": ["What?"]}}
     assert ask("What?", [None]) == ask("What?")
+    (empty,) = ask("What?", ["/dev/null"])["input_data"]["images"]
+    assert empty == [""], "a picture without a byte is one that the service refuses"
     (alone,) = ask("a", [DIGIT])["input_data"]["images"]
     assert ask(["a", "b"], [str(DIGIT), None])["input_data"]["images"] == [*alone, None]
 
@@ -274,6 +311,14 @@ def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
 def test_a_stream_that_goes_wrong(busy: Callable[..., Busy], stream: bytes, said: str) -> None:
     with pytest.raises(EndpointError, match=said):
         list(Endpoint(busy((200, {"Content-Type": "text/event-stream"}, stream)).url).stream(ask(["a"])))
+
+
+def test_what_is_no_stream_is_not_taken_for_one(busy: Callable[..., Busy]) -> None:
+    with pytest.raises(EndpointError, match="did not stream"):
+        list(Endpoint(busy(OK).url).stream(ask(["a"])))
+    unended = b'data: {"row": 0, "0": "a"}\n\ndata: [DONE]'
+    server = busy((200, {"Content-Type": "text/event-stream"}, unended))
+    assert list(Endpoint(server.url).stream(ask(["a"]))) == [{"row": 0, "0": "a"}]
 
 
 def test_an_error_in_a_stream_is_told_on_a_line_of_its_own(busy: Callable[..., Busy], score: Score) -> None:

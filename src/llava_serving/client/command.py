@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..texts import texts
+from .endpoint import Endpoint, EndpointError, entra_token
+from .request import ask
 
 KEY_VARIABLE = "AZUREML_ENDPOINT_KEY"
 
@@ -38,16 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stream", action="store_true", help="print the text as it comes")
     parser.add_argument("--output", choices=("text", "table", "json"), default="text")
-    parser.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS", help="for each try")
+    parser.add_argument(
+        "--timeout", type=float, default=180.0, metavar="SECONDS", help="longest silence of the endpoint in a try"
+    )
     parser.add_argument("--retries", type=int, default=4, help="how often a busy endpoint is asked again")
 
 
 def score(arguments: argparse.Namespace) -> int:
     """The exit status: 0, 1 where there is no answer, 2 for a request that cannot be made."""
-    from .endpoint import Endpoint, EndpointError, entra_token
-
     token = entra_token if arguments.entra else os.environ.get(KEY_VARIABLE) or None
     try:
+        if arguments.stream and arguments.output == "table":
+            raise ValueError("--output table is for whole answers: --stream prints text, or events as json")
         body = _body(arguments)
         endpoint = Endpoint(arguments.url, token, arguments.deployment, arguments.timeout, arguments.retries)
     except (OSError, ValueError) as error:
@@ -65,12 +69,13 @@ def score(arguments: argparse.Namespace) -> int:
 
 
 def _body(arguments: argparse.Namespace) -> dict[str, Any]:
-    from .request import ask
-
     if bool(arguments.prompt) == (arguments.file is not None):
         raise ValueError("give prompts, or a body with --file")
     if arguments.file is None:
-        return ask(arguments.prompt, arguments.image, **dict(map(_parameter, arguments.parameter)))
+        parameters = dict(map(_parameter, arguments.parameter))
+        for name in {"prompts", "images"} & parameters.keys():
+            raise ValueError(f"{name} is no parameter; the prompts are arguments, and --image takes a picture")
+        return ask(arguments.prompt, arguments.image, **parameters)
     if arguments.image or arguments.parameter:
         raise ValueError("a body with --file has its images and parameters in it")
     return _read(arguments.file)
@@ -103,7 +108,10 @@ def _tell(body: Any, output: str) -> None:
     if output == "json":
         print(json.dumps(body, ensure_ascii=False, indent=2))
         return
-    rows = texts(body)
+    try:
+        rows = texts(body)
+    except ValueError as error:
+        raise EndpointError(200, "", f"{error}; --output json prints it as it is") from None
     for number, row in enumerate(rows):
         for i, text in enumerate(row):
             print(text if output == "text" else f"{number:>3} {i:>2}  {' '.join(text.split())}")
@@ -115,27 +123,27 @@ def _tell_stream(events: Iterable[dict[str, Any]], output: str) -> None:
         for event in events:
             print(json.dumps(event, ensure_ascii=False), flush=True)
         return
-    first = ""
-    others: dict[tuple[int, str], str] = {}
+    begun = False
+    others: dict[tuple[int, int], str] = {}
     try:
         for place, text in (piece for event in events for piece in _pieces(event)):
-            if place == (0, "0"):
+            if place == (0, 0):
                 print(text, end="", flush=True)
-                first = text
+                begun = True
             else:
                 others[place] = others.get(place, "") + text
     finally:  # an error is told on a line of its own
-        if first:
+        if begun:
             print()
         for _, text in sorted(others.items()):
             print(text)
 
 
-def _pieces(event: dict[str, Any]) -> Iterator[tuple[tuple[int, str], str]]:
+def _pieces(event: dict[str, Any]) -> Iterator[tuple[tuple[int, int], str]]:
     """New text with the row and the sequence it belongs to, in either form of stream."""
     for choice in event.get("choices", []):
         if text := choice.get("delta", {}).get("content"):
-            yield (0, str(choice["index"])), text
+            yield (0, int(choice["index"])), text
     for name, text in event.items():
         if name.isdecimal():
-            yield (event["row"], name), text
+            yield (event["row"], int(name)), text

@@ -45,9 +45,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`token` is the endpoint's key, or what returns a Microsoft Entra token. `timeout` in seconds, for each try.
+    """`token` is the endpoint's key, or what returns a Microsoft Entra token. `timeout` is the longest silence of the
+    endpoint in a try, in seconds.
 
-    Raises ValueError for what can be none of them.
+    Raises ValueError for a URL, deployment, timeout or number of retries that cannot be.
     """
 
     url: str
@@ -62,6 +63,8 @@ class Endpoint:
             raise ValueError(f"{self.url} is no URL: it begins with https:// or http://")
         if not (self.timeout > 0 and self.retries >= 0):
             raise ValueError(f"a timeout of {self.timeout} s and {self.retries} retries cannot be")
+        if self.deployment is not None and not _is_header(self.deployment):
+            raise ValueError(f"{self.deployment!r} is no deployment's name")
 
     def score(self, body: dict[str, Any]) -> Answer:
         """The whole answer. Raises EndpointError, after `retries` more tries where the endpoint was busy."""
@@ -79,6 +82,8 @@ class Endpoint:
         """
         response = self._send(body, "text/event-stream")
         try:
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                raise EndpointError(response.status, "", "the endpoint did not stream its answer")
             for event in events(_lines(response)):
                 if "error" in event:
                     error = event["error"]
@@ -109,7 +114,7 @@ class Endpoint:
         headers = {"Content-Type": "application/json", "Accept": accept}
         if self.token is not None:
             token = (self.token() if callable(self.token) else self.token).strip()
-            if not (token.isascii() and token.isprintable()):
+            if not _is_header(token):
                 raise EndpointError(None, "", "the key has characters that no key has")
             headers["Authorization"] = f"Bearer {token}"
         if self.deployment is not None:
@@ -151,6 +156,10 @@ def _credential() -> Any:
     return DefaultAzureCredential()
 
 
+def _is_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
 def _status(response: urllib3.BaseHTTPResponse) -> int:
     """The service's own where Azure tells it."""
     own = response.headers.get(MODEL_STATUS, "")
@@ -186,3 +195,4 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     for part in response.stream(2**16):
         *whole, left = (left + part).split(b"\n")
         yield from whole
+    yield left

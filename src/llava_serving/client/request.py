@@ -13,9 +13,10 @@ def ask(prompts: str | Sequence[str], images: Sequence[str | Path | None] = (), 
     number of them, and OSError for a file that cannot be read.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    pictures: list[Any] = [image and base64.b64encode(Path(image).read_bytes()).decode() for image in images]
+    pictures: list[Any] = [None if image is None else _encoded(Path(image)) for image in images]
     if len(prompts) == 1:
-        pictures = [list(filter(None, pictures))] if any(pictures) else []
+        given = [picture for picture in pictures if picture is not None]
+        pictures = [given] if given else []
     elif len(pictures) == 1:
         pictures *= len(prompts)
     elif pictures and len(pictures) != len(prompts):
@@ -26,3 +27,7 @@ def ask(prompts: str | Sequence[str], images: Sequence[str | Path | None] = (), 
     if parameters:
         asked["parameters"] = parameters
     return {"input_data": asked}
+
+
+def _encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
