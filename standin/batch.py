@@ -80,6 +80,7 @@ class BatchEndpoints:
         routes.add(
             "GET", WORKSPACE + "/jobs/{job}", lambda request, job, **_: Answer(200, self._job(job).document(request))
         )
+        routes.add("POST", WORKSPACE + "/jobs/{job}/cancel", self._cancel)
         routes.add("GET", HISTORY + "/runs/{run}/details", self._details)
         routes.add("GET", HISTORY + "/runs/{run}/children", self._children)
         routes.add("POST", HISTORY + "/rundata", self._run_data)
@@ -150,34 +151,45 @@ class BatchEndpoints:
         job.folder.mkdir(parents=True)
         job.log.touch()
         self._jobs[job.name] = job
-        threading.Thread(target=self._run, args=(job, deployment, inputs[0]), daemon=True).start()
+        results = self._results(job, deployment | asked)
+        threading.Thread(target=self._run, args=(job, deployment | asked, inputs[0], results), daemon=True).start()
         return Answer(201, job.document(request))
 
-    def _run(self, job: Job, deployment: dict[str, Any], source: Path) -> None:
+    def _results(self, job: Job, asked: dict[str, Any]) -> Path:
+        """The file of the results: where the job says, else in a folder of its own."""
+        for given in (asked.get("outputData") or {}).values():
+            return self._workspace.stored(given["uri"]) / str(asked["outputFileName"])
+        return self._storage.path(CONTAINER, f"azureml/{job.child}/score/{asked['outputFileName']}")
+
+    def _cancel(self, request: Request, job: str, **_: str) -> Answer:
+        found = self._job(job)
+        if found.process is not None and found.status == "Running":
+            found.status = "Canceled"
+            found.process.kill()
+        return Answer(200)
+
+    def _run(self, job: Job, deployment: dict[str, Any], source: Path, results: Path) -> None:
         try:
-            job.process = self._start(job, deployment, source)
-            job.status = "Completed" if job.process.wait() == 0 else "Failed"
+            if results.exists():
+                raise FileExistsError(f"the output has a {results.name} already")
+            job.process = self._start(job, deployment, source, results)
+            status = job.process.wait()
+            if job.status == "Running":
+                job.status = "Failed" if status else "Completed"
         except Exception as error:
             with job.log.open("a", encoding="utf-8") as log:
                 log.write(f"the job could not be started: {error}\n")
             job.status = "Failed"
 
-    def _start(self, job: Job, deployment: dict[str, Any], source: Path) -> "subprocess.Popen[bytes]":
+    def _start(self, job: Job, deployment: dict[str, Any], source: Path, results: Path) -> "subprocess.Popen[bytes]":
         code = copy(self._workspace.files(deployment["codeConfiguration"]["codeId"]), job.folder / "code")
         model = (deployment.get("model") or {}).get("assetId")
         mounted = model and mount_model(self._workspace.files(model), model, job.folder / "azureml-models")
-        output = self._storage.path(CONTAINER, f"azureml/{job.child}/score")
-        output.mkdir(parents=True)
+        results.parent.mkdir(parents=True, exist_ok=True)
         script = deployment["codeConfiguration"]["scoringScript"]
         variables = environment(code, script, mounted, deployment.get("environmentVariables") or {})
-        variables |= {"AZUREML_BI_OUTPUT_PATH": str(output), "AZURE_ML_INPUT_job_input": str(source)}
-        command = [
-            sys.executable,
-            str(DRIVER),
-            str(code / script),
-            str(source),
-            str(output / deployment["outputFileName"]),
-        ]
+        variables |= {"AZUREML_BI_OUTPUT_PATH": str(results.parent), "AZURE_ML_INPUT_job_input": str(source)}
+        command = [sys.executable, str(DRIVER), str(code / script), str(source), str(results)]
         command += ["--mini-batch-size", str(deployment["miniBatchSize"])]
         command += ["--max-retries", str((deployment.get("retrySettings") or {}).get("maxRetries", 3))]
         command += ["--error-threshold", str(deployment.get("errorThreshold", -1))]

@@ -159,8 +159,16 @@ class OnlineEndpoints:
     def _start(self, name: str, deployment: str, made: Deployment, before: Deployment | None) -> None:
         if before is not None:
             self._end(name, before)
+        try:
+            self._run(name, deployment, made)
+        except BaseException:
+            made.properties["provisioningState"] = "Failed"
+            raise
+        made.properties["provisioningState"] = "Succeeded"
+
+    def _run(self, name: str, deployment: str, made: Deployment) -> None:
+        """Returns when the service is ready. Raises Refused."""
         properties, folder = made.properties, self._folder / name / deployment
-        properties["provisioningState"] = "Failed"
         code = copy(self._workspace.files(properties["codeConfiguration"]["codeId"]), folder / "code")
         model = properties.get("model")
         mounted = model and mount_model(self._workspace.files(model), model, folder / "azureml-models")
@@ -176,7 +184,6 @@ class OnlineEndpoints:
             raise Refused(
                 400, "ResourceNotReady", f"User container has crashed or terminated:\n{made.container.log(100)}"
             )
-        properties["provisioningState"] = "Succeeded"
 
     def _delete_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
         endpoint = self._find(name)

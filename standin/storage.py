@@ -50,6 +50,8 @@ class Storage:
         if part == "block":
             self._blocks[str(path), request.query["blockid"]] = request.body
             return Answer(201, None, VERSION)
+        if part not in (None, "blocklist"):
+            raise Refused(400, "InvalidQueryParameterValue", f"the stand-in has no comp={part}")
         body = request.body
         if part == "blocklist":
             ids = [

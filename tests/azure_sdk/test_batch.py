@@ -1,12 +1,14 @@
 """A batch endpoint from nothing to nothing through MLClient."""
 
 import csv
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from azure.ai.ml import Input, MLClient, load_compute
+from azure.ai.ml import Input, MLClient, Output, load_compute
+from azure.ai.ml._artifacts._artifact_utilities import download_artifact_from_aml_uri
 from azure.ai.ml.constants import AssetTypes
 from azure.ai.ml.entities import CodeConfiguration
 from azure.ai.ml.entities._load_functions import load_batch_endpoint, load_model_batch_deployment
@@ -118,6 +120,47 @@ def test_a_folder_of_everything(
         ["table.csv", "0", MEANING, ""],
     ]
     assert "3 of 3 files read, 4 rows done, 2 of them errors" in capfd.readouterr().out
+
+
+def test_another_job_with_the_same_output_goes_on_where_a_cancelled_one_was(
+    client: MLClient, endpoint: str, tmp_path: Path
+) -> None:
+    """As a job is resubmitted whose machine was taken away; a file of results that is there ends a job."""
+    lines = tmp_path / "lines.jsonl"
+    long = {"input_data": ["the"], "params": {"max_new_tokens": 150, "ignore_eos": True}}
+    lines.write_text(f"{json.dumps(long)}\n" * 200)
+    output = "azureml://datastores/workspaceblobstore/paths/answers"
+
+    def start(results: str) -> str:
+        job = client.batch_endpoints.invoke(
+            NAME,
+            deployment_name="default",
+            input=Input(type=AssetTypes.URI_FILE, path=str(lines)),
+            outputs={"score": Output(type=AssetTypes.URI_FOLDER, path=output)},
+            params_override=[{"output_file_name": results}],
+        )
+        return str(job.name)
+
+    def answers(folder: str) -> list[str]:
+        download_artifact_from_aml_uri(output, str(tmp_path / folder), client.datastores)
+        return [line for path in (tmp_path / folder).rglob("kept/*/*.jsonl") for line in path.read_text().splitlines()]
+
+    first = start("first.csv")
+    deadline = time.monotonic() + 120
+    while len(before := answers(f"before-{time.monotonic()}")) < 1:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    client.jobs.begin_cancel(first).result()
+    assert client.jobs.get(first).status == "Canceled"
+    client.jobs.stream(start("second.csv"))
+    after = answers("after")
+    assert set(before) <= set(after)
+    assert len(after) == 200, "none was answered twice"
+    with (tmp_path / "after" / "second.csv").open(newline="") as file:
+        assert [row[1] for row in csv.reader(file)] == [str(row) for row in range(200)]
+    third = start("second.csv")
+    with pytest.raises(JobException):
+        client.jobs.stream(third)
 
 
 def test_one_file(client: MLClient, endpoint: str, tmp_path: Path) -> None:

@@ -25,12 +25,21 @@ def choose_devices(name: str) -> list[torch.device]:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith(("cuda", SPREAD)) and not torch.cuda.is_available():
-        raise StartupError(f"LLAVA_DEVICE={name}, and no CUDA device is visible to torch {torch.__version__}")
+        raise StartupError(f"LLAVA_DEVICE={name}, and torch {torch.__version__} can use no CUDA device: {_no_cuda()}")
     if name == SPREAD:
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     if name == "cuda" and torch.cuda.device_count() > 1:
         name = f"cuda:{claim(torch.cuda.device_count(), Path(tempfile.gettempdir()))}"
     return [torch.device(name)]
+
+
+def _no_cuda() -> str:
+    """Why, in torch's words: there is no driver, or one that is too old for the CUDA of this torch."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().partition("\n")[0]
+    return "there is none"
 
 
 def device_map(
