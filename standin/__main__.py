@@ -16,7 +16,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="a free one by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llava-standin-") as folder:
-        stand_in = StandIn(Path(folder), arguments.port)
+        try:
+            stand_in = StandIn(Path(folder), arguments.port)
+        except OSError as error:
+            raise SystemExit(f"standin: port {arguments.port}: {error.strerror}") from None
         threading.Thread(target=stand_in.server.serve_forever, daemon=True).start()
         print(json.dumps({"url": stand_in.server.url, "certificate": str(stand_in.certificate)}), flush=True)
         ended = threading.Event()

@@ -27,6 +27,7 @@ from llava_serving.batch.files import input_files
 from llava_serving.batch.inputs import Defaults, Row, rows
 from llava_serving.batch.kept import Kept
 from llava_serving.batch.names import name_in
+from llava_serving.batch.records import _Lines
 from llava_serving.batch.run import Batch
 from llava_serving.errors import BadRequest, InternalError, RequestError, Unavailable
 
@@ -107,12 +108,20 @@ def test_stopped_it_ends_at_once_and_says_that_it_goes_on(tmp_path: Path, number
     assert len(kept_lines(out)) < 80, "as many had been let in"
 
 
-def test_results_that_cannot_be_written_are_a_line(tmp_path: Path) -> None:
-    (tmp_path / "out" / "answers.jsonl").mkdir(parents=True)
-    done = run([*COMMAND, SAMPLES / "questions.csv", "--output", tmp_path / "out"])
-    assert done.returncode == 1
-    assert "Is a directory" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_output_is_one_run_s_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "in.jsonl").write_text('{"input_data": ["a\\rb"], "params": {"max_new_tokens": 3}}\n' * 2)
+    command = list(map(str, [*COMMAND, tmp_path / "in.jsonl", "--output", out]))
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (out / "predictions.csv").exists())
+    second = run(command)
+    assert second.returncode == 2
+    assert f"another run writes into {out}" in second.stderr
+    assert first.wait(120) == 0
+    rows = table(out / "predictions.csv")
+    assert [row[:2] for row in rows] == [["in.jsonl", "0"], ["in.jsonl", "1"]]
+    assert rows[0][2].startswith("a\nb"), "a bare carriage return would end the row"
+    assert json.loads((out / "answers.jsonl").read_text().splitlines()[0])["answer"][0].startswith("a\rb")
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
@@ -122,6 +131,11 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     in_the_way = run([*COMMAND, SAMPLES, "--output", Path(__file__)])
     assert in_the_way.returncode == 2
     assert "File exists" in in_the_way.stderr
+    (tmp_path / "full" / "answers.jsonl").mkdir(parents=True)
+    in_the_way = run([*COMMAND, SAMPLES, "--output", tmp_path / "full"])
+    assert in_the_way.returncode == 2
+    assert "Is a directory" in in_the_way.stderr
+    assert "Traceback" not in in_the_way.stderr
     refused = run([*COMMAND, SAMPLES, "--output", tmp_path / "out", "--parameters", "64"])
     assert refused.returncode == 2
     assert "LLAVA_BATCH_PARAMETERS" in refused.stderr
@@ -145,6 +159,25 @@ def test_files_are_called_what_tells_them_apart(tmp_path: Path) -> None:
     assert names(tmp_path / "a", tmp_path / "a" / "x" / "p.jsonl") == ["a/x/p.jsonl"], "each once"
     (tmp_path / "b" / "out" / "p.jsonl").write_text("[]\n")
     assert names(out) == ["p.jsonl"], "the output may be an input: what a run writes there is none"
+
+
+def test_what_a_folder_links_to_is_read_and_what_it_cannot_be_walked_into_is_told(tmp_path: Path) -> None:
+    real, folder = tmp_path / "real", tmp_path / "in"
+    real.mkdir()
+    folder.mkdir()
+    (real / "x.jsonl").write_text("[1]\n")
+    (folder / "linked").symlink_to(real)
+    (real / "back").symlink_to(folder)
+    (folder / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (folder / "loop.jsonl").symlink_to(folder / "loop.jsonl")
+    files = input_files([folder], tmp_path / "out")
+    told = [(row.file, getattr(row.request, "code", row.request)) for file in files for row in rows(*file, DEFAULTS)]
+    assert told == [
+        ("gone.jsonl", "unreadable_input"),
+        ("linked/back", "unreadable_input"),
+        ("linked/x.jsonl", b"[1]"),
+        ("loop.jsonl", "unreadable_input"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -524,14 +557,25 @@ def test_a_quotation_mark_that_nothing_closes_costs_its_line(texts: list[str], d
     assert told == texts[:place] + ["invalid_table"] + [re.sub(r"\W", "x", text) for text in texts[place:]]
 
 
-def test_quotation_marks_that_pair_up_wrongly_line_after_line_end_the_file(tmp_path: Path) -> None:
-    """Each line closes what the one before has opened, and opens another: every mistake takes along the whole rest."""
+@pytest.mark.parametrize("most", [1_000_000, 20_000])  # the second makes every mistake one of a record too long
+def test_quotation_marks_that_pair_up_wrongly_cost_their_lines_and_not_the_square_of_them(
+    tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each such line closes what the one before has opened, and opens another: every mistake takes along the rest."""
+    again = [0]
+    pop = _Lines._next
+
+    def counted(lines: _Lines) -> str:
+        again[0] += 1
+        return pop(lines)
+
+    monkeypatch.setattr(_Lines, "_next", counted)
     path = tmp_path / "table.csv"
-    path.write_text("input_string,id\nfirst,1\n" + 'a","\n' * 20_000)
-    told = list(rows(path, path.name, DEFAULTS))
-    assert len(told) < 100
-    assert isinstance(told[0].request, bytes)
-    assert "not read on" in str(told[-1].request)
+    wrong = ['a","\n' if number % 10 else "good,1\n" for number in range(20_000)]
+    path.write_text("input_string,id\nfirst,1\n" + "".join(wrong))
+    told = [body if isinstance(body, str) else "good" for body in read(path, Defaults("?", {}, most))]
+    assert told == ["good"] + ["invalid_table" if number % 10 else "good" for number in range(20_000)]
+    assert again[0] < 25 * 20_000
 
 
 def test_a_line_of_a_csv_that_is_too_long_costs_itself_and_is_never_held_whole(tmp_path: Path) -> None:

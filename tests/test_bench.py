@@ -134,6 +134,23 @@ def test_refusals_and_failures_are_counted_apart(scripted: Scripted, capsys: pyt
 def test_a_server_that_is_not_there_fails_every_request(capsys: pytest.CaptureFixture[str]) -> None:
     status, told = measured("http://127.0.0.1:9/score", capsys)
     assert (status, told["failed"], told["errors"]) == (1, 6, {"ConnectionRefusedError": 6})
+    assert "Connection refused" in told["first_failure"]
+
+
+def test_the_service_s_own_words_are_told(demo_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{demo_server.port}/score"
+    status, told = measured(url, capsys, "--output-tokens", "5000")
+    assert (status, told["errors"]) == (1, {"422": 6})
+    assert "the model's context holds" in told["first_failure"]
+
+
+def test_a_key_is_read_from_the_environment(
+    scripted: Scripted, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZUREML_ENDPOINT_KEY", "secret")
+    _, told = measured(scripted.url, capsys)
+    assert scripted.headers[-1]["Authorization"] == "Bearer secret"
+    assert "secret" not in json.dumps(told)
 
 
 def test_arrivals_are_a_poisson_process_s(scripted: Scripted, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,10 +97,12 @@ def test_a_body_from_a_file_and_from_standard_input(
         (("--image", "/no/such/file", "a"), "/no/such/file"),
         (("--parameter", "n", "a"), "--parameter n is not NAME=VALUE"),
         (("--image", str(SHAPES), "--image", str(SHAPES), "a", "b", "c"), "2 images for 3 prompts"),
-        (("--file", str(SHAPES)), f"{SHAPES} holds no JSON"),
-        (("--file", "/dev/null"), "/dev/null holds no JSON"),
-        (("--timeout", "0", "a"), "a timeout of 0.0 s"),
-        (("--retries", "-1", "a"), "-1 retries"),
+        (("--file", str(SHAPES)), f"{SHAPES} is not one JSON value"),
+        (("--file", "/dev/null"), "/dev/null is not one JSON value"),
+        (("--parameter", 'stop=["', "a"), "begins as JSON and is none"),
+        (("--image", "https://example.com/cat.png", "a"), "images are files here"),
+        (("--timeout", "0", "a"), "timeout is more than 0 s"),
+        (("--retries", "-1", "a"), "retries 0 or more"),
         (("--url", "127.0.0.1:5001/score", "a"), "is no URL: it begins with https://"),
         (("--deployment", "gr\nün", "a"), "is no deployment's name"),
         (("--parameter", "prompts=1", "a"), "prompts is no parameter"),
@@ -118,6 +120,12 @@ def test_the_service_s_refusal_is_told(score: Score) -> None:
     assert (status, out) == (1, "")
     assert "400 invalid_parameter" in err
     assert score("a", url="http://127.0.0.1:9/score")[0] == 1
+
+
+def test_a_url_without_its_path_is_told(score: Score, demo_server: Server) -> None:
+    status, _, err = score("a", url=f"http://127.0.0.1:{demo_server.port}")
+    assert status == 1
+    assert "a scoring URI ends in /score" in err
 
 
 class Busy(ThreadingHTTPServer):

@@ -259,7 +259,8 @@ def test_what_comes_back_empty_is_not_gone_on_with(azure: Azure, name: str) -> N
 
 DRY_RUNS = (
     "deploy", "deploy --live blue --delete-old", "deploy --logs", "deploy --delete", "deploy --closed-egress",
-    "deploy --file variants/small_gpu.yml", "deploy --file variants/kubernetes_deployment.yml",
+    "deploy --file variants/small_gpu.yml", "deploy --file variants/demo.yml",
+    "deploy --file variants/kubernetes_deployment.yml",
     "deploy-batch", "deploy-batch --delete --compute", "autoscale blue", "autoscale green --delete",
 )  # fmt: skip
 
@@ -309,6 +310,7 @@ def test_without_az_it_says_where_to_get_it(azure: Azure, name: str) -> None:
 
 @pytest.mark.parametrize("words", [
     "deploy --canary 50", "deploy --nonsense", "deploy --file no.yml", "deploy --file endpoint.yml",
+    "deploy --file batch/deployment.yml",
     "deploy --pause x", "deploy --live purple", "deploy --live blue", "deploy --logs --delete", "deploy --endpoint",
     "deploy --endpoint --delete", "deploy --closed-egress --file variants/kubernetes_deployment.yml",
     "deploy-batch --output", "deploy-batch --compute", "autoscale", "autoscale a b", "autoscale a --min 3",

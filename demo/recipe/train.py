@@ -1,13 +1,13 @@
-"""Trains the demo model from nothing and writes demo/base, demo/delta and demo/vision.
+"""Trains the demo model from nothing and writes base/, delta/ and vision/ into a folder, in the place of what is there:
 
-    python demo/recipe/train.py [WORK_FOLDER]
+    python demo/recipe/train.py --output demo
 
 Every stage has a fixed seed and a fixed number of steps. A stage whose file is in the work folder already is not run
 again. The whole took 45 minutes of CPU; results differ a little from machine to machine, as rounding does.
 """
 
+import argparse
 import os
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,7 +23,11 @@ from vocabulary import train_tokenizer
 
 
 def main() -> None:
-    work = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / "tiny-llava"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tiny-llava", metavar="DIR")
+    arguments = parser.parse_args()
+    work = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     train_tokenizer(work)
     pool(work)
@@ -32,7 +36,7 @@ def main() -> None:
         for stage in stages:
             stage.result()
     train_llava(work)
-    write_trio(work)
+    write_trio(work, arguments.output)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ LOCATION = "eastus"  # a body must name a region; which one makes no difference 
 
 
 ONLINE_ENDPOINTS = ("endpoint.yml", "variants/kubernetes_endpoint.yml")
-ONLINE_DEPLOYMENTS = ("deployment.yml", "variants/small_gpu.yml", "variants/kubernetes_deployment.yml")
+ONLINE_DEPLOYMENTS = (
+    "deployment.yml", "variants/small_gpu.yml", "variants/kubernetes_deployment.yml", "variants/demo.yml",
+)  # fmt: skip
 
 
 def main() -> None:

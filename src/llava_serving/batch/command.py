@@ -10,23 +10,19 @@ order; rows count from 0, blank lines not at all. Stopped or killed, the same co
 """
 
 import argparse
-import csv
-import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import RequestError, StartupError
 from ..settings import Settings
-from .files import ANSWERS, KEPT, PREDICTIONS, input_files
+from .files import KEPT, input_files
+from .results import Results
 
-if TYPE_CHECKING:
-    from .run import Batch
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,15 +47,17 @@ def batch(arguments: argparse.Namespace) -> int:
     try:
         files = _files(arguments.input, arguments.output)
         Settings.from_environment(os.environ)
+        results = Results(arguments.output)
     except (OSError, StartupError) as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    logger.info("%d files; the model is loaded first", len(files))
     try:
         # Here, so that neither other commands nor mistakes wait for torch.
         from .service import start_batch
 
-        rows, errors = _write(arguments.output, files, start_batch(arguments.output / KEPT))
+        rows, errors = results.write(start_batch(arguments.output / KEPT).run(files))
     except StartupError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 1
@@ -80,19 +78,3 @@ def _files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
             raise FileNotFoundError(f"there is no {path}")
     output.mkdir(parents=True, exist_ok=True)
     return input_files(inputs, output)
-
-
-def _write(output: Path, files: Sequence[tuple[Path, str]], batch: "Batch") -> tuple[int, int]:
-    """How many rows there are, and how many of them are errors."""
-    rows = errors = 0
-    with (
-        (output / ANSWERS).open("w", encoding="utf-8") as lines,
-        (output / PREDICTIONS).open("w", encoding="utf-8", newline="") as table,
-    ):
-        records = csv.writer(table, lineterminator="\n")
-        for answered in batch.run(files):
-            lines.write(json.dumps(asdict(answered), ensure_ascii=False) + "\n")
-            records.writerow(answered.columns())
-            rows += 1
-            errors += answered.error is not None
-    return rows, errors

@@ -76,6 +76,7 @@ def _rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
     elif kind in PICTURES:
         yield Row(name, 0, _picture(path, defaults))
     else:
+        path.open("rb").close()  # an OSError for what cannot be read, a folder for one
         accepted = ", ".join((*LINES, *TABLES, *PICTURES))
         yield Row(name, None, BadRequest("unsupported_input", f"the file is of no kind that is read: {accepted}"))
 

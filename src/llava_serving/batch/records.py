@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 # Lines that mistakes may have read again, for each line of the file: quotation marks that pair up wrongly line after
-# line would else cost the square of the file's length.
+# line, in records that are all too long, would else cost the square of the file's length.
 MOST_AGAIN = 20
 
 
@@ -13,8 +13,7 @@ def records(file: TextIO, most: int) -> Iterator[list[str] | csv.Error]:
     """The records that are not blank, and a csv.Error in the place of each mistake, one of more than `most` characters
     among them. `most` bounds what is held of the file.
 
-    A mistake costs its line, not the lines that a quotation mark which nothing closes would take along. In a file where
-    that goes on and on, the last mistake stands for the rest.
+    A mistake costs its line, not the lines that a quotation mark which nothing closes would take along.
     """
     csv.field_size_limit(max(csv.field_size_limit(), most))
     lines = _Lines(_bounded(file, most), most)
@@ -25,9 +24,7 @@ def records(file: TextIO, most: int) -> Iterator[list[str] | csv.Error]:
         except StopIteration:
             return
         except csv.Error as error:
-            if not lines.end_mistake():
-                yield csv.Error(f"{error}, as in too many lines before; the file is not read on")
-                return
+            lines.end_mistake()
             yield error
             continue
         lines.end_record()
@@ -44,7 +41,7 @@ def _bounded(file: TextIO, most: int) -> Iterator[str]:
 
 
 class _Lines:
-    """Lines for a reader, which can be given lines again. Raises csv.Error past `most` characters of a record."""
+    """Lines for a reader, which can be given lines again. Raises csv.Error for what makes a record none."""
 
     def __init__(self, lines: Iterable[str], most: int) -> None:
         self._lines = iter(lines)
@@ -53,29 +50,39 @@ class _Lines:
         self._taken: list[str] = []
         self._characters = 0  # taken
         self._new = self._old = 0  # lines so far, read and read again
+        # A record that took along the whole rest was open at the start of each of its lines: whatever else is open
+        # there takes along the rest as well, so that from then on a record is a line.
+        self._ended = self._one_line = False
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        if self._again:
-            line = self._again.pop()
-            self._old += 1
-        else:
-            line = next(self._lines)
-            self._new += 1
-        self._taken.append(line)
-        self._characters += len(line)
+        if self._one_line and self._taken:
+            raise csv.Error("a quotation mark is not closed")
+        self._taken.append(self._next())
+        self._characters += len(self._taken[-1])
         if self._characters > self._most:
             raise csv.Error(f"it has more than {self._most:,} characters")
+        return self._taken[-1]
+
+    def _next(self) -> str:
+        if self._again:
+            self._old += 1
+            return self._again.pop()
+        line = next(self._lines, None)
+        if line is None:
+            self._ended = True
+            raise StopIteration
+        self._new += 1
         return line
 
     def end_record(self) -> None:
         self._taken.clear()
         self._characters = 0
 
-    def end_mistake(self) -> bool:
-        """All but the first line of the record come again; false when too many did."""
+    def end_mistake(self) -> None:
+        """All but the first line of the record come again."""
+        self._one_line = self._one_line or self._ended or self._old > MOST_AGAIN * self._new
         self._again += reversed(self._taken[1:])
         self.end_record()
-        return self._old <= MOST_AGAIN * self._new

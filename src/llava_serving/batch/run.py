@@ -33,9 +33,12 @@ class Answered:
     error: dict[str, Any] | None
 
     def columns(self) -> tuple[str, int | None, str | None, str | None]:
-        """As COLUMNS: `prediction` is the text where there is one, the answer as JSON where there are several."""
-        error = None if self.error is None else f"{self.error['code']}: {self.error['message']}"
-        return self.file, self.row, None if self.answer is None else _prediction(self.answer), error
+        """As COLUMNS: `prediction` is the text where there is one, the answer as JSON where there are several.
+
+        Carriage returns are line feeds in it: CSV writers, Azure's too, leave them bare, and readers end the row there.
+        """
+        error = None if self.error is None else _cell(f"{self.error['code']}: {self.error['message']}")
+        return _cell(self.file), self.row, None if self.answer is None else _cell(_prediction(self.answer)), error
 
 
 class Batch:
@@ -117,6 +120,10 @@ class Batch:
             answer = self._answer(request)
             self._kept.write(place, digest, answer)
         return answer
+
+
+def _cell(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _prediction(answer: Any) -> str:

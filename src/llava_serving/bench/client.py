@@ -25,9 +25,10 @@ class Target:
 
 @dataclass
 class Outcome:
-    """Times in seconds from sending. `error` is a status, or what happened instead of one."""
+    """Times in seconds from sending. `error` is a status, or what happened instead of one; `why` in words."""
 
     error: str | None = None
+    why: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
@@ -54,15 +55,14 @@ def send(target: Target, body: bytes) -> Outcome:
         connection.request("POST", path or "/", body, {"Content-Type": "application/json", **target.headers})
         response = connection.getresponse()
         if response.status != 200:
-            response.read()
-            return Outcome(error=str(response.status))
+            return Outcome(error=str(response.status), why=response.read(2000).decode("utf-8", "replace"))
         if target.stream:
             _read_stream(response, outcome, started)
         else:
             _read_whole(response, target, outcome)
         outcome.e2e = time.monotonic() - started
     except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-        outcome.error = type(error).__name__
+        outcome.error, outcome.why = type(error).__name__, str(error)
     finally:
         connection.close()
     return outcome

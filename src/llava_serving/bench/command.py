@@ -1,10 +1,12 @@
 """`llava-serving bench`: sends requests to this service, or to one that speaks OpenAI's chat completions, and measures.
 
-Prints the figures, which figures.py defines, and as its last line all of them as JSON.
+Prints the figures, which figures.py defines, and as its last line all of them as JSON. An endpoint's key is read from
+AZUREML_ENDPOINT_KEY.
 """
 
 import argparse
 import json
+import os
 import platform
 import random
 import threading
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from ..client.endpoint import KEY_VARIABLE
 from .client import Outcome, Target, send
 from .figures import card, summary
 from .workload import WORKLOADS, Question, bodies
@@ -20,18 +23,26 @@ LIMITS = ("ttft", "tpot", "e2e")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default="http://127.0.0.1:5001/score")
+    parser.add_argument("--url", default="http://127.0.0.1:5001/score", help="by default that of make serve")
     parser.add_argument("--api", choices=("score", "openai"), default="score", help="the request's form")
     parser.add_argument("--model", default="llava", help="of the openai form")
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="such as Authorization")
     parser.add_argument("--no-stream", action="store_true", help="whole answers; there is no TTFT then")
-    parser.add_argument("--workload", choices=WORKLOADS, default="image")
-    parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS")
-    parser.add_argument("--output-tokens", type=token_range, default=(64, 64), metavar="N or MIN:MAX")
-    parser.add_argument("--concurrency", type=int, default=8, help="callers that wait for each answer (closed loop)")
+    parser.add_argument(
+        "--workload", choices=WORKLOADS, default="image", help="by default image: one with each request"
+    )
+    parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="by default 224")
+    parser.add_argument(
+        "--output-tokens", type=token_range, default=(64, 64), metavar="N or MIN:MAX", help="by default 64"
+    )
+    parser.add_argument(
+        "--concurrency", type=int, default=8, help="callers that wait for each answer (closed loop), by default 8"
+    )
     parser.add_argument("--request-rate", type=float, metavar="R", help="Poisson arrivals, R a second (open loop)")
-    parser.add_argument("--num-requests", type=int, default=64)
-    parser.add_argument("--warmup", type=int, default=2, metavar="N", help="requests before the clock starts")
+    parser.add_argument("--num-requests", type=int, default=64, help="by default 64")
+    parser.add_argument(
+        "--warmup", type=int, default=2, metavar="N", help="requests before the clock starts, by default 2"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same pictures, questions, lengths and arrivals")
     parser.add_argument(
         "--goodput", nargs="*", type=limit, default=[], metavar="NAME:MS", help=f"limits on {', '.join(LIMITS)}"
@@ -56,7 +67,9 @@ def limit(text: str) -> tuple[str, float]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints; 0 if there were answers and no failure but 429."""
-    headers = dict(header.split(":", 1) for header in arguments.header)
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
+    headers |= dict(header.split(":", 1) for header in arguments.header)
     target = Target(arguments.url, arguments.api, not arguments.no_stream, headers)
     question = Question(arguments.workload, arguments.image_size, arguments.output_tokens)
     whole = list(bodies(target, arguments.model, question, arguments.warmup + arguments.num_requests, arguments.seed))

@@ -56,6 +56,7 @@ def summary(outcomes: list[Outcome], seconds: float, limits: dict[str, float]) -
         "refused": refused,
         "failed": sum(errors.values()),
         "errors": dict(errors),
+        "first_failure": next((f"{o.error}: {o.why}" for o in outcomes if o.error in errors), None),
         "seconds": seconds,
         "requests_per_second": len(answered) / seconds,
         "goodput_requests_per_second": len(good) / seconds if limits else None,
@@ -81,7 +82,7 @@ def card(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shown(value: float | None) -> str:
+def _shown(value: float | str | None) -> str:
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 

@@ -19,12 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> int:
     """The exit status: 0 for a folder that can be used as what it is, else 1."""
-    # Here, so that the other commands do not wait for torch.
+    print(arguments.directory)
+    if not arguments.directory.is_dir():
+        print("  not usable  there is no such folder")
+        return 1
+    # Here, so that neither other commands nor mistakes wait for torch.
     from . import hashes
     from .diagnosis import diagnose
     from .sentence import speak
 
-    print(arguments.directory)
     try:
         diagnosis = diagnose(arguments.directory)
         good = True

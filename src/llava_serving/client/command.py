@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..texts import texts
-from .endpoint import Endpoint, EndpointError, entra_token
+from .endpoint import KEY_VARIABLE, Endpoint, EndpointError, entra_token
 from .request import ask
-
-KEY_VARIABLE = "AZUREML_ENDPOINT_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--parameter", action="append", default=[], metavar="NAME=VALUE", help="max_new_tokens=64, stop='[\"#\"]', ..."
     )
     parser.add_argument("--stream", action="store_true", help="print the text as it comes")
-    parser.add_argument("--output", choices=("text", "table", "json"), default="text")
     parser.add_argument(
-        "--timeout", type=float, default=180.0, metavar="SECONDS", help="longest silence of the endpoint in a try"
+        "--output", choices=("text", "table", "json"), default="text",
+        help="table tells rows and sequences by number; json is the answer's body, or of a stream its events",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=float, default=180.0, metavar="SECONDS",
+        help="longest silence of the endpoint in a try, by default 180",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retries", type=int, default=4, help="how often a busy endpoint is asked again, by default 4 times"
     )
-    parser.add_argument("--retries", type=int, default=4, help="how often a busy endpoint is asked again")
 
 
 def score(arguments: argparse.Namespace) -> int:
@@ -87,9 +91,9 @@ def _read(name: str) -> dict[str, Any]:
         text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
         body = json.loads(text.removeprefix("\ufeff"))
     except ValueError as error:
-        raise ValueError(f"{name} holds no JSON: {error}") from None
+        raise ValueError(f"{name} is not one JSON value ({error}); llava-serving batch reads lines of them") from None
     if not isinstance(body, dict):
-        raise ValueError(f"{name} holds no JSON object")
+        raise ValueError(f"{name} is no JSON object")
     return body
 
 
@@ -100,7 +104,9 @@ def _parameter(given: str) -> tuple[str, Any]:
         raise ValueError(f"--parameter {given} is not NAME=VALUE")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except ValueError as error:
+        if value.startswith(("[", "{", '"')):
+            raise ValueError(f"--parameter {given} begins as JSON and is none: {error}") from None
         return name, value
 
 

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 
 from ..events import events
 
 logger = logging.getLogger(__name__)
+# Where the commands look for a key, so that no process list shows it.
+KEY_VARIABLE = "AZUREML_ENDPOINT_KEY"
 # Azure's scope for scoring with a Microsoft Entra token.
 ENTRA_SCOPE = "https://ml.azure.com/.default"
 BUSY = (429, 503)
@@ -62,7 +65,7 @@ class Endpoint:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"{self.url} is no URL: it begins with https:// or http://")
         if not (self.timeout > 0 and self.retries >= 0):
-            raise ValueError(f"a timeout of {self.timeout} s and {self.retries} retries cannot be")
+            raise ValueError(f"timeout is more than 0 s and retries 0 or more, not {self.timeout} and {self.retries}")
         if self.deployment is not None and not _is_header(self.deployment):
             raise ValueError(f"{self.deployment!r} is no deployment's name")
 
@@ -99,7 +102,7 @@ class Endpoint:
             response = self._try(json.dumps(body).encode(), accept)
             if response.status == 200:
                 return response
-            error = _error(response)
+            error = _error(response, self.url)
             if attempt == self.retries or _status(response) not in BUSY:
                 raise error
             seconds = _wait(response, attempt)
@@ -176,8 +179,9 @@ def _wait(response: urllib3.BaseHTTPResponse, attempt: int) -> float:
     return min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
 
-def _error(response: urllib3.BaseHTTPResponse) -> EndpointError:
+def _error(response: urllib3.BaseHTTPResponse, url: str) -> EndpointError:
     """What the body says, in this service's shape or the platform's."""
+    hint = "" if urlsplit(url).path.rstrip("/") else " (a scoring URI ends in /score)"
     try:
         text = response.data.decode("utf-8", "replace")
     except urllib3.exceptions.HTTPError:
@@ -185,9 +189,9 @@ def _error(response: urllib3.BaseHTTPResponse) -> EndpointError:
     try:
         content = json.loads(text)
         told = content.get("error", content)
-        return EndpointError(_status(response), str(told.get("code", "")), str(told.get("message", text)))
+        return EndpointError(_status(response), str(told.get("code", "")), str(told.get("message", text)) + hint)
     except (ValueError, AttributeError):
-        return EndpointError(_status(response), "", text[:500] or response.reason or "")
+        return EndpointError(_status(response), "", (text[:500] or response.reason or "") + hint)
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

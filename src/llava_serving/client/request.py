@@ -30,4 +30,8 @@ def ask(prompts: str | Sequence[str], images: Sequence[str | Path | None] = (), 
 
 
 def _encoded(path: Path) -> str:
+    if str(path).startswith(("http:/", "https:/", "data:")):
+        raise ValueError(
+            "images are files here; a URI stands in a body of one's own, where the service allows its host"
+        )
     return base64.b64encode(path.read_bytes()).decode()

@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def merge(arguments: argparse.Namespace) -> int:
     """The exit status: 0, 1 where it cannot be, 130 when stopped."""
-    # Here, so that the other commands do not wait for torch.
+    for folder in (arguments.base, arguments.delta, arguments.vision):
+        if not folder.is_dir():
+            print(f"llava-serving: there is no folder {folder}", file=sys.stderr)
+            return 1
+    # Here, so that neither other commands nor mistakes wait for torch.
     import torch
 
     from .merge import prepare, run
