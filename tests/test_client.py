@@ -3,6 +3,8 @@
 import email.utils
 import io
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -101,8 +103,9 @@ def test_a_body_from_a_file_and_from_standard_input(
         (("--file", "/dev/null"), "/dev/null is not one JSON value"),
         (("--parameter", 'stop=["', "a"), "begins as JSON and is none"),
         (("--image", "https://example.com/cat.png", "a"), "images are files here"),
-        (("--timeout", "0", "a"), "timeout is more than 0 s"),
-        (("--retries", "-1", "a"), "retries 0 or more"),
+        (("--timeout", "0", "a"), "a timeout is more than 0 s"),
+        (("--timeout", "inf", "a"), "a timeout is more than 0 s"),
+        (("--retries", "-1", "a"), "0 retries or more"),
         (("--url", "127.0.0.1:5001/score", "a"), "is no URL: it begins with https://"),
         (("--deployment", "gr\nün", "a"), "is no deployment's name"),
         (("--parameter", "prompts=1", "a"), "prompts is no parameter"),
@@ -197,6 +200,21 @@ def test_azure_s_424_around_a_busy_instance(busy: Callable[..., Busy]) -> None:
         Endpoint(server.url).score(ask(["a"]))
     assert told.value.status == 400
     assert len(server.asked) == 1  # it would be refused again
+
+
+@pytest.mark.parametrize("told", ["soon", "Fri, 31 Dec 99999 23:59:59 GMT", "Fri, 31 Dec 9999999999 23:59:59 GMT"])
+def test_a_time_that_is_none_is_no_harm(busy: Callable[..., Busy], told: str) -> None:
+    assert Endpoint(busy((429, {"Retry-After": told}, b"{}"), OK).url).score(ask(["a"])).body == [{"0": "fine"}]
+
+
+def test_the_environment_s_proxy_is_gone_through(busy: Callable[..., Busy], monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = busy(OK)
+    monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/score"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert Endpoint("http://llava.example/score").score(ask(["a"])).body == [{"0": "fine"}]
+    assert proxy.asked[0]["host"] == "llava.example"
+    assert Endpoint(busy(OK).url).score(ask(["a"])).body == [{"0": "fine"}]
+    assert len(proxy.asked) == 1
 
 
 def test_a_date_is_waited_for(busy: Callable[..., Busy]) -> None:
@@ -299,6 +317,7 @@ def test_without_a_login_there_is_one_line(score: Score, monkeypatch: pytest.Mon
 def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
     assert ask("What?") == ask(["What?"]) == {"input_data": {"input_string": ["What?"]}}
     assert ask("What?", [None]) == ask("What?")
+    assert ask("What?", DIGIT) == ask("What?", str(DIGIT)) == ask("What?", [DIGIT])
     (empty,) = ask("What?", ["/dev/null"])["input_data"]["images"]
     assert empty == [""], "a picture without a byte is one that the service refuses"
     (alone,) = ask("a", [DIGIT])["input_data"]["images"]
@@ -314,11 +333,36 @@ def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
             "^deadline: late",
         ),
         (b"data: {\n\n", "the stream was cut"),
+        (b"data: 5\n\n", "5 is no event"),
+        (b'data: {"error": "boom"}\n\n', "^boom|boom"),
     ],
 )
 def test_a_stream_that_goes_wrong(busy: Callable[..., Busy], stream: bytes, said: str) -> None:
     with pytest.raises(EndpointError, match=said):
         list(Endpoint(busy((200, {"Content-Type": "text/event-stream"}, stream)).url).stream(ask(["a"])))
+
+
+def test_a_body_that_asks_for_a_stream_is_not_taken_for_an_answer(score: Score) -> None:
+    status, out, err = score("--parameter", "stream=true", "the sky is")
+    assert (status, out) == (1, "")
+    assert "the body asks for a stream" in err
+
+
+def test_events_that_leave_things_out_are_no_harm(busy: Callable[..., Busy], score: Score) -> None:
+    events = [{"choices": None}, {"choices": [{"delta": None}]}, {"choices": [{"delta": {"content": "a"}}]}, {"0": "b"}]
+    stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+    server = busy((200, {"Content-Type": "text/event-stream"}, stream))
+    assert score("--stream", "a", url=server.url) == (0, "ab\n", "")
+
+
+def test_a_reader_who_has_enough_and_a_terminal_without_the_characters_end_nothing(busy: Callable[..., Busy]) -> None:
+    server = busy((200, {}, json.dumps([{"0": "\u2019\ud800 " * 50_000}]).encode()))
+    command = f"{Path(sys.executable).parent / 'llava-serving'} score --url {server.url} a"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -c 6; status=${{PIPESTATUS[0]}}; echo; echo $status"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("\\u2019\n141\n", "")
 
 
 def test_what_is_no_stream_is_not_taken_for_one(busy: Callable[..., Busy]) -> None:

@@ -236,8 +236,9 @@ def test_a_chat_completion_comes_in_openai_s_chunks(demo_server: Server, encoded
     whole = demo_server.score(completion(encoded)).json
     text = whole["choices"][0]["message"]["content"]
     options = {"stream_options": {"include_usage": True}} if include_usage else {}
-    with demo_server.stream(completion(encoded, stream=True, **options)) as stream:
-        chunks = chunks_of(stream, include_usage)
+    for asked, headers in (({"stream": True}, {}), ({}, {"Accept": "text/event-stream"})):
+        with demo_server.stream(completion(encoded, **asked, **options), **headers) as stream:
+            chunks = chunks_of(stream, include_usage)
     choices = choices_of(chunks, 0)
     assert choices[0]["delta"] == {"role": "assistant", "content": ""}
     assert all(set(choice["delta"]) == {"content"} for choice in choices[1:-1])

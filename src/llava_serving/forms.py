@@ -66,8 +66,8 @@ class ScoreRequest:
         return self.given.values
 
 
-def parse(body: bytes, conversation: Template) -> ScoreRequest:
-    """The request of a body, for a model of that conversation.
+def parse(body: bytes, conversation: Template, streaming: bool = False) -> ScoreRequest:
+    """The request of a body, for a model of that conversation; `streaming` where the request's headers ask for it.
 
     Raises BadRequest that says what is wrong, where, and what is accepted.
     """
@@ -75,7 +75,7 @@ def parse(body: bytes, conversation: Template) -> ScoreRequest:
     if not isinstance(content, dict):
         raise BadRequest("invalid_request", f"the body must be a JSON object; {ACCEPTED}")
     if "messages" in content:
-        return _parse_chat_completion(content, conversation)
+        return _parse_chat_completion(content, conversation, streaming)
     name = next((name for name in ("input_data", "inputs") if name in content), None)
     if name is None:
         raise BadRequest("invalid_request", f"the body has neither input_data nor inputs nor messages; {ACCEPTED}")
@@ -168,7 +168,7 @@ def _parse_chat(data: dict[str, Any], name: str, given: GivenParameters) -> Scor
     return ScoreRequest("chat", (prompt,), given, (given.values.return_full_text is True,))
 
 
-def _parse_chat_completion(content: dict[str, Any], conversation: Template) -> ScoreRequest:
+def _parse_chat_completion(content: dict[str, Any], conversation: Template, streaming: bool) -> ScoreRequest:
     own = {key: content[key] for key in ChatCompletionBody.model_fields if content.get(key) is not None}
     others = {key: value for key, value in content.items() if key not in ChatCompletionBody.model_fields}
     given = read_parameters(others, "", CHAT_COMPLETION_ALIASES, ChatCompletionBody.model_fields)
@@ -176,7 +176,7 @@ def _parse_chat_completion(content: dict[str, Any], conversation: Template) -> S
     shape = validate(ChatCompletionBody, own, "")
     if given.values.return_full_text:
         raise BadRequest("invalid_parameter", "a chat completion has no room for the prompt", "return_full_text")
-    if shape.stream_options is not None and not given.values.stream:
+    if shape.stream_options is not None and not (streaming or given.values.stream):
         raise BadRequest("invalid_parameter", "stream_options needs stream: true", "stream_options")
     if shape.top_logprobs is not None and not shape.logprobs:
         raise BadRequest("invalid_parameter", "top_logprobs needs logprobs: true", "top_logprobs")

@@ -95,7 +95,7 @@ class Scorer:
         except RequestError:
             discard(request, 2 * self._settings.max_body_bytes)
             raise
-        asked = parse(body, self._loaded.template)
+        asked = parse(body, self._loaded.template, _wants_stream(request))
         streaming = asked.parameters.stream or _wants_stream(request)
         record.asked(asked, streaming)
         submissions = self._submissions(asked)

@@ -9,6 +9,7 @@ Where the endpoint is busy (429, 503, or Azure's 424 around one) it is asked aga
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -52,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def score(arguments: argparse.Namespace) -> int:
     """The exit status: 0, 1 where there is no answer, 2 for a request that cannot be made."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal has no character for ends nothing
     token = entra_token if arguments.entra else os.environ.get(KEY_VARIABLE) or None
     try:
         if arguments.stream and arguments.output == "table":
@@ -90,7 +93,7 @@ def _read(name: str) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
         body = json.loads(text.removeprefix("\ufeff"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not one JSON value ({error}); llava-serving batch reads lines of them") from None
     if not isinstance(body, dict):
         raise ValueError(f"{name} is no JSON object")
@@ -147,9 +150,9 @@ def _tell_stream(events: Iterable[dict[str, Any]], output: str) -> None:
 
 def _pieces(event: dict[str, Any]) -> Iterator[tuple[tuple[int, int], str]]:
     """New text with the row and the sequence it belongs to, in either form of stream."""
-    for choice in event.get("choices", []):
-        if text := choice.get("delta", {}).get("content"):
-            yield (0, int(choice["index"])), text
+    for choice in event.get("choices") or []:
+        if text := (choice.get("delta") or {}).get("content"):
+            yield (0, choice.get("index", 0)), text
     for name, text in event.items():
         if name.isdecimal():
-            yield (event["row"], int(name)), text
+            yield (event.get("row", 0), int(name)), text

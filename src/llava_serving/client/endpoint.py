@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ BUSY = (429, 503)
 # Azure's own: the container answered with another status, which it tells in a header.
 MODEL_ERROR, MODEL_STATUS = 424, "ms-azureml-model-error-statuscode"
 LONGEST_WAIT = 60.0  # seconds; who is told to wait longer gets the error
+LONGEST_TIMEOUT = 86_400.0  # seconds
 
 
 class EndpointError(Exception):
@@ -59,19 +61,27 @@ class Endpoint:
     deployment: str | None = None  # one of the endpoint's, past its traffic rules
     timeout: float = 180.0
     retries: int = 4
-    _pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False), repr=False)
+    _pool: urllib3.PoolManager = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
+        if not self.url.lower().startswith(("http://", "https://")):
             raise ValueError(f"{self.url} is no URL: it begins with https:// or http://")
-        if not (self.timeout > 0 and self.retries >= 0):
-            raise ValueError(f"timeout is more than 0 s and retries 0 or more, not {self.timeout} and {self.retries}")
+        if not 0 < self.timeout <= LONGEST_TIMEOUT:
+            raise ValueError(f"a timeout is more than 0 s and at most {LONGEST_TIMEOUT:.0f}, not {self.timeout}")
+        if self.retries < 0:
+            raise ValueError(f"there are 0 retries or more, not {self.retries}")
         if self.deployment is not None and not _is_header(self.deployment):
             raise ValueError(f"{self.deployment!r} is no deployment's name")
+        object.__setattr__(self, "_pool", _pool(self.url))
 
     def score(self, body: dict[str, Any]) -> Answer:
         """The whole answer. Raises EndpointError, after `retries` more tries where the endpoint was busy."""
         response = self._send(body, "application/json")
+        if _is_stream(response):
+            response.close()
+            raise EndpointError(
+                response.status, "", "the body asks for a stream, and so is the answer: --stream, stream()"
+            )
         try:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Answer(json.loads(response.data), headers)
@@ -85,12 +95,13 @@ class Endpoint:
         """
         response = self._send(body, "text/event-stream")
         try:
-            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            if not _is_stream(response):
                 raise EndpointError(response.status, "", "the endpoint did not stream its answer")
             for event in events(_lines(response)):
+                if not isinstance(event, dict):
+                    raise ValueError(f"{event!r} is no event")
                 if "error" in event:
-                    error = event["error"]
-                    raise EndpointError(None, str(error.get("code", "")), str(error.get("message", "")))
+                    raise _told(None, event["error"], json.dumps(event["error"]))
                 yield event
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError) as error:
             raise EndpointError(None, "", f"the stream was cut ({error})") from None
@@ -174,7 +185,7 @@ def _wait(response: urllib3.BaseHTTPResponse, attempt: int) -> float:
     try:
         if (told := response.headers.get("Retry-After")) is not None:
             return urllib3.Retry().parse_retry_after(told)
-    except urllib3.exceptions.InvalidHeader:
+    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         pass
     return min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
@@ -188,10 +199,28 @@ def _error(response: urllib3.BaseHTTPResponse, url: str) -> EndpointError:
         text = ""
     try:
         content = json.loads(text)
-        told = content.get("error", content)
-        return EndpointError(_status(response), str(told.get("code", "")), str(told.get("message", text)) + hint)
+        error = _told(_status(response), content.get("error", content), text)
     except (ValueError, AttributeError):
-        return EndpointError(_status(response), "", (text[:500] or response.reason or "") + hint)
+        error = EndpointError(_status(response), "", text[:500] or response.reason or "")
+    return EndpointError(error.status, error.code, error.message + hint) if hint else error
+
+
+def _told(status: int | None, error: Any, text: str) -> EndpointError:
+    """An error in this service's shape, or in another: `text`."""
+    if not isinstance(error, dict):
+        return EndpointError(status, "", text)
+    return EndpointError(status, str(error.get("code", "")), str(error.get("message", text)))
+
+
+def _is_stream(response: urllib3.BaseHTTPResponse) -> bool:
+    return response.headers.get("Content-Type", "").startswith("text/event-stream")
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    """Through the proxy that the environment names for that URL, if it does."""
+    parts = urlsplit(url)
+    proxy = None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
+    return urllib3.ProxyManager(proxy, retries=False) if proxy else urllib3.PoolManager(retries=False)
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 
-def ask(prompts: str | Sequence[str], images: Sequence[str | Path | None] = (), **parameters: Any) -> dict[str, Any]:
+def ask(
+    prompts: str | Sequence[str], images: str | Path | Sequence[str | Path | None] = (), **parameters: Any
+) -> dict[str, Any]:
     """The body that asks `prompts`; a prompt with a picture is a question about it. `images` are files.
 
     One prompt has all `images`; several have one each, None for none, or share one. Raises ValueError for another
     number of them, and OSError for a file that cannot be read.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    images = [images] if isinstance(images, str | Path) else images
     pictures: list[Any] = [None if image is None else _encoded(Path(image)) for image in images]
     if len(prompts) == 1:
         given = [picture for picture in pictures if picture is not None]
