@@ -22,6 +22,8 @@ DRIVER = Path(__file__).with_name("batch_driver.py")
 @dataclass
 class Job:
     name: str
+    endpoint: str
+    deployment: str
     folder: Path
     status: str = "Running"
     process: "subprocess.Popen[bytes] | None" = None
@@ -81,6 +83,9 @@ class BatchEndpoints:
             "GET", WORKSPACE + "/jobs/{job}", lambda request, job, **_: Answer(200, self._job(job).document(request))
         )
         routes.add("POST", WORKSPACE + "/jobs/{job}/cancel", self._cancel)
+        for place in (ENDPOINT, DEPLOYMENT):
+            routes.add("GET", "/mferp/managementfrontend" + place + "/jobs", self._list_jobs)
+            routes.add("GET", place + "/jobs", self._list_jobs)
         routes.add("GET", HISTORY + "/runs/{run}/details", self._details)
         routes.add("GET", HISTORY + "/runs/{run}/children", self._children)
         routes.add("POST", HISTORY + "/rundata", self._run_data)
@@ -110,6 +115,9 @@ class BatchEndpoints:
 
     def _put(self, request: Request, name: str, **_: str) -> Answer:
         given = request.json
+        chosen = (given["properties"].get("defaults") or {}).get("deploymentName")
+        if chosen:
+            self._deployment(name, chosen)
         address = {"scoringUri": f"{request.base}/batch/{name}/jobs", "provisioningState": "Succeeded"}
         document = {**given, "id": request.path, "name": name, "location": LOCATION}
         document["properties"] = {**given["properties"], **address}
@@ -143,17 +151,23 @@ class BatchEndpoints:
         if not chosen:
             raise Refused(400, "BadRequest", "the endpoint has no default deployment, and the request names none")
         asked = request.json["properties"]
-        inputs = [self._workspace.stored(given["uri"]) for given in (asked.get("inputData") or {}).values()]
-        if len(inputs) != 1:
-            raise Refused(400, "BadRequest", f"a job takes one input, and this one has {len(inputs)}")
+        given = list((asked.get("inputData") or {}).values())
+        if len(given) != 1 or "uri" not in given[0]:
+            raise Refused(400, "BadRequest", f"a job takes one input, a file or a folder, and not {given}")
+        source = self._workspace.stored(given[0]["uri"])
         deployment = self._deployment(name, chosen)["properties"]
-        job = Job(asked.get("name") or f"batchjob-{uuid.uuid4()}", self._folder / uuid.uuid4().hex)
+        job = Job(asked.get("name") or f"batchjob-{uuid.uuid4()}", name, chosen, self._folder / uuid.uuid4().hex)
         job.folder.mkdir(parents=True)
         job.log.touch()
         self._jobs[job.name] = job
         results = self._results(job, deployment | asked)
-        threading.Thread(target=self._run, args=(job, deployment | asked, inputs[0], results), daemon=True).start()
+        threading.Thread(target=self._run, args=(job, deployment | asked, source, results), daemon=True).start()
         return Answer(201, job.document(request))
+
+    def _list_jobs(self, request: Request, name: str, deployment: str | None = None, **_: str) -> Answer:
+        self._find(name)
+        found = [j for j in self._jobs.values() if j.endpoint == name and deployment in (None, j.deployment)]
+        return Answer(200, {"value": [job.document(request) for job in found]})
 
     def _results(self, job: Job, asked: dict[str, Any]) -> Path:
         """The file of the results: where the job says, else in a folder of its own."""
@@ -170,6 +184,8 @@ class BatchEndpoints:
 
     def _run(self, job: Job, deployment: dict[str, Any], source: Path, results: Path) -> None:
         try:
+            if not source.exists():
+                raise FileNotFoundError("there is no such input")
             if results.exists():
                 raise FileExistsError(f"the output has a {results.name} already")
             job.process = self._start(job, deployment, source, results)

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 FOREIGN = ("LLAVA_", "AZUREML_", "AML_", "GUNICORN_", "WORKER_")
@@ -50,16 +50,18 @@ class Container:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
+        self.folder = folder
         self._log = folder / "log"
         command = [sys.executable, "-m", "azureml_inference_server_http", "--port", str(self.port)]
         command += ["--entry_script", str(Path(environment["AML_APP_ROOT"]) / entry_script)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
-    def wait_until_ready(self, seconds: float) -> bool:
-        """By the probe's path, as long as the readiness probe allows; false when it ends or never answers."""
+    def wait_until_ready(self, seconds: float, is_wanted: Callable[[], bool]) -> bool:
+        """By the probe's path, as long as the readiness probe allows; false when it ends, never answers, or is not
+        wanted any more."""
         deadline = time.monotonic() + seconds
-        while self._process.poll() is None and time.monotonic() < deadline:
+        while self._process.poll() is None and time.monotonic() < deadline and is_wanted():
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
                     return bool(answer.status == 200)

@@ -3,6 +3,7 @@
 import hmac
 import http.client
 import random
+import re
 import threading
 import uuid
 from pathlib import Path
@@ -56,10 +57,11 @@ class Gateway:
         if deployment.container is None:
             raise Refused(503, "ServiceUnavailable", f"{chosen} has not started")
         connection = http.client.HTTPConnection("127.0.0.1", deployment.container.port, timeout=deployment.timeout)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP | {"host"}}
-        headers |= {"x-request-id": str(uuid.uuid4()), "Content-Length": str(len(request.body))}
-        if "x-ms-client-request-id" in request.headers:
-            headers["x-ms-client-request-id"] = request.headers["x-ms-client-request-id"][:MAX_CLIENT_ID]
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers = {name: value for name, value in headers.items() if name not in HOP_BY_HOP | {"host"}}
+        headers |= {"x-request-id": str(uuid.uuid4()), "content-length": str(len(request.body))}
+        if "x-ms-client-request-id" in headers:
+            headers["x-ms-client-request-id"] = re.sub(r"[^\w-]", "", headers["x-ms-client-request-id"])[:MAX_CLIENT_ID]
         path = f"{request.path}?{urlencode(request.query)}" if request.query else request.path
         try:
             connection.request(request.method, path, request.body, headers)
@@ -89,8 +91,12 @@ class Gateway:
 
 
 def _check_key(request: Request, endpoint: Endpoint) -> None:
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    if not any(hmac.compare_digest(given.encode(), key.encode()) for key in endpoint.keys.values()):
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if endpoint.document["properties"]["authMode"].lower() == "aadtoken" and scheme == "Bearer" and given:
+        return  # whose it is is not asked
+    if scheme != "Bearer" or not any(
+        hmac.compare_digest(given.encode(), key.encode()) for key in endpoint.keys.values()
+    ):
         raise Refused(401, "key_auth_access_denied", "the key is missing or wrong")
 
 

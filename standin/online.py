@@ -3,6 +3,7 @@
 import re
 import secrets
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from .workspace import LOCATION, WORKSPACE, Document, Workspace
 
 ENDPOINT = WORKSPACE + "/onlineEndpoints/{name}"
 DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
+UNDER_WAY = ("Creating", "Updating")
 NAME = r"[a-zA-Z](?!.*--)[a-zA-Z0-9-]{1,30}[a-zA-Z0-9]"
 
 
@@ -70,6 +72,7 @@ class OnlineEndpoints:
         self, folder: Path, workspace: Workspace, operations: Operations, listen: Callable[[Endpoint], Listener]
     ) -> None:
         self._endpoints: dict[str, Endpoint] = {}
+        self._containers: set[Container] = set()
         self._listen = listen
         self._folder = folder
         self._workspace = workspace
@@ -94,11 +97,9 @@ class OnlineEndpoints:
         return self._endpoints[name]
 
     def stop(self) -> None:
-        """Every service of every endpoint; the listeners end with the process."""
-        for endpoint in self._endpoints.values():
-            for deployment in endpoint.deployments.values():
-                if deployment.container is not None:
-                    deployment.container.stop()
+        """Every service, those that start among them; the listeners end with the process."""
+        for container in list(self._containers):
+            container.stop()
 
     def _list(self, request: Request, **_: str) -> Answer:
         return Answer(200, {"value": [endpoint.document for endpoint in self._endpoints.values()]})
@@ -108,6 +109,10 @@ class OnlineEndpoints:
         given = request.json
         known = self._endpoints.get(name)
         _check_traffic(given["properties"].get("traffic") or {}, set(known.deployments) if known else set())
+        if any((given["properties"].get("mirrorTraffic") or {}).values()):
+            raise Refused(400, "BadRequest", "the stand-in mirrors no traffic")
+        if given["properties"]["authMode"].lower() == "amltoken":
+            raise Refused(400, "BadRequest", "the stand-in knows keys and Microsoft Entra tokens (aad_token) alone")
         if known is None:
             keys = {"primaryKey": secrets.token_urlsafe(24), "secondaryKey": secrets.token_urlsafe(24)}
             known = self._endpoints[name] = Endpoint({}, keys)
@@ -125,7 +130,7 @@ class OnlineEndpoints:
         if endpoint.gateway is not None:
             endpoint.gateway.stop()
         for deployment in endpoint.deployments.values():
-            self._end(name, deployment)
+            self._end(deployment.container)
         return Answer(200)
 
     def _regenerate(self, request: Request, name: str, **_: str) -> Answer:
@@ -148,42 +153,59 @@ class OnlineEndpoints:
     def _put_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
         _check_name(deployment)
         endpoint, given = self._find(name), request.json
+        _check_assets(given["properties"], self._workspace)
+        before = endpoint.deployments.get(deployment)
+        if before is not None and before.properties["provisioningState"] in UNDER_WAY:
+            raise Refused(409, "Conflict", f"{deployment} is being created or updated")
         document = {**given, "id": request.path, "name": deployment, "location": LOCATION}
         defaults = {"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}}
-        document["properties"] = {**defaults, **given["properties"], "provisioningState": "Creating"}
-        made = Deployment(document)
-        before = endpoint.deployments.get(deployment)
+        state = "Creating" if before is None else "Updating"
+        document["properties"] = {**defaults, **given["properties"], "provisioningState": state}
+        # What there is serves until its successor is ready.
+        made = Deployment(document, before.container if before else None)
         endpoint.deployments[deployment] = made
-        return self._operations.begin(request, lambda: self._start(name, deployment, made, before), document)
+        return self._operations.begin(request, lambda: self._start(name, deployment, made), document)
 
-    def _start(self, name: str, deployment: str, made: Deployment, before: Deployment | None) -> None:
-        if before is not None:
-            self._end(name, before)
+    def _start(self, name: str, deployment: str, made: Deployment) -> None:
+        before = made.container
         try:
-            self._run(name, deployment, made)
+            made.container = self._run(name, deployment, made)
         except BaseException:
             made.properties["provisioningState"] = "Failed"
             raise
         made.properties["provisioningState"] = "Succeeded"
+        self._end(before)
 
-    def _run(self, name: str, deployment: str, made: Deployment) -> None:
-        """Returns when the service is ready. Raises Refused."""
-        properties, folder = made.properties, self._folder / name / deployment
+    def _run(self, name: str, deployment: str, made: Deployment) -> Container:
+        """The service, ready. Raises Refused."""
+
+        def is_wanted() -> bool:
+            endpoint = self._endpoints.get(name)
+            return endpoint is not None and endpoint.deployments.get(deployment) is made
+
+        properties, folder = made.properties, self._folder / name / uuid.uuid4().hex
         code = copy(self._workspace.files(properties["codeConfiguration"]["codeId"]), folder / "code")
         model = properties.get("model")
         mounted = model and mount_model(self._workspace.files(model), model, folder / "azureml-models")
         script = properties["codeConfiguration"]["scoringScript"]
         variables = environment(code, script, mounted, properties.get("environmentVariables") or {})
-        made.container = Container(folder, script, variables)
-        endpoint = self._endpoints.get(name)
-        if endpoint is None or endpoint.deployments.get(deployment) is not made:  # deleted in the meantime
-            made.container.stop()
-            raise Refused(409, "Conflict", f"{deployment} was deleted or replaced while it started")
-        if not made.container.wait_until_ready(_patience(properties.get("readinessProbe") or {})):
-            made.container.stop()
-            raise Refused(
-                400, "ResourceNotReady", f"User container has crashed or terminated:\n{made.container.log(100)}"
-            )
+        container = Container(folder, script, variables)
+        self._containers.add(container)
+        if container.wait_until_ready(_patience(properties.get("readinessProbe") or {}), is_wanted):
+            return container
+        container.stop()
+        told = container.log(100)
+        if not is_wanted():
+            self._end(container)
+            raise Refused(409, "Conflict", f"{deployment} was deleted while it started")
+        made.container = made.container or container  # whose log is asked for
+        raise Refused(400, "ResourceNotReady", f"User container has crashed or terminated:\n{told}")
+
+    def _end(self, container: Container | None) -> None:
+        if container is not None:
+            container.stop()
+            shutil.rmtree(container.folder, ignore_errors=True)
+            self._containers.discard(container)
 
     def _delete_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
         endpoint = self._find(name)
@@ -191,13 +213,8 @@ class OnlineEndpoints:
             raise Refused(400, "BadRequest", f"the deployment {deployment} has live traffic: set it to 0 first")
         gone = endpoint.deployments.pop(deployment, None)
         if gone is not None:
-            self._end(name, gone)
+            self._end(gone.container)
         return Answer(204 if gone is None else 200)
-
-    def _end(self, name: str, deployment: Deployment) -> None:
-        if deployment.container is not None:
-            deployment.container.stop()
-        shutil.rmtree(self._folder / name / deployment.document["name"], ignore_errors=True)
 
     def _logs(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
         container = self._deployment(name, deployment).container
@@ -216,8 +233,15 @@ def _check_traffic(traffic: dict[str, int], deployments: set[str]) -> None:
     strangers = [name for name in traffic if name not in deployments]
     if strangers:
         raise Refused(400, "BadRequest", f"traffic is given to {strangers[0]}, which is no deployment of the endpoint")
-    if traffic and sum(traffic.values()) not in (0, 100):
-        raise Refused(400, "BadRequest", f"traffic must sum to 0 or 100, and sums to {sum(traffic.values())}")
+    if any(share < 0 for share in traffic.values()) or sum(traffic.values()) not in (0, 100):
+        raise Refused(400, "BadRequest", f"traffic is percentages that sum to 0 or 100, and not {traffic}")
+
+
+def _check_assets(properties: dict[str, Any], workspace: Workspace) -> None:
+    if not properties.get("codeConfiguration"):
+        raise Refused(400, "BadRequest", "the stand-in runs code: the deployment has none")
+    for asset in filter(None, (properties.get("environmentId"), properties.get("model"))):
+        workspace.asset(asset)
 
 
 def _patience(probe: dict[str, Any]) -> float:

@@ -97,7 +97,6 @@ class _Connection(BaseHTTPRequestHandler):
     server: Server
 
     def _answer(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
         parts = urlsplit(self.path)
         request = Request(
             self.command,
@@ -105,7 +104,7 @@ class _Connection(BaseHTTPRequestHandler):
             parts.path,
             {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()},
             self.headers,
-            self.rfile.read(length),
+            self._body(),
             self.server.url,
         )
         try:
@@ -119,6 +118,17 @@ class _Connection(BaseHTTPRequestHandler):
             self._send(answer)
         finally:
             answer.close()
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():  # trailers
+            pass
+        return body
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = _answer
 

@@ -52,15 +52,24 @@ class Workspace:
             )
 
     def files(self, asset_id: str) -> Path:
-        """The folder or file of a model or code asset, by its ARM id. Raises Refused."""
-        match = re.search(r"/(models|codes)/([^/]+)/versions/([^/]+)$", asset_id)
+        """The folder or file of a model, code or data asset, by its ARM id. Raises Refused."""
+        properties = self.asset(asset_id)["properties"]
+        uri = next((properties[name] for name in ("modelUri", "codeUri", "dataUri") if properties.get(name)), None)
+        if uri is None:
+            raise Refused(400, "BadArgument", f"{asset_id} has no files")
+        return self.stored(uri)
+
+    def asset(self, asset_id: str) -> Document:
+        """What is registered under an ARM id. Raises Refused."""
+        match = re.search(r"/(\w+)/([^/]+)/versions/([^/]+)$", asset_id)
         if match is None:
-            raise Refused(400, "BadArgument", f"{asset_id} is no model or code of this workspace")
-        properties = self._find(*match.groups())["properties"]
-        return self.stored(properties.get("modelUri") or properties["codeUri"])
+            raise Refused(400, "BadArgument", f"{asset_id} is no asset of this workspace")
+        return self._find(*match.groups())
 
     def stored(self, uri: str) -> Path:
-        """Where what an azureml:// or blob URI names is on the disk."""
+        """Where what an azureml:// or blob URI, or a data asset's id, names is on the disk."""
+        if re.search(r"/workspaces/[^/]+/data/[^/]+/versions/[^/]+$", uri):
+            return self.files(uri)
         datastore = re.search(r"datastores/[^/]+/paths/(.*)$", uri)
         if datastore:
             return self._storage.path(CONTAINER, datastore[1])

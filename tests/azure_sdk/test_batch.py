@@ -10,7 +10,7 @@ import pytest
 from azure.ai.ml import Input, MLClient, Output, load_compute
 from azure.ai.ml._artifacts._artifact_utilities import download_artifact_from_aml_uri
 from azure.ai.ml.constants import AssetTypes
-from azure.ai.ml.entities import CodeConfiguration
+from azure.ai.ml.entities import CodeConfiguration, Data
 from azure.ai.ml.entities._load_functions import load_batch_endpoint, load_model_batch_deployment
 from azure.ai.ml.exceptions import JobException
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -161,6 +161,26 @@ def test_another_job_with_the_same_output_goes_on_where_a_cancelled_one_was(
     third = start("second.csv")
     with pytest.raises(JobException):
         client.jobs.stream(third)
+
+
+def test_a_registered_folder_and_the_jobs_so_far(client: MLClient, endpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.jsonl").write_text('{"input_data": ["the meaning of life is"]}\n')
+    client.data.create_or_update(Data(name="questions", type=AssetTypes.URI_FOLDER, path=str(tmp_path / "source")))
+    source = Input(type=AssetTypes.URI_FOLDER, path="azureml:questions@latest")
+    job = client.batch_endpoints.invoke(NAME, deployment_name="default", input=source)
+    client.jobs.stream(job.name)
+    client.jobs.download(job.name, output_name="score", download_path=str(tmp_path / "out"))
+    assert (tmp_path / "out" / "predictions.csv").read_text() == f"a.jsonl,0,{MEANING},\n"
+    assert job.name in [found.name for found in client.batch_endpoints.list_jobs(NAME)]
+    assert job.name in [found.name for found in client.batch_deployments.list_jobs(NAME, name="default")]
+
+
+def test_an_input_that_is_not_there_fails_the_job(client: MLClient, endpoint: str) -> None:
+    nothing = Input(type=AssetTypes.URI_FOLDER, path="azureml://datastores/workspaceblobstore/paths/nothing")
+    job = client.batch_endpoints.invoke(NAME, deployment_name="default", input=nothing)
+    with pytest.raises(JobException):
+        client.jobs.stream(job.name)
 
 
 def test_one_file(client: MLClient, endpoint: str, tmp_path: Path) -> None:

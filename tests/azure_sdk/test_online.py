@@ -1,10 +1,12 @@
 """An online endpoint from nothing to nothing through MLClient, LangChain and our client, with Azure's statuses."""
 
+import http.client
 import json
 import os
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from azure.ai.ml import MLClient, load_online_deployment, load_online_endpoint
+from azure.ai.ml.entities import OnlineDeployment
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from langchain_community.chat_models.azureml_endpoint import AzureMLChatOnlineEndpoint, CustomOpenAIChatContentFormatter
 from langchain_community.llms.azureml_endpoint import (
@@ -209,6 +212,8 @@ def test_traffic_goes_by_percentage(client: MLClient, endpoint: str, key: str) -
 def test_traffic_that_does_not_add_up_is_refused(client: MLClient, endpoint: str) -> None:
     with pytest.raises(HttpResponseError, match="sum"):
         traffic(client, blue=50, green=20)
+    with pytest.raises(HttpResponseError, match="percentages"):
+        traffic(client, blue=200, green=-100)
     with pytest.raises(HttpResponseError, match="red"):
         traffic(client, red=100)
 
@@ -236,6 +241,52 @@ def test_a_deployment_that_cannot_start_says_why(client: MLClient, endpoint: str
         client.online_deployments.begin_create_or_update(broken).result()
     assert client.online_deployments.get("broken", NAME).provisioning_state == "Failed"
     client.online_deployments.begin_delete("broken", NAME).result()
+
+
+def green(checkout: Path, **variables: str) -> OnlineDeployment:
+    deployment = load_online_deployment(checkout / "deployment.yml", params_override=[{"name": "green"}])
+    deployment.environment_variables |= variables
+    return deployment
+
+
+def test_an_update_takes_no_answer_away(client: MLClient, endpoint: str, key: str, checkout: Path) -> None:
+    body = ask(["the meaning of life is"])
+    to_green = Endpoint(endpoint, key, deployment="green", retries=0)
+    update = client.online_deployments.begin_create_or_update(green(checkout, LLAVA_DEFAULT_MAX_NEW_TOKENS="1"))
+    with pytest.raises(HttpResponseError, match="is being created or updated"):
+        client.online_deployments.begin_create_or_update(green(checkout)).result()
+    lengths = []
+    while not update.done():
+        lengths.append(to_green.score(body).headers["x-llava-completion-tokens"])
+    assert lengths[0] == "9"
+    assert to_green.score(body).headers["x-llava-completion-tokens"] == "1"
+    with pytest.raises(HttpResponseError, match="LLAVA_DTYPE"):
+        client.online_deployments.begin_create_or_update(green(checkout, LLAVA_DTYPE="float17")).result()
+    assert client.online_deployments.get("green", NAME).provisioning_state == "Failed"
+    assert to_green.score(body).headers["x-llava-completion-tokens"] == "1", "what served before"
+
+
+def test_headers_are_azure_s_and_bodies_come_in_chunks(endpoint: str, key: str) -> None:
+    parts = urllib.parse.urlsplit(endpoint)
+    connection = http.client.HTTPSConnection(parts.netloc)
+    given = {"Content-Type": "application/json", "Authorization": f"Bearer {key}", "X-Request-Id": "mine"}
+    for _ in range(2):  # on one connection
+        connection.request("POST", "/score", iter([b'{"input_data": ["the ', b'meaning of life is"]}']), given)
+        answer = connection.getresponse()
+        assert json.loads(answer.read()) == [MEANING]
+        assert "mine" not in str(answer.headers["x-request-id"])
+
+
+def test_an_endpoint_may_take_microsoft_entra_s_tokens(client: MLClient, endpoint: str, checkout: Path) -> None:
+    made = load_online_endpoint(checkout / "endpoint.yml", params_override=[{"name": "tokens"}])
+    made.auth_mode = "aad_token"
+    uri = client.online_endpoints.begin_create_or_update(made).result().scoring_uri
+    assert post(uri, {}, None)[0] == 401
+    assert post(uri, {}, "anybody's")[0] == 404, "let in, where no deployment has traffic"
+    made.auth_mode = "aml_token"
+    with pytest.raises(HttpResponseError, match="aad_token"):
+        client.online_endpoints.begin_create_or_update(made).result()
+    client.online_endpoints.begin_delete("tokens").result()
 
 
 def test_a_live_deployment_is_not_deleted(client: MLClient, endpoint: str) -> None:
