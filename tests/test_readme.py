@@ -58,7 +58,7 @@ def test_every_path_and_link_leads_somewhere(page: str) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_its_first_commands_answer_as_printed(demo_server: Server) -> None:
-    blocks = re.findall(r"```sh\n(curl.*?)```.*?```json\n(.*?)```", section("A first answer in one minute"), re.S)
+    blocks = re.findall(r"```sh\n(curl.*?)```.*?```json\n(.*?)```", section("A first answer"), re.S)
     assert len(blocks) == 2
     answers = []
     for command, _ in blocks:
@@ -69,3 +69,14 @@ def test_its_first_commands_answer_as_printed(demo_server: Server) -> None:
     assert answers[0] == about_the_picture
     assert answers[1][0].keys() == about_life[0].keys()  # sampled: another text every time
     assert answers[1][0]["0"].startswith("the meaning of life is")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_its_stream_is_the_one_that_comes(demo_server: Server) -> None:
+    command, printed = re.findall(r"```sh\n(curl -sN.*?)```\n\n```\n(.*?)```", README, re.S)[0]
+    command = command.replace("127.0.0.1:5001", f"127.0.0.1:{demo_server.port}")
+    streamed = subprocess.run(["sh"], input=command, capture_output=True, text=True, check=True).stdout
+    texts = ["".join(re.findall(r'"0": "([^"]*)"', events)) for events in (streamed, printed)]
+    assert texts[0] == texts[1]
+    counts = [re.findall(r'"(\w+_tokens)": (\d+)', events)[:2] for events in (streamed, printed)]
+    assert counts[0] == counts[1]
