@@ -1,6 +1,5 @@
 """Online endpoints and their deployments: what the control plane is asked for."""
 
-import re
 import secrets
 import shutil
 import uuid
@@ -11,13 +10,13 @@ from typing import Any, Protocol
 
 from .container import Container, copy, environment, mount_model
 from .operations import Operations
+from .rules import check_assets, check_name, check_traffic, patience, seconds
 from .wire import Answer, Refused, Request, Routes
 from .workspace import LOCATION, WORKSPACE, Document, Workspace
 
 ENDPOINT = WORKSPACE + "/onlineEndpoints/{name}"
 DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
 UNDER_WAY = ("Creating", "Updating")
-NAME = r"[a-zA-Z](?!.*--)[a-zA-Z0-9-]{1,30}[a-zA-Z0-9]"
 
 
 class Listener(Protocol):
@@ -105,10 +104,10 @@ class OnlineEndpoints:
         return Answer(200, {"value": [endpoint.document for endpoint in self._endpoints.values()]})
 
     def _put(self, request: Request, name: str, **_: str) -> Answer:
-        _check_name(name)
+        check_name(name)
         given = request.json
         known = self._endpoints.get(name)
-        _check_traffic(given["properties"].get("traffic") or {}, set(known.deployments) if known else set())
+        check_traffic(given["properties"].get("traffic") or {}, set(known.deployments) if known else set())
         if any((given["properties"].get("mirrorTraffic") or {}).values()):
             raise Refused(400, "BadRequest", "the stand-in mirrors no traffic")
         if given["properties"]["authMode"].lower() == "amltoken":
@@ -151,9 +150,9 @@ class OnlineEndpoints:
         return found
 
     def _put_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
-        _check_name(deployment)
+        check_name(deployment)
         endpoint, given = self._find(name), request.json
-        _check_assets(given["properties"], self._workspace)
+        check_assets(given["properties"], self._workspace)
         before = endpoint.deployments.get(deployment)
         if before is not None and before.properties["provisioningState"] in UNDER_WAY:
             raise Refused(409, "Conflict", f"{deployment} is being created or updated")
@@ -191,7 +190,7 @@ class OnlineEndpoints:
         variables = environment(code, script, mounted, properties.get("environmentVariables") or {})
         container = Container(folder, script, variables)
         self._containers.add(container)
-        if container.wait_until_ready(_patience(properties.get("readinessProbe") or {}), is_wanted):
+        if container.wait_until_ready(patience(properties.get("readinessProbe") or {}), is_wanted):
             return container
         container.stop()
         told = container.log(100)
@@ -220,40 +219,3 @@ class OnlineEndpoints:
         container = self._deployment(name, deployment).container
         lines = (request.json or {}).get("tail") or 1000
         return Answer(200, {"content": "" if container is None else container.log(lines)})
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(NAME, name):
-        raise Refused(
-            400, "BadArgument", f"{name!r} is no name: 3 to 32 letters, digits and single dashes, a letter first"
-        )
-
-
-def _check_traffic(traffic: dict[str, int], deployments: set[str]) -> None:
-    strangers = [name for name in traffic if name not in deployments]
-    if strangers:
-        raise Refused(400, "BadRequest", f"traffic is given to {strangers[0]}, which is no deployment of the endpoint")
-    if any(share < 0 for share in traffic.values()) or sum(traffic.values()) not in (0, 100):
-        raise Refused(400, "BadRequest", f"traffic is percentages that sum to 0 or 100, and not {traffic}")
-
-
-def _check_assets(properties: dict[str, Any], workspace: Workspace) -> None:
-    if not properties.get("codeConfiguration"):
-        raise Refused(400, "BadRequest", "the stand-in runs code: the deployment has none")
-    for asset in filter(None, (properties.get("environmentId"), properties.get("model"))):
-        workspace.asset(asset)
-
-
-def _patience(probe: dict[str, Any]) -> float:
-    """Seconds, by Azure's defaults where the probe does not say."""
-    initial, period = (seconds(probe.get(name, "PT10S")) for name in ("initialDelay", "period"))
-    return initial + period * int(probe.get("failureThreshold", 30))
-
-
-def seconds(duration: str) -> float:
-    """Of an ISO 8601 duration of days and less."""
-    match = re.fullmatch(r"P(?:(\d+)D)?T?(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?", duration)
-    if match is None:
-        raise Refused(400, "BadArgument", f"{duration} is no duration")
-    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
-    return days * 86400 + hours * 3600 + minutes * 60 + rest

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ..client.endpoint import KEY_VARIABLE
+from ..client.access import KEY_VARIABLE
 from .client import Outcome, Target, send
 from .figures import card, summary
 from .workload import WORKLOADS, Question, bodies

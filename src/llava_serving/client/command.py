@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..texts import texts
-from .endpoint import KEY_VARIABLE, Endpoint, EndpointError, entra_token
+from .access import KEY_VARIABLE, entra_token
+from .endpoint import Endpoint
+from .refusal import EndpointError
 from .request import ask
 
 
