@@ -37,6 +37,11 @@ class Job:
     def log(self) -> Path:
         return self.folder / "log"
 
+    def end(self, status: str) -> None:
+        """The first end is the one that holds."""
+        if self.status == "Running":
+            self.status = status
+
     def document(self, request: Request) -> Document:
         studio = {"endpoint": f"{request.base}/jobs/{self.name}", "jobServiceType": "Studio"}
         properties = {
@@ -62,6 +67,7 @@ class BatchEndpoints:
         self._endpoints: dict[str, Document] = {}
         self._deployments: dict[tuple[str, str], Document] = {}
         self._jobs: dict[str, Job] = {}
+        self._stopped = False
 
     def routes(self, routes: Routes) -> None:
         routes.add(
@@ -93,6 +99,7 @@ class BatchEndpoints:
 
     def stop(self) -> None:
         """Every job that runs."""
+        self._stopped = True
         for job in self._jobs.values():
             if job.process is not None:
                 job.process.kill()
@@ -157,10 +164,10 @@ class BatchEndpoints:
         source = self._workspace.stored(given[0]["uri"])
         deployment = self._deployment(name, chosen)["properties"]
         job = Job(asked.get("name") or f"batchjob-{uuid.uuid4()}", name, chosen, self._folder / uuid.uuid4().hex)
+        results = self._results(job, deployment | asked)
         job.folder.mkdir(parents=True)
         job.log.touch()
         self._jobs[job.name] = job
-        results = self._results(job, deployment | asked)
         threading.Thread(target=self._run, args=(job, deployment | asked, source, results), daemon=True).start()
         return Answer(201, job.document(request))
 
@@ -171,14 +178,17 @@ class BatchEndpoints:
 
     def _results(self, job: Job, asked: dict[str, Any]) -> Path:
         """The file of the results: where the job says, else in a folder of its own."""
+        name = str(asked["outputFileName"])
+        if Path(name).name != name:
+            raise Refused(400, "BadRequest", f"{name} is no file's name")
         for given in (asked.get("outputData") or {}).values():
-            return self._workspace.stored(given["uri"]) / str(asked["outputFileName"])
-        return self._storage.path(CONTAINER, f"azureml/{job.child}/score/{asked['outputFileName']}")
+            return self._workspace.stored(given["uri"]) / name
+        return self._storage.path(CONTAINER, f"azureml/{job.child}/score/{name}")
 
     def _cancel(self, request: Request, job: str, **_: str) -> Answer:
         found = self._job(job)
-        if found.process is not None and found.status == "Running":
-            found.status = "Canceled"
+        found.end("Canceled")
+        if found.process is not None:
             found.process.kill()
         return Answer(200)
 
@@ -189,13 +199,13 @@ class BatchEndpoints:
             if results.exists():
                 raise FileExistsError(f"the output has a {results.name} already")
             job.process = self._start(job, deployment, source, results)
-            status = job.process.wait()
-            if job.status == "Running":
-                job.status = "Failed" if status else "Completed"
+            if job.status != "Running" or self._stopped:  # cancelled before there was a process
+                job.process.kill()
+            job.end("Failed" if job.process.wait() else "Completed")
         except Exception as error:
             with job.log.open("a", encoding="utf-8") as log:
                 log.write(f"the job could not be started: {error}\n")
-            job.status = "Failed"
+            job.end("Failed")
 
     def _start(self, job: Job, deployment: dict[str, Any], source: Path, results: Path) -> "subprocess.Popen[bytes]":
         code = copy(self._workspace.files(deployment["codeConfiguration"]["codeId"]), job.folder / "code")

@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class OnlineEndpoints:
     ) -> None:
         self._endpoints: dict[str, Endpoint] = {}
         self._containers: set[Container] = set()
+        self._stopped = False
+        self._lock = threading.Lock()  # for what is started, replaced and deleted at the same time
         self._listen = listen
         self._folder = folder
         self._workspace = workspace
@@ -97,6 +100,8 @@ class OnlineEndpoints:
 
     def stop(self) -> None:
         """Every service, those that start among them; the listeners end with the process."""
+        with self._lock:
+            self._stopped = True
         for container in list(self._containers):
             container.stop()
 
@@ -123,7 +128,8 @@ class OnlineEndpoints:
         return Answer(200, known.document)
 
     def _delete(self, request: Request, name: str, **_: str) -> Answer:
-        endpoint = self._endpoints.pop(name, None)
+        with self._lock:
+            endpoint = self._endpoints.pop(name, None)
         if endpoint is None:
             return Answer(204)
         if endpoint.gateway is not None:
@@ -166,38 +172,52 @@ class OnlineEndpoints:
         return self._operations.begin(request, lambda: self._start(name, deployment, made), document)
 
     def _start(self, name: str, deployment: str, made: Deployment) -> None:
-        before = made.container
         try:
-            made.container = self._run(name, deployment, made)
+            container = self._run(name, deployment, made)
         except BaseException:
             made.properties["provisioningState"] = "Failed"
             raise
+        with self._lock:
+            is_wanted = self._is_current(name, deployment, made)
+            over = made.container if is_wanted else container
+            if is_wanted:
+                made.container = container
+        self._end(over)  # what served before, or what nobody wants any more
+        if not is_wanted:
+            raise _deleted(deployment)
         made.properties["provisioningState"] = "Succeeded"
-        self._end(before)
+
+    def _is_current(self, name: str, deployment: str, made: Deployment) -> bool:
+        endpoint = self._endpoints.get(name)
+        return endpoint is not None and endpoint.deployments.get(deployment) is made
 
     def _run(self, name: str, deployment: str, made: Deployment) -> Container:
         """The service, ready. Raises Refused."""
-
-        def is_wanted() -> bool:
-            endpoint = self._endpoints.get(name)
-            return endpoint is not None and endpoint.deployments.get(deployment) is made
-
         properties, folder = made.properties, self._folder / name / uuid.uuid4().hex
         code = copy(self._workspace.files(properties["codeConfiguration"]["codeId"]), folder / "code")
         model = properties.get("model")
         mounted = model and mount_model(self._workspace.files(model), model, folder / "azureml-models")
         script = properties["codeConfiguration"]["scoringScript"]
         variables = environment(code, script, mounted, properties.get("environmentVariables") or {})
-        container = Container(folder, script, variables)
-        self._containers.add(container)
+        with self._lock:
+            if self._stopped:
+                raise Refused(503, "ServiceUnavailable", "the stand-in is ending")
+            container = Container(folder, script, variables)
+            self._containers.add(container)
+
+        def is_wanted() -> bool:
+            return self._is_current(name, deployment, made)
+
         if container.wait_until_ready(patience(properties.get("readinessProbe") or {}), is_wanted):
             return container
         container.stop()
         told = container.log(100)
-        if not is_wanted():
+        if made.container is None and is_wanted():
+            made.container = container  # whose log is asked for
+        else:
             self._end(container)
-            raise Refused(409, "Conflict", f"{deployment} was deleted while it started")
-        made.container = made.container or container  # whose log is asked for
+        if not is_wanted():
+            raise _deleted(deployment)
         raise Refused(400, "ResourceNotReady", f"User container has crashed or terminated:\n{told}")
 
     def _end(self, container: Container | None) -> None:
@@ -210,7 +230,8 @@ class OnlineEndpoints:
         endpoint = self._find(name)
         if endpoint.traffic.get(deployment):
             raise Refused(400, "BadRequest", f"the deployment {deployment} has live traffic: set it to 0 first")
-        gone = endpoint.deployments.pop(deployment, None)
+        with self._lock:
+            gone = endpoint.deployments.pop(deployment, None)
         if gone is not None:
             self._end(gone.container)
         return Answer(204 if gone is None else 200)
@@ -219,3 +240,7 @@ class OnlineEndpoints:
         container = self._deployment(name, deployment).container
         lines = (request.json or {}).get("tail") or 1000
         return Answer(200, {"content": "" if container is None else container.log(lines)})
+
+
+def _deleted(deployment: str) -> Refused:
+    return Refused(409, "Conflict", f"{deployment} was deleted while it started")

@@ -97,20 +97,13 @@ class _Connection(BaseHTTPRequestHandler):
     server: Server
 
     def _answer(self) -> None:
-        parts = urlsplit(self.path)
-        request = Request(
-            self.command,
-            self.headers.get("Host", "").partition(":")[0],
-            parts.path,
-            {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()},
-            self.headers,
-            self._body(),
-            self.server.url,
-        )
         try:
-            answer = self.server.handle(request)
+            answer = self.server.handle(self._request())
         except Refused as refused:
             answer = _error(refused)
+        except ConnectionError:  # the caller has left in the middle of its body
+            self.close_connection = True
+            return
         except Exception as error:
             traceback.print_exc()
             answer = _error(Refused(500, "InternalServerError", repr(error)))
@@ -119,16 +112,37 @@ class _Connection(BaseHTTPRequestHandler):
         finally:
             answer.close()
 
+    def _request(self) -> Request:
+        parts = urlsplit(self.path)
+        return Request(
+            self.command,
+            self.headers.get("Host", "").partition(":")[0],
+            parts.path,
+            {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()},
+            self.headers,
+            self._body(),
+            self.server.url,
+        )
+
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = b""
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            body += self.rfile.read(size)
+        chunks = []
+        while size := self._chunk_size():
+            chunks.append(self.rfile.read(size))
             self.rfile.readline()
         while self.rfile.readline().strip():  # trailers
             pass
-        return body
+        return b"".join(chunks)
+
+    def _chunk_size(self) -> int:
+        line = self.rfile.readline().partition(b";")[0].strip()
+        if not line:
+            raise ConnectionError("the body ended before its last chunk")
+        if not re.fullmatch(rb"[0-9a-fA-F]{1,8}", line):
+            self.close_connection = True
+            raise Refused(400, "BadRequest", "the body's chunks have no sizes")
+        return int(line, 16)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = _answer
 

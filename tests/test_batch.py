@@ -23,11 +23,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llava_serving.batch.command import answer_all
 from llava_serving.batch.files import input_files
 from llava_serving.batch.inputs import Defaults, Row, rows
 from llava_serving.batch.kept import Kept
 from llava_serving.batch.names import name_in
-from llava_serving.batch.records import _Lines
 from llava_serving.batch.run import Batch
 from llava_serving.errors import BadRequest, InternalError, RequestError, Unavailable
 
@@ -159,25 +159,56 @@ def test_files_are_called_what_tells_them_apart(tmp_path: Path) -> None:
     assert names(tmp_path / "a", tmp_path / "a" / "x" / "p.jsonl") == ["a/x/p.jsonl"], "each once"
     (tmp_path / "b" / "out" / "p.jsonl").write_text("[]\n")
     assert names(out) == ["p.jsonl"], "the output may be an input: what a run writes there is none"
+    with pytest.raises(OSError, match="where the results go"):
+        names(out / "answers.jsonl")
+    (out / "p.jsonl").unlink()
+    with pytest.raises(OSError, match="there is no file in"):
+        names(out)
 
 
-def test_what_a_folder_links_to_is_read_and_what_it_cannot_be_walked_into_is_told(tmp_path: Path) -> None:
+def test_a_folder_is_walked_through_its_links_once_and_what_is_no_file_is_told(tmp_path: Path) -> None:
     real, folder = tmp_path / "real", tmp_path / "in"
     real.mkdir()
     folder.mkdir()
     (real / "x.jsonl").write_text("[1]\n")
     (folder / "linked").symlink_to(real)
+    (folder / "linked too").symlink_to(real)
     (real / "back").symlink_to(folder)
     (folder / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     (folder / "loop.jsonl").symlink_to(folder / "loop.jsonl")
+    os.mkfifo(folder / "pipe.jsonl")
     files = input_files([folder], tmp_path / "out")
     told = [(row.file, getattr(row.request, "code", row.request)) for file in files for row in rows(*file, DEFAULTS)]
     assert told == [
         ("gone.jsonl", "unreadable_input"),
-        ("linked/back", "unreadable_input"),
         ("linked/x.jsonl", b"[1]"),
         ("loop.jsonl", "unreadable_input"),
+        ("pipe.jsonl", "unreadable_input"),
     ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_that_cannot_be_read_costs_itself(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "a.jsonl").write_text("[1]\n")
+    (tmp_path / "open.jsonl").write_text("[2]\n")
+    (tmp_path / "locked").chmod(mode)
+    code = f"""
+import os, pathlib, sys
+sys.path.insert(0, {str(ROOT / "src")!r})
+from llava_serving.batch.command import answer_all
+from llava_serving.batch.files import input_files
+from llava_serving.batch.inputs import Defaults, rows
+os.setuid(65534)
+folder = pathlib.Path({str(tmp_path)!r})
+for file in input_files([folder], folder / "out"):
+    print(*[getattr(row.request, "code", row.request) for row in rows(*file, Defaults(None, {{}}, 1000))])
+"""
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(0o755)
+    done = run([sys.executable, "-c", code])
+    assert done.stdout.split() == ["unreadable_input", "b'[2]'"], done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -445,6 +476,35 @@ def test_answers_come_also_where_they_cannot_be_kept(
     assert caplog.text.count("answers are not kept") == 1
 
 
+def test_a_disk_that_is_full_is_told_once(
+    lines: list[tuple[Path, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Kept(tmp_path / "kept")
+    assert len(answered(Batch(json.loads, 1, DEFAULTS, kept), lines[0])) == 3
+    kept._file = open("/dev/full", "w")  # noqa: SIM115
+    told = answered(Batch(json.loads, 1, DEFAULTS, kept), *lines[1:])
+    assert [row[3] for row in told] == [None] * 6
+    assert caplog.text.count("answers are not kept") == 1
+
+
+def test_results_that_cannot_be_written_stop_what_is_under_way(lines: list[tuple[Path, str]]) -> None:
+    stopped = threading.Event()
+
+    class Full:
+        def write(self, rows: Iterator[Any]) -> Any:
+            next(rows)
+            raise OSError("No space left on device")
+
+    def answer(body: bytes) -> Any:
+        assert body == b'["a0"]' or stopped.wait(60)
+        return json.loads(body)
+
+    batch, full = Batch(answer, 4, DEFAULTS, stop=stopped.set), Full()
+    with pytest.raises(OSError, match="No space left"):
+        answer_all(batch, lines, full)  # type: ignore[arg-type]
+    assert stopped.is_set()
+
+
 def test_what_is_kept_is_closed_at_the_end(lines: list[tuple[Path, str]], tmp_path: Path) -> None:
     kept = Kept(tmp_path / "kept")
     for asked in (json.loads, refuse):
@@ -558,24 +618,22 @@ def test_a_quotation_mark_that_nothing_closes_costs_its_line(texts: list[str], d
 
 
 @pytest.mark.parametrize("most", [1_000_000, 20_000])  # the second makes every mistake one of a record too long
-def test_quotation_marks_that_pair_up_wrongly_cost_their_lines_and_not_the_square_of_them(
-    tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quotation_marks_that_pair_up_wrongly_cost_their_lines_alone(most: int, tmp_path: Path) -> None:
     """Each such line closes what the one before has opened, and opens another: every mistake takes along the rest."""
-    again = [0]
-    pop = _Lines._next
-
-    def counted(lines: _Lines) -> str:
-        again[0] += 1
-        return pop(lines)
-
-    monkeypatch.setattr(_Lines, "_next", counted)
     path = tmp_path / "table.csv"
-    wrong = ['a","\n' if number % 10 else "good,1\n" for number in range(20_000)]
+    wrong = ['a","\n' if number % 10 else "good,1\n" for number in range(60_000)]
     path.write_text("input_string,id\nfirst,1\n" + "".join(wrong))
     told = [body if isinstance(body, str) else "good" for body in read(path, Defaults("?", {}, most))]
-    assert told == ["good"] + ["invalid_table" if number % 10 else "good" for number in range(20_000)]
-    assert again[0] < 25 * 20_000
+    assert told == ["good"] + ["invalid_table" if number % 10 else "good" for number in range(60_000)]
+
+
+@pytest.mark.parametrize("mistakes", [1, 45, 200])
+def test_records_of_several_lines_survive_mistakes_before_them(mistakes: int, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("input_string,id\n" + 'a","\n' * mistakes + 'x"y,1\n' + '"line one\nline two",2\n' * 1000)
+    told = [body["input_data"]["input_string"][0] for body in read(path) if not isinstance(body, str)]
+    assert told.count("line one\nline two") >= 999
+    assert not [text for text in told if text in ("line one", 'line two"')]
 
 
 def test_a_line_of_a_csv_that_is_too_long_costs_itself_and_is_never_held_whole(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
         if outcome == "error":
             self._event({"error": {"code": "generation_failed"}})
             return
+        if outcome == "odd":
+            self.wfile.write(b"data: 5\n\n")
+            return
         self._event({"choices": [], "usage": usage} if openai else {"row": 0, "index": 0, "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
 
@@ -127,6 +130,9 @@ def test_refusals_and_failures_are_counted_apart(scripted: Scripted, capsys: pyt
     assert status == 1
     assert (told["ok"], told["refused"], told["failed"]) == (2, 2, 2)
     assert sorted(told["errors"].values()) == [1, 1]
+    scripted.script = ["answer", "odd"]
+    status, told = measured(scripted.url, capsys)
+    assert (status, told["ok"], told["errors"]) == (1, 5, {"ValueError": 1})
     scripted.script = ["answer", "429"]
     assert measured(scripted.url, capsys)[0] == 0
 

@@ -1,5 +1,6 @@
 """`llava-serving score` and its Python side, against the real server and against one that is busy."""
 
+import base64
 import email.utils
 import io
 import json
@@ -215,6 +216,12 @@ def test_the_environment_s_proxy_is_gone_through(busy: Callable[..., Busy], monk
     assert proxy.asked[0]["host"] == "llava.example"
     assert Endpoint(busy(OK).url).score(ask(["a"])).body == [{"0": "fine"}]
     assert len(proxy.asked) == 1
+    monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/score").replace("http://", "me:p%40ss@"))
+    Endpoint("http://llava.example/score").score(ask(["a"]))
+    assert proxy.asked[1]["proxy-authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+    monkeypatch.setenv("http_proxy", "nonsense://proxy")
+    with pytest.raises(ValueError, match="proxy"):
+        Endpoint("http://llava.example/score")
 
 
 def test_a_date_is_waited_for(busy: Callable[..., Busy]) -> None:
@@ -334,7 +341,7 @@ def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
         ),
         (b"data: {\n\n", "the stream was cut"),
         (b"data: 5\n\n", "5 is no event"),
-        (b'data: {"error": "boom"}\n\n', "^boom|boom"),
+        (b'data: {"error": "boom"}\n\n', "^boom$"),
     ],
 )
 def test_a_stream_that_goes_wrong(busy: Callable[..., Busy], stream: bytes, said: str) -> None:
@@ -363,6 +370,12 @@ def test_a_reader_who_has_enough_and_a_terminal_without_the_characters_end_nothi
         env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("\\u2019\n141\n", "")
+    for encoding in ("ascii", "utf-8"):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} --output json"], capture_output=True, encoding="utf-8",
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )  # fmt: skip
+        assert json.loads(done.stdout)[0]["0"].startswith("\u2019\ud800 ")
 
 
 def test_what_is_no_stream_is_not_taken_for_one(busy: Callable[..., Busy]) -> None:

@@ -190,6 +190,21 @@ def test_it_is_called_from_any_folder(name: str) -> None:
         assert f"scripts/{name}" in told.stdout, told.stderr
 
 
+def test_from_any_folder_it_deploys_the_repository_s_file(azure: Azure) -> None:
+    (azure.folder / "deployment.yml").write_text("endpoint_name: somebody-elses\n")
+    assert "llava-13b" in azure.succeed("deploy", "--delete", "--dry-run")
+    azure.succeed("deploy")
+    assert azure.traffic == {"blue": 100}
+
+
+def test_a_log_that_cannot_be_had_is_no_reason_to_keep_the_others(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.succeed("deploy", "--pause", "0")
+    (azure.folder / "broken").write_text("storage-initializer")
+    told = azure.succeed("deploy", "--logs")
+    assert told == "the inference-server log of blue\nthe inference-server log of green\n"
+
+
 def test_az_prints_answers_in_quotation_marks_too(azure: Azure) -> None:
     (azure.folder / "answer").write_text(json.dumps(GOOD))
     azure.succeed("deploy")

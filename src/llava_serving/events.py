@@ -7,12 +7,16 @@ from typing import Any
 
 
 def events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The objects of the events up to `[DONE]`. Raises IncompleteRead for a stream without it, which was cut."""
+    """The objects of the events up to `[DONE]`. Raises ValueError for an event that is none, and IncompleteRead for a
+    stream without its end, which was cut."""
     for line in lines:
         if not line.startswith(b"data:"):
             continue
         data = line.removeprefix(b"data:").strip()
         if data == b"[DONE]":
             return
-        yield json.loads(data)
+        event = json.loads(data)
+        if not isinstance(event, dict):
+            raise ValueError(f"{event!r} is no event")
+        yield event
     raise http.client.IncompleteRead(b"")

@@ -16,11 +16,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import RequestError, StartupError
 from ..settings import Settings
 from .files import KEPT, input_files
 from .results import Results
+
+if TYPE_CHECKING:
+    from .run import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +61,7 @@ def batch(arguments: argparse.Namespace) -> int:
         # Here, so that neither other commands nor mistakes wait for torch.
         from .service import start_batch
 
-        rows, errors = results.write(start_batch(arguments.output / KEPT).run(files))
+        rows, errors = answer_all(start_batch(arguments.output / KEPT), files, results)
     except StartupError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 1
@@ -72,9 +76,16 @@ def batch(arguments: argparse.Namespace) -> int:
 
 
 def _files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
-    """Raises OSError for an input that is not there and an output that cannot be."""
-    for path in inputs:
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}")
+    """Raises OSError for inputs and an output that cannot be."""
+    files = input_files(inputs, output)
     output.mkdir(parents=True, exist_ok=True)
-    return input_files(inputs, output)
+    return files
+
+
+def answer_all(batch: "Batch", files: Sequence[tuple[Path, str]], results: Results) -> tuple[int, int]:
+    """How many rows there are, and how many of them are errors. What is under way is not waited for when it fails."""
+    try:
+        return results.write(batch.run(files))
+    except BaseException:
+        batch.stop()
+        raise

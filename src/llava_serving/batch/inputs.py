@@ -8,6 +8,7 @@ import csv
 import json
 import logging
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ def _rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
     kind = path.suffix.lower()
     if path.name == PROMPT_FILE or path.name.startswith("."):
         return
+    _check_regular(path)
     if kind in LINES:
         with path.open("rb") as file:
             for number, line in enumerate(_lines(file, defaults.max_bytes)):
@@ -76,9 +78,14 @@ def _rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
     elif kind in PICTURES:
         yield Row(name, 0, _picture(path, defaults))
     else:
-        path.open("rb").close()  # an OSError for what cannot be read, a folder for one
         accepted = ", ".join((*LINES, *TABLES, *PICTURES))
         yield Row(name, None, BadRequest("unsupported_input", f"the file is of no kind that is read: {accepted}"))
+
+
+def _check_regular(path: Path) -> None:
+    """Raises OSError for what is not there, and for pipes and the like, whose end may never come."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is no regular file")
 
 
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | RequestError]:
@@ -162,8 +169,10 @@ def _picture(path: Path, defaults: Defaults) -> bytes | RequestError:
 
 def _prompt_beside(path: Path) -> str:
     """What the picture's folder says to ask; nothing where it does not say."""
+    beside = path.with_name(PROMPT_FILE)
     try:
-        return path.with_name(PROMPT_FILE).read_text("utf-8-sig").strip()
+        _check_regular(beside)
+        return beside.read_text("utf-8-sig").strip()
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:
@@ -176,6 +185,7 @@ def _prompt_beside(path: Path) -> str:
 def _encoded(path: Path, max_bytes: int) -> str:
     name = printable(path.name)
     try:
+        _check_regular(path)
         if path.stat().st_size > max_bytes:
             raise TooLarge("image_too_large", f"{name} has more than {max_bytes:,} bytes", IMAGE_COLUMN)
         return base64.b64encode(path.read_bytes()).decode()

@@ -73,8 +73,9 @@ class Kept:
         self._file.flush()
 
     def _give_up(self, error: OSError) -> None:
+        if self._works:
+            logger.warning("answers are not kept, and another run begins anew: %s", error)
         self._works = False
-        logger.warning("answers are not kept, and another run begins anew: %s", error)
 
 
 def _lines(folder: Path) -> Iterator[dict[str, Any]]:

@@ -52,13 +52,13 @@ class _Lines:
         self._new = self._old = 0  # lines so far, read and read again
         # A record that took along the whole rest was open at the start of each of its lines: whatever else is open
         # there takes along the rest as well, so that from then on a record is a line.
-        self._ended = self._one_line = False
+        self._ended = False
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        if self._one_line and self._taken:
+        if self._taken and (self._ended or (self._again and self._old > MOST_AGAIN * self._new)):
             raise csv.Error("a quotation mark is not closed")
         self._taken.append(self._next())
         self._characters += len(self._taken[-1])
@@ -83,6 +83,5 @@ class _Lines:
 
     def end_mistake(self) -> None:
         """All but the first line of the record come again."""
-        self._one_line = self._one_line or self._ended or self._old > MOST_AGAIN * self._new
         self._again += reversed(self._taken[1:])
         self.end_record()

@@ -60,7 +60,7 @@ class Batch:
         self._concurrency = concurrency
         self._defaults = defaults
         self._kept = kept
-        self._stop = stop
+        self.stop = stop
 
     def run(self, files: Sequence[tuple[Path, str]]) -> Iterator[Answered]:
         """Every row of the files, each given with its name, in order.
@@ -84,7 +84,7 @@ class Batch:
             for future, _ in window:
                 yield progress.row(future.result())
         except (KeyboardInterrupt, SystemExit):
-            self._stop()
+            self.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)

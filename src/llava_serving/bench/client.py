@@ -83,7 +83,8 @@ def _read_stream(response: http.client.HTTPResponse, outcome: Outcome, started: 
     for event in events(response):
         now = time.monotonic()
         if "error" in event:
-            outcome.error = f"error event: {event['error'].get('code')}"
+            error = event["error"]
+            outcome.error = f"error event: {error.get('code') if isinstance(error, dict) else error}"
         elif _has_text(event):
             if last is None:
                 outcome.ttft = now - started
@@ -96,7 +97,7 @@ def _read_stream(response: http.client.HTTPResponse, outcome: Outcome, started: 
 
 def _has_text(event: dict[str, Any]) -> bool:
     if choices := event.get("choices"):
-        return any(choice.get("delta", {}).get("content") for choice in choices)
+        return any((choice.get("delta") or {}).get("content") for choice in choices)
     return any(isinstance(value, str) and key.isdecimal() for key, value in event.items())
 
 

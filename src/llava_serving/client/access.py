@@ -4,7 +4,7 @@ import functools
 import logging
 import urllib.request
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 
@@ -40,7 +40,15 @@ def _credential() -> Any:
 
 
 def connections(url: str) -> urllib3.PoolManager:
-    """Through the proxy that the environment names for that URL, if it does."""
-    parts = urlsplit(url)
-    proxy = None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
-    return urllib3.ProxyManager(proxy, retries=False) if proxy else urllib3.PoolManager(retries=False)
+    """Through the proxy that the environment names for that URL, if it does. Raises ValueError for one that is none."""
+    parts, proxies = urlsplit(url), urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return urllib3.PoolManager(retries=False)
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    login = urlsplit(proxy).netloc.rpartition("@")[0]
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
+    try:
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, retries=False)
+    except urllib3.exceptions.HTTPError:
+        raise ValueError(f"the environment's proxy for {parts.scheme} cannot be gone through") from None

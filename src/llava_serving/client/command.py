@@ -117,7 +117,7 @@ def _parameter(given: str) -> tuple[str, Any]:
 
 def _tell(body: Any, output: str) -> None:
     if output == "json":
-        print(json.dumps(body, ensure_ascii=False, indent=2))
+        print(_json(body, indent=2))
         return
     try:
         rows = texts(body)
@@ -128,11 +128,16 @@ def _tell(body: Any, output: str) -> None:
             print(text if output == "text" else f"{number:>3} {i:>2}  {' '.join(text.split())}")
 
 
+def _json(value: Any, indent: int | None = None) -> str:
+    """With escapes in it where standard output has not every character."""
+    return json.dumps(value, ensure_ascii=sys.stdout.encoding.lower() not in ("utf-8", "utf8"), indent=indent)
+
+
 def _tell_stream(events: Iterable[dict[str, Any]], output: str) -> None:
     """As JSON every event; as text the first sequence as it comes, and others, which come between, after it."""
     if output == "json":
         for event in events:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            print(_json(event), flush=True)
         return
     begun = False
     others: dict[tuple[int, int], str] = {}

@@ -77,10 +77,8 @@ class Endpoint:
             if not _is_stream(response):
                 raise EndpointError(response.status, "", "the endpoint did not stream its answer")
             for event in events(_lines(response)):
-                if not isinstance(event, dict):
-                    raise ValueError(f"{event!r} is no event")
                 if "error" in event:
-                    raise told(None, event["error"], json.dumps(event["error"]))
+                    raise told(None, event["error"], str(event["error"]))
                 yield event
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError) as error:
             raise EndpointError(None, "", f"the stream was cut ({error})") from None
