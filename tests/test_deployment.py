@@ -205,14 +205,10 @@ def test_batch_installs_the_same_but_for_the_server(accepted: dict[str, Any]) ->
     assert set(packages) >= expected
 
 
-@pytest.mark.parametrize(("file", "torch"), [
-    ("conda.yaml", "2.13.0"), ("batch/conda.yaml", "2.13.0"),
-    ("conda.yaml", "2.10.0"),  # for a host whose driver is too old for CUDA 13, as deployment.yml says
-])  # fmt: skip
-def test_conda_s_packages_agree_with_each_other(file: str, torch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["conda.yaml", "batch/conda.yaml"])
+def test_conda_s_packages_agree_with_each_other(file: str, tmp_path: Path) -> None:
     """By pip's own resolver, for the image's Python and platform, from wheels alone."""
-    python, packages = pins((ROOT / file).read_text().replace("torch==2.13.0", f"torch=={torch}"))
-    assert f"torch=={torch}" in packages
+    python, packages = pins((ROOT / file).read_text())
     platforms = [*(f"manylinux_2_{minor}_x86_64" for minor in range(39, 16, -1)), "manylinux2014_x86_64"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     command += ["--only-binary=:all:", f"--python-version={python}", f"--target={tmp_path}"]
