@@ -91,7 +91,6 @@ class BatchEndpoints:
         routes.add("POST", WORKSPACE + "/jobs/{job}/cancel", self._cancel)
         for place in (ENDPOINT, DEPLOYMENT):
             routes.add("GET", "/mferp/managementfrontend" + place + "/jobs", self._list_jobs)
-            routes.add("GET", place + "/jobs", self._list_jobs)
         routes.add("GET", HISTORY + "/runs/{run}/details", self._details)
         routes.add("GET", HISTORY + "/runs/{run}/children", self._children)
         routes.add("POST", HISTORY + "/rundata", self._run_data)

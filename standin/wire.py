@@ -69,6 +69,10 @@ class Routes:
         raise Refused(404, "NotFound", f"the stand-in has no {request.method} {request.path}")
 
 
+class _Left(Exception):
+    """The caller, in the middle of its body."""
+
+
 class Server(ThreadingHTTPServer):
     """TLS on localhost; on a free port where `port` is 0."""
 
@@ -101,7 +105,7 @@ class _Connection(BaseHTTPRequestHandler):
             answer = self.server.handle(self._request())
         except Refused as refused:
             answer = _error(refused)
-        except ConnectionError:  # the caller has left in the middle of its body
+        except _Left:
             self.close_connection = True
             return
         except Exception as error:
@@ -138,7 +142,7 @@ class _Connection(BaseHTTPRequestHandler):
     def _chunk_size(self) -> int:
         line = self.rfile.readline().partition(b";")[0].strip()
         if not line:
-            raise ConnectionError("the body ended before its last chunk")
+            raise _Left
         if not re.fullmatch(rb"[0-9a-fA-F]{1,8}", line):
             self.close_connection = True
             raise Refused(400, "BadRequest", "the body's chunks have no sizes")

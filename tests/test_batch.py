@@ -703,6 +703,8 @@ def test_a_prompt_beside_a_picture_goes_before_the_deployment_s(tmp_path: Path) 
     (tmp_path / "prompt.txt").mkdir()
     assert read(picture) == ["no_prompt"]
     assert read(tmp_path / "gone.jsonl") == ["unreadable_input"]
+    (gone,) = rows(tmp_path / "gone" / "gone.png", "gone.png", DEFAULTS)
+    assert (gone.number, getattr(gone.request, "code", "")) == (0, "invalid_image"), "a picture is a row, broken or not"
 
 
 def test_a_name_that_is_no_utf_8_is_told_in_utf_8(tmp_path: Path) -> None:

@@ -95,8 +95,9 @@ class Scorer:
         except RequestError:
             discard(request, 2 * self._settings.max_body_bytes)
             raise
-        asked = parse(body, self._loaded.template, _wants_stream(request))
-        streaming = asked.parameters.stream or _wants_stream(request)
+        streaming = _wants_stream(request)
+        asked = parse(body, self._loaded.template, streaming)
+        streaming = streaming or asked.parameters.stream
         record.asked(asked, streaming)
         submissions = self._submissions(asked)
         generation = Generation(_sizes(asked), streaming, deadline, request.connection.gone)

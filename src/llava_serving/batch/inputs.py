@@ -7,6 +7,7 @@ import base64
 import csv
 import json
 import logging
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -68,24 +69,27 @@ def _rows(path: Path, name: str, defaults: Defaults) -> Iterator[Row]:
     kind = path.suffix.lower()
     if path.name == PROMPT_FILE or path.name.startswith("."):
         return
-    _check_regular(path)
+    if kind in PICTURES:
+        yield Row(name, 0, _picture(path, defaults))
+        return
+    _regular(path)
     if kind in LINES:
         with path.open("rb") as file:
             for number, line in enumerate(_lines(file, defaults.max_bytes)):
                 yield Row(name, number, line)
     elif kind in TABLES:
         yield from _table(path, name, defaults)
-    elif kind in PICTURES:
-        yield Row(name, 0, _picture(path, defaults))
     else:
         accepted = ", ".join((*LINES, *TABLES, *PICTURES))
         yield Row(name, None, BadRequest("unsupported_input", f"the file is of no kind that is read: {accepted}"))
 
 
-def _check_regular(path: Path) -> None:
-    """Raises OSError for what is not there, and for pipes and the like, whose end may never come."""
-    if not stat.S_ISREG(path.stat().st_mode):
+def _regular(path: Path) -> os.stat_result:
+    """What is told of a file. Raises OSError for what is not there, and for pipes and the like, which may never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise OSError("it is no regular file")
+    return found
 
 
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | RequestError]:
@@ -171,7 +175,7 @@ def _prompt_beside(path: Path) -> str:
     """What the picture's folder says to ask; nothing where it does not say."""
     beside = path.with_name(PROMPT_FILE)
     try:
-        _check_regular(beside)
+        _regular(beside)
         return beside.read_text("utf-8-sig").strip()
     except FileNotFoundError:
         return ""
@@ -185,8 +189,7 @@ def _prompt_beside(path: Path) -> str:
 def _encoded(path: Path, max_bytes: int) -> str:
     name = printable(path.name)
     try:
-        _check_regular(path)
-        if path.stat().st_size > max_bytes:
+        if _regular(path).st_size > max_bytes:
             raise TooLarge("image_too_large", f"{name} has more than {max_bytes:,} bytes", IMAGE_COLUMN)
         return base64.b64encode(path.read_bytes()).decode()
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError

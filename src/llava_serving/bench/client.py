@@ -85,6 +85,7 @@ def _read_stream(response: http.client.HTTPResponse, outcome: Outcome, started: 
         if "error" in event:
             error = event["error"]
             outcome.error = f"error event: {error.get('code') if isinstance(error, dict) else error}"
+            outcome.why = json.dumps(error)
         elif _has_text(event):
             if last is None:
                 outcome.ttft = now - started

@@ -12,7 +12,7 @@ import urllib3
 
 from ..events import events
 from .access import connections
-from .refusal import LONGEST_WAIT, EndpointError, refusal, status_of, told, wait
+from .refusal import LONGEST_WAIT, EndpointError, refusal, told, wait
 
 logger = logging.getLogger(__name__)
 BUSY = (429, 503)
@@ -78,7 +78,7 @@ class Endpoint:
                 raise EndpointError(response.status, "", "the endpoint did not stream its answer")
             for event in events(_lines(response)):
                 if "error" in event:
-                    raise told(None, event["error"], str(event["error"]))
+                    raise EndpointError(None, *told(event["error"], str(event["error"])))
                 yield event
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError) as error:
             raise EndpointError(None, "", f"the stream was cut ({error})") from None
@@ -91,7 +91,7 @@ class Endpoint:
             if response.status == 200:
                 return response
             error = refusal(response, self.url)
-            if attempt == self.retries or status_of(response) not in BUSY:
+            if attempt == self.retries or error.status not in BUSY:
                 raise error
             seconds = wait(response, attempt)
             if seconds > LONGEST_WAIT:

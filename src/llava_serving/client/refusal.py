@@ -24,12 +24,6 @@ class EndpointError(Exception):
         self.message = message
 
 
-def status_of(response: urllib3.BaseHTTPResponse) -> int:
-    """The service's own where Azure tells it."""
-    own = response.headers.get(MODEL_STATUS, "")
-    return int(own) if response.status == MODEL_ERROR and own.isdecimal() else response.status
-
-
 def wait(response: urllib3.BaseHTTPResponse, attempt: int) -> float:
     """Seconds: as the answer says, else longer each time, and never all callers at once."""
     try:
@@ -41,22 +35,25 @@ def wait(response: urllib3.BaseHTTPResponse, attempt: int) -> float:
 
 
 def refusal(response: urllib3.BaseHTTPResponse, url: str) -> EndpointError:
-    """What the body says, in this service's shape or the platform's."""
-    hint = "" if urlsplit(url).path.rstrip("/") else " (a scoring URI ends in /score)"
+    """What the body says, in this service's shape or the platform's, with the service's own status where Azure tells
+    it."""
+    own = response.headers.get(MODEL_STATUS, "")
+    status = int(own) if response.status == MODEL_ERROR and own.isdecimal() else response.status
     try:
         text = response.data.decode("utf-8", "replace")
     except urllib3.exceptions.HTTPError:
         text = ""
     try:
         content = json.loads(text)
-        error = told(status_of(response), content.get("error", content), text)
+        code, message = told(content.get("error", content), text)
     except (ValueError, AttributeError):
-        error = EndpointError(status_of(response), "", text[:500] or response.reason or "")
-    return EndpointError(error.status, error.code, error.message + hint) if hint else error
+        code, message = "", text[:500] or response.reason or ""
+    hint = "" if urlsplit(url).path.rstrip("/") else " (a scoring URI ends in /score)"
+    return EndpointError(status, code, message + hint)
 
 
-def told(status: int | None, error: Any, text: str) -> EndpointError:
-    """An error in this service's shape, or in another: `text`."""
+def told(error: Any, text: str) -> tuple[str, str]:
+    """Code and message of an error in this service's shape; of another `text`."""
     if not isinstance(error, dict):
-        return EndpointError(status, "", text)
-    return EndpointError(status, str(error.get("code", "")), str(error.get("message", text)))
+        return "", text
+    return str(error.get("code", "")), str(error.get("message", text))
