@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_serving.engine.sampler import Sampler
 from llava_serving.engine.sequence import SamplingParams, Sequence, random_numbers
+from llava_serving.model.sampler import Sampler
 
 EOS = 2
 LOGITS = [2.0, 1.0, 0.0, 3.0, -1.0, 9.0]  # the last is an added token's

@@ -16,9 +16,9 @@ from server import as_base64
 
 from llava_serving.answer import Reply
 from llava_serving.body import HttpRequest
-from llava_serving.engine.model_runner import ModelRunner
 from llava_serving.journal import Journal
 from llava_serving.metrics import Metrics
+from llava_serving.model.model_runner import ModelRunner
 from llava_serving.preprocess import ClipPreprocessor
 from llava_serving.scoring import Scorer
 from llava_serving.settings import Settings

@@ -26,7 +26,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from score import init, run
 import llava_serving.body
 import llava_serving.process
-from llava_serving.engine.model_runner import ModelRunner
+from llava_serving.model.model_runner import ModelRunner
 
 HERE = Path(__file__).parent
 compute, probe = ModelRunner.run, ModelRunner.probe

@@ -17,8 +17,7 @@ from llava_serving.body import HttpRequest
 from llava_serving.connection import Connection
 from llava_serving.engine.generation import Generation, SequenceEnd, TextDelta
 from llava_serving.engine.output import Output
-from llava_serving.engine.sampler import SampledToken
-from llava_serving.engine.sequence import Sequence, Submission, random_numbers
+from llava_serving.engine.sequence import SampledToken, Sequence, Submission, random_numbers
 from llava_serving.engine.stats import Stats
 from llava_serving.journal import Journal
 from llava_serving.metrics import Metrics

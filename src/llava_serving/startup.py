@@ -9,18 +9,18 @@ import torch
 from .engine.block_manager import BlockManager
 from .engine.engine import Engine, Runner, TextModel
 from .engine.generation import Generation
-from .engine.kv_cache import BLOCK_SIZE
-from .engine.memory import num_blocks
-from .engine.model_runner import ModelRunner
-from .engine.sampler import Sampler
 from .engine.scheduler import Scheduler
 from .engine.sequence import Image, SamplingParams, Submission
-from .engine.stage import Stage, by_device
 from .engine.stats import Stats
-from .engine.vision import ImageEncoder
 from .export.cache import kept
 from .journal import Journal
 from .metrics import Metrics, metric_readers
+from .model.kv_cache import BLOCK_SIZE
+from .model.memory import num_blocks
+from .model.model_runner import ModelRunner
+from .model.sampler import Sampler
+from .model.stage import Stage, by_device
+from .model.vision import ImageEncoder
 from .process import end_sick, on_sigterm
 from .scoring import Scorer
 from .self_check import self_check

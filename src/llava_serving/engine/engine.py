@@ -17,9 +17,8 @@ from typing import Protocol
 from ..errors import InternalError, Overloaded, Unavailable
 from .generation import Generation, SequenceEnd, TextDelta
 from .output import Output
-from .sampler import SampledToken
 from .scheduler import Batch, Scheduler
-from .sequence import FinishReason, Sequence, Submission, TokenLogprob, random_numbers
+from .sequence import FinishReason, SampledToken, Sequence, Submission, TokenLogprob, random_numbers
 from .stats import Stats
 
 logger = logging.getLogger(__name__)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from .detokenizer import Detokenizer, StopText
-from .sequence import Completion, FinishReason, Sequence, TokenLogprob
-
-if TYPE_CHECKING:
-    from .sampler import SampledToken
+from .sequence import Completion, FinishReason, SampledToken, Sequence, TokenLogprob
 
 
 class Output:

@@ -59,6 +59,15 @@ class Submission:
 
 
 @dataclass(frozen=True)
+class SampledToken:
+    """`token` is None where the logits were no numbers. `logprob` and `alternatives` (id, value) are as asked for."""
+
+    token: int | None
+    logprob: float = 0.0
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """A token's bytes and its natural log-probability under the model, before temperature and filters."""
 

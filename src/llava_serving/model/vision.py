@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from .sequence import Image
-from .stats import Stats
+from ..engine.sequence import Image
+from ..engine.stats import Stats
 
 
 class ImageEncoder:

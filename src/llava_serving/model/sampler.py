@@ -1,20 +1,10 @@
 """From rows of logits to a token each, every row by its own sequence's parameters."""
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 
 import torch
 
-from .sequence import SamplingParams, Sequence
-
-
-@dataclass(frozen=True)
-class SampledToken:
-    """`token` is None where the logits were no numbers. `logprob` and `alternatives` (id, value) are as asked for."""
-
-    token: int | None
-    logprob: float = 0.0
-    alternatives: tuple[tuple[int, float], ...] = ()
+from ..engine.sequence import SampledToken, SamplingParams, Sequence
 
 
 class Sampler:

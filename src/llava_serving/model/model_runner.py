@@ -6,9 +6,10 @@ from itertools import accumulate
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from ..engine.scheduler import Batch, Scheduled
+from ..engine.sequence import SampledToken
 from .attention import Rows
-from .sampler import SampledToken, Sampler
-from .scheduler import Batch, Scheduled
+from .sampler import Sampler
 from .stage import Stage
 from .vision import ImageEncoder
 
