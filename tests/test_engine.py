@@ -17,11 +17,11 @@ from PIL import Image as Picture
 from reference import Reference, stock_config
 from transformers import LlavaForConditionalGeneration
 
-from llava_serving import startup
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.generation import Generation, SequenceEnd, TextDelta
 from llava_serving.engine.sequence import Completion, Image, SamplingParams, Submission
 from llava_serving.errors import InternalError, Overloaded, RequestError, Unavailable
+from llava_serving.model import build
 from llava_serving.settings import Settings
 from llava_serving.startup import build_engine
 from llava_serving.weights.loader import LoadedModel, load_model
@@ -178,7 +178,7 @@ def test_greedy_tokens_in_stages_equal_stock_generate(
     parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
     places |= {f"model.language_model.{part}": "cpu" for part in parts}
     dispatch_model(loaded.model, places, force_hooks=True)
-    monkeypatch.setattr(startup, "by_device", lambda model: [[layer] for layer in model.layers])
+    monkeypatch.setattr(build, "by_device", lambda model: [[layer] for layer in model.layers])
     test_greedy_tokens_equal_stock_generate_in_company(loaded, prompts, pressure)
 
 
@@ -360,13 +360,14 @@ class Broken:
         self._runner = engine._runner
         self.fails: Callable[[], bool] = lambda: False
         self.sick = False
+        self.overlaps = engine._runner.overlaps
         engine._runner = self
 
-    def run(self, batch: Any) -> Any:
-        result = self._runner.run(batch)  # what it wrote must not be used
+    def launch(self, batch: Any) -> Any:
+        collect = self._runner.launch(batch)  # what it writes must not be used
         if self.fails() or self.sick:
             raise RuntimeError("broken")
-        return result
+        return collect
 
     def probe(self) -> None:
         self._runner.probe()

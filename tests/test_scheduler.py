@@ -6,6 +6,7 @@ The next token follows from that hash, so that a block that is wrong, stale or s
 import random
 import subprocess
 import sys
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -45,28 +46,50 @@ class Request:
     def alone(self) -> list[int]:
         """The tokens that it gets, whoever is beside it."""
         seq = self.sequence()
-        while not grow(seq, keys(seq)[-1]):
+        while not grow(seq, token_after(seq, keys(seq)[-1])):
             pass
         return seq.token_ids[seq.num_prompt_tokens :]
 
 
-def keys(seq: Sequence) -> list[int]:
-    """A hash of all that is in the prompt up to each position; of ints, which is the same in every process."""
+def keys(seq: Sequence, unknown: Rows[int] = ()) -> list[int]:
+    """A hash of all that is in the prompt up to each position; of ints, which is the same in every process.
+
+    `unknown` are the tokens at the end that the host does not know yet.
+    """
     pictured = {image.start + i: (*image.digest, i) for image in seq.images for i in range(image.length)}
-    tokens = ((token, *pictured.get(position, ())) for position, token in enumerate(seq.token_ids))
+    ids = [*seq.token_ids, *unknown]
+    tokens = ((token, *pictured.get(position, ())) for position, token in enumerate(ids))
     return list(accumulate(tokens, lambda key, token: hash((key, token)), initial=0))[1:]
 
 
-def grow(seq: Sequence, key: int) -> bool:
-    """Appends the token that follows from the last one's key; whether the sequence ends with it."""
-    seq.token_ids.append(hash((key, seq.params.seed)) % 40)
+def token_after(seq: Sequence, key: int) -> int:
+    """The token that follows from the last one's key."""
+    return hash((key, seq.params.seed)) % 40
+
+
+def grow(seq: Sequence, token: int) -> bool:
+    """Appends a token; whether the sequence ends with it."""
+    seq.token_ids.append(token)
     return seq.token_ids[-1] == EOS or seq.num_generated == seq.params.max_new_tokens
 
 
 class Device:
-    """Runs what the scheduler says, and checks in every step all that must hold in every step."""
+    """Runs what the scheduler says, and checks in every step all that must hold in every step.
 
-    def __init__(self, num_blocks: int, block_size: int = 4, max_num_seqs: int = 4, max_num_tokens: int = 16) -> None:
+    With `overlaps` the host learns a step's tokens after it has scheduled the next, as the engine does on a GPU.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int = 4,
+        max_num_seqs: int = 4,
+        max_num_tokens: int = 16,
+        overlaps: bool = False,
+    ) -> None:
+        self.overlaps = overlaps
+        self.unknown: dict[int, list[int]] = {}  # by seq_id: tokens that the host does not know yet
+        self.in_flight: list[Sequence] = []  # sampled from in the step that the host has not looked at
         self.stats, self.counted = Stats(), Stats()  # what the scheduler counts, and should
         self.blocks = BlockManager(num_blocks, block_size)
         self.scheduler = Scheduler(self.blocks, max_num_seqs, max_num_tokens, self.stats)
@@ -91,22 +114,37 @@ class Device:
             self.scheduler.forget_cached()
             for entry in batch.scheduled:
                 self.scheduler.remove(entry.seq)
+            self.take_in([])
             return batch
         samples = [entry.seq for entry in batch.scheduled if entry.samples]
-        self.scheduler.advance(batch)
-        self.counted.steps += 1
-        self.counted.scheduled_seqs += len(batch.scheduled)
-        self.counted.scheduled_tokens += batch.num_tokens
         for seq in samples:
-            if grow(seq, self.cache[self.slots(seq)[seq.num_tokens - 1]]):
+            token = token_after(seq, self.cache[self.slots(seq)[seq.length - 1]])
+            self.unknown.setdefault(seq.seq_id, []).append(token)
+        if batch.scheduled:
+            self.scheduler.advance(batch)
+            self.counted.steps += 1
+            self.counted.scheduled_seqs += len(batch.scheduled)
+            self.counted.scheduled_tokens += batch.num_tokens
+        self.take_in(samples)
+        return batch
+
+    def take_in(self, launched: list[Sequence]) -> None:
+        """The host learns the tokens of the step before, or where nothing overlaps, of the one just launched."""
+        ready = self.in_flight if self.overlaps else launched
+        self.in_flight = launched if self.overlaps else []
+        for seq in ready:
+            seq.num_pending -= 1
+            token = self.unknown[seq.seq_id].pop(0)
+            if seq in self.scheduler and grow(seq, token):
                 self.finished.append(seq)
                 self.scheduler.remove(seq)
-        return batch
 
     def serve(self, *requests: Request) -> Stats:
         """To the end, which comes: in every step the oldest sequence has a token computed, for good."""
         self.add(*requests)
-        for _ in range(sum(seq.num_tokens + seq.params.max_new_tokens for seq in self.scheduler)):
+        # Where the host is a step behind, each sequence may take a step more to end.
+        extra = sum(1 for _ in self.scheduler) if self.overlaps else 0
+        for _ in range(extra + sum(seq.num_tokens + seq.params.max_new_tokens for seq in self.scheduler)):
             if self.scheduler.has_work:
                 self.step()
         assert not self.scheduler.has_work, "starved"
@@ -118,8 +156,10 @@ class Device:
         self.scheduler.check_integrity()
         running = [seq for seq in self.scheduler if seq.block_table]
         assert running == sorted(self.scheduler, key=lambda seq: seq.seq_id)[: len(running)], "the oldest run"
-        assert {entry.seq for entry in batch.scheduled} == set(running), "whoever runs is in every step"
-        assert 1 <= len(batch.scheduled) <= self.max_num_seqs
+        must_run = [seq for seq in running if not seq.has_last_token]
+        assert must_run or self.overlaps
+        assert {entry.seq for entry in batch.scheduled} == set(must_run), "whoever runs is in every step"
+        assert len(batch.scheduled) <= self.max_num_seqs
         assert all(1 <= entry.num_tokens <= entry.seq.num_uncomputed for entry in batch.scheduled)
         assert sum(entry.num_tokens for entry in batch.scheduled) == batch.num_tokens <= self.max_num_tokens
         self.counted.preemptions += sum(not seq.block_table for seq in before)
@@ -142,11 +182,14 @@ class Device:
         self.cache = {slot: key for slot, key in self.cache.items() if slot[0] not in batch.new_blocks}
         for entry in batch.scheduled:
             new = slice(entry.start, entry.end)
-            self.cache.update(zip(self.slots(entry.seq)[new], keys(entry.seq)[new], strict=True))
+            self.cache.update(zip(self.slots(entry.seq)[new], self.keys(entry.seq)[new], strict=True))
         for entry in batch.scheduled:
             found = [self.cache.get(slot) for slot in self.slots(entry.seq)]
-            assert found[: entry.end] == keys(entry.seq)[: entry.end]
+            assert found[: entry.end] == self.keys(entry.seq)[: entry.end]
             assert set(found[entry.end :]) <= {None}, "not cleared"
+
+    def keys(self, seq: Sequence) -> list[int]:
+        return keys(seq, self.unknown.get(seq.seq_id, ()))
 
     def slots(self, seq: Sequence) -> list[tuple[int, int]]:
         return [(block, place) for block in seq.block_table for place in range(self.blocks.block_size)]
@@ -165,13 +208,19 @@ SHAPES = st.tuples(st.sampled_from([1, 3, 4]), st.integers(1, 5), st.integers(0,
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(REQUESTS, min_size=1, max_size=12), st.integers(0, 8), SHAPES, st.sets(st.integers(0, 40), max_size=2))
+@given(
+    st.lists(REQUESTS, min_size=1, max_size=12),
+    st.integers(0, 8),
+    SHAPES,
+    st.sets(st.integers(0, 40), max_size=2),
+    st.booleans(),
+)
 def test_each_sequence_ends_once_with_the_tokens_it_gets_alone(
-    requests: list[Request], spare: int, shape: tuple[int, int, int], failing: set[int]
+    requests: list[Request], spare: int, shape: tuple[int, int, int], failing: set[int], overlaps: bool
 ) -> None:
     block_size, max_num_seqs, room = shape
     longest = max(request.sequence().num_tokens + request.max_new_tokens for request in requests)
-    device = Device(-(-longest // block_size) + spare, block_size, max_num_seqs, max_num_seqs + room)
+    device = Device(-(-longest // block_size) + spare, block_size, max_num_seqs, max_num_seqs + room, overlaps)
     requests.sort(key=lambda request: request.arrives)
     for now in range(40):
         device.add(*(request for request in requests if request.arrives == now))

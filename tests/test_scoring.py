@@ -18,6 +18,7 @@ from llava_serving.answer import Reply
 from llava_serving.body import HttpRequest
 from llava_serving.journal import Journal
 from llava_serving.metrics import Metrics
+from llava_serving.model.head import Head
 from llava_serving.model.model_runner import ModelRunner
 from llava_serving.preprocess import ClipPreprocessor
 from llava_serving.scoring import Scorer
@@ -70,7 +71,7 @@ def test_an_exception_ends_its_request_alone_and_shows_nothing(
         raise RuntimeError("CUDA out of memory at /secret/path")
 
     with monkeypatch.context() as patch:
-        patch.setattr(broken, "run" if broken is ModelRunner else "__call__", out_of_memory)
+        patch.setattr(broken, "launch" if broken is ModelRunner else "__call__", out_of_memory)
         reply = score(scorer, "a", PICTURE)
     assert (reply.status, error_of(reply)["code"]) == (500, code)
     assert b"secret" not in reply.body
@@ -176,20 +177,19 @@ def test_stop_and_min_new_tokens_reach_the_engine(scorer: Scorer) -> None:
     assert int(longer.headers["x-llava-completion-tokens"]) >= 11
 
 
-def test_eos_ends_a_text_unless_it_is_ignored(scorer: Scorer, loaded: LoadedModel) -> None:
-    with loaded_eos(loaded):
+def test_eos_ends_a_text_unless_it_is_ignored(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with likeliest_eos(monkeypatch):
         assert score(scorer, "a", max_new_tokens=5).headers["x-llava-finish-reason"] == "stop"
         assert score(scorer, "a", max_new_tokens=5, ignore_eos=True).headers["x-llava-finish-reason"] == "length"
 
 
 @contextmanager
-def loaded_eos(loaded: LoadedModel) -> Iterator[None]:
+def likeliest_eos(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A model whose likeliest token is always EOS."""
-    hook = loaded.model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, EOS, 99.0))
-    try:
+    logits_of = Head.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Head, "__call__", lambda self, hidden: logits_of(self, hidden).index_fill(-1, EOS, 99.0))
         yield
-    finally:
-        hook.remove()
 
 
 def test_after_an_empty_prompt_the_text_starts_without_sentencepiece_s_space(scorer: Scorer) -> None:

@@ -29,10 +29,10 @@ import llava_serving.process
 from llava_serving.model.model_runner import ModelRunner
 
 HERE = Path(__file__).parent
-compute, probe = ModelRunner.run, ModelRunner.probe
+launch, probe = ModelRunner.launch, ModelRunner.probe
 
 
-def failing_run(self, batch):
+def failing_launch(self, batch):
     if (HERE / "slow").exists():
         time.sleep(0.02)
     if (HERE / "fails_once").exists():
@@ -40,7 +40,7 @@ def failing_run(self, batch):
         raise RuntimeError("this step fails")
     if (HERE / "sick").exists():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
-    return compute(self, batch)
+    return launch(self, batch)
 
 
 def failing_probe(self):
@@ -49,7 +49,7 @@ def failing_probe(self):
     probe(self)
 
 
-ModelRunner.run, ModelRunner.probe = failing_run, failing_probe
+ModelRunner.launch, ModelRunner.probe = failing_launch, failing_probe
 llava_serving.body.STALL_SECONDS = 1.0
 llava_serving.process.DRAIN_SECONDS = 2.0
 """

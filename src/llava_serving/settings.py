@@ -15,6 +15,8 @@ from .errors import StartupError
 PREFIX = "LLAVA_"
 MIB = 1024 * 1024
 SPARE_THREADS = 16
+# Where LLAVA_MAX_NUM_SEQS is not set, by device.
+LEAST_DEFAULT_SEQS, MAX_DEFAULT_SEQS = 16, 64
 
 
 HOST = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
@@ -61,12 +63,19 @@ class Settings(BaseModel):
     default_max_new_tokens: int = Field(
         default=256, ge=1, description="`max_new_tokens` when the request leaves it out, less where the context ends"
     )
-    max_num_seqs: int = Field(default=16, ge=1, description="most sequences that run in one batch")
+    max_num_seqs: int | None = Field(
+        default=None,
+        ge=1,
+        description="most sequences that run in one batch; by default 64 on a GPU of 40 GB or more, else 16",
+    )
     max_queued_seqs: int = Field(
         default=64, ge=0, description="most sequences that wait for a place in the batch; past them callers get 429"
     )
-    max_num_batched_tokens: int = Field(
-        default=512, ge=1, description="most tokens of one step; longer prompts are computed in several"
+    max_num_batched_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="most tokens of one step; longer prompts are computed in several. By default 2048 on an H100 and "
+        "later, 1024 on other GPUs of 40 GB or more, else 512",
     )
     kv_cache_gib: float | None = Field(
         default=None,
@@ -75,6 +84,9 @@ class Settings(BaseModel):
         "as `LLAVA_GPU_MEMORY_UTILIZATION` allows, on a CPU at most 4",
     )
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="part of the GPU's memory to use in all")
+    enforce_eager: bool = Field(
+        default=False, description="capture no CUDA graphs: less memory, a quicker start and slower answers"
+    )
     prefix_caching: bool = Field(default=True, description="reuse keys and values of prompts that begin alike")
     image_cache_size: int = Field(default=64, ge=0, description="images whose features are kept for the next request")
     request_timeout_seconds: float = Field(
@@ -114,13 +126,13 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
-        if self.max_num_batched_tokens < self.max_num_seqs:
+        if self.max_num_batched_tokens and self.max_num_seqs and self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
                 "LLAVA_MAX_NUM_BATCHED_TOKENS must be at least LLAVA_MAX_NUM_SEQS: each running sequence takes a token"
             )
         if self.quantization != "none" and self.device == "balanced":
             raise ValueError("LLAVA_QUANTIZATION is for a model on one device: not with LLAVA_DEVICE=balanced")
-        if self.max_sequences > self.max_live_seqs:
+        if self.max_sequences > (self.max_num_seqs or LEAST_DEFAULT_SEQS) + self.max_queued_seqs:
             raise ValueError(
                 "LLAVA_MAX_SEQUENCES must be at most LLAVA_MAX_NUM_SEQS + LLAVA_MAX_QUEUED_SEQS: a request that asks "
                 "for more could never be let in"
@@ -129,8 +141,8 @@ class Settings(BaseModel):
 
     @property
     def max_live_seqs(self) -> int:
-        """Sequences that are let in at a time, and so the most requests there can be."""
-        return self.max_num_seqs + self.max_queued_seqs
+        """Sequences that are let in at a time, and so the most requests there can be, whatever the device."""
+        return (self.max_num_seqs or MAX_DEFAULT_SEQS) + self.max_queued_seqs
 
     @property
     def threads(self) -> int:

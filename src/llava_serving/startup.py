@@ -6,7 +6,9 @@ import time
 
 import torch
 
+from .device_defaults import engine_config
 from .engine.block_manager import BlockManager
+from .engine.config import EngineConfig
 from .engine.engine import Engine, Runner, TextModel
 from .engine.generation import Generation
 from .engine.scheduler import Scheduler
@@ -15,12 +17,9 @@ from .engine.stats import Stats
 from .export.cache import kept
 from .journal import Journal
 from .metrics import Metrics, metric_readers
+from .model.backend import Backend
+from .model.build import Vocabulary, build_runner
 from .model.kv_cache import BLOCK_SIZE
-from .model.memory import num_blocks
-from .model.model_runner import ModelRunner
-from .model.sampler import Sampler
-from .model.stage import Stage, by_device
-from .model.vision import ImageEncoder
 from .process import end_sick, on_sigterm
 from .scoring import Scorer
 from .self_check import self_check
@@ -88,37 +87,29 @@ def _choose_threads(loaded: LoadedModel) -> None:
         torch.set_num_threads(1)
 
 
-def build_engine(loaded: LoadedModel, settings: Settings) -> Engine:
-    """An engine for the model, with the KV cache that there is room for. Raises StartupError."""
-    model, tokenizer, stats = loaded.model, loaded.tokenizer, Stats()
-    language_model = model.model.language_model
-    groups = by_device(language_model)
-    blocks = num_blocks(model, groups, settings)
-    stages = [Stage(language_model, layers, blocks) for layers in groups]
-    runner = ModelRunner(
-        model,
-        stages,
-        ImageEncoder(model, settings.image_cache_size, stats),
-        Sampler(tokenizer.text_vocab_size, tokenizer.eos_id),
-    )
-    logger.info(
-        "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache (%.2f GiB on %s)",
-        settings.max_num_seqs, settings.max_num_batched_tokens, f"{blocks * BLOCK_SIZE:,}",
-        sum(stage.cache.num_bytes for stage in stages) / 2**30, ", ".join(str(stage.device) for stage in stages),
-    )  # fmt: skip
-    return assemble(runner, BlockManager(blocks, BLOCK_SIZE), loaded, settings, stats)
+def build_engine(loaded: LoadedModel, settings: Settings, backend: Backend | None = None) -> Engine:
+    """An engine for the model, with the KV cache that there is room for. Raises StartupError.
+
+    `backend` is by default what the device is best at.
+    """
+    stats, config = Stats(), engine_config(settings, loaded.model.device)
+    vocabulary = Vocabulary(loaded.tokenizer.text_vocab_size, loaded.tokenizer.eos_id)
+    runner, blocks = build_runner(loaded.model, vocabulary, config, stats, backend)
+    return assemble(runner, BlockManager(blocks, BLOCK_SIZE), loaded, config, stats, settings.request_timeout_seconds)
 
 
-def assemble(runner: Runner, blocks: BlockManager, loaded: LoadedModel, settings: Settings, stats: Stats) -> Engine:
+def assemble(
+    runner: Runner, blocks: BlockManager, loaded: LoadedModel, config: EngineConfig, stats: Stats, stall_seconds: float
+) -> Engine:
     """An engine around a runner of any kind."""
     return Engine(
-        Scheduler(blocks, settings.max_num_seqs, settings.max_num_batched_tokens, stats),
+        Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, stats),
         runner,
         TextModel(loaded.tokenizer.token_bytes, loaded.tokenizer.eos_id),
         stats,
-        settings.max_live_seqs,
-        settings.prefix_caching,
-        settings.request_timeout_seconds,
+        config.max_live_seqs,
+        config.prefix_caching,
+        stall_seconds,
         end_sick,
     )
 

@@ -1,7 +1,9 @@
-"""The engine: one thread that owns all generation state and turns it, step by step: schedule, run, postprocess.
+"""The engine: one thread that owns all generation state and turns it, step by step: schedule, launch, postprocess.
 
-Other threads put requests in and take events out. Each sequence that was let in ends exactly once: finished, past its
-deadline, cancelled, or failed with the step it was in.
+Where a runner's device computes by itself, the host is one step behind: it launches a step, and looks at the tokens of
+the step before while the device computes. A sequence that has ended by then has run one token too many, which is
+dropped. Other threads put requests in and take events out. Each sequence that was let in ends exactly once: finished,
+past its deadline, cancelled, or failed with the step it was in.
 """
 
 import logging
@@ -34,8 +36,11 @@ UNHEALTHY = ("unhealthy", "this instance has failed and is being restarted; try 
 class Runner(Protocol):
     """What runs a batch."""
 
-    def run(self, batch: Batch) -> dict[int, SampledToken]:
-        """The next token of every sequence, by `seq_id`, whose last known token is in the batch."""
+    overlaps: bool  # `launch` returns before the device is done
+
+    def launch(self, batch: Batch) -> Callable[[], dict[int, SampledToken]]:
+        """Starts a step. What comes back waits for it and returns the next token, by `seq_id`, of every sequence that
+        the batch samples from."""
         ...
 
     def probe(self) -> None:
@@ -49,6 +54,14 @@ class TextModel:
 
     token_bytes: Callable[[int], bytes]
     eos_id: int
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A step that the device computes; `collect` waits for its tokens."""
+
+    batch: Batch
+    collect: Callable[[], dict[int, SampledToken]]
 
 
 @dataclass(eq=False)
@@ -96,6 +109,7 @@ class Engine:
         self._drained_by = math.inf
         self._submitted: SimpleQueue[list[_Live] | None] = SimpleQueue()
         self._live: dict[int, _Live] = {}
+        self._in_flight: _InFlight | None = None
         # When it began to be busy, then when the last sequences ended.
         self._ends: deque[float] = deque([0.0], maxlen=64)
         self._step_began = math.inf
@@ -150,21 +164,44 @@ class Engine:
             )
 
     def step(self) -> None:
-        """One batch, from the choice of its sequences to what their callers see of it."""
+        """Launches the next step, then takes in the tokens of the step before, or this one's if nothing overlaps."""
+        before, self._in_flight = self._in_flight, None
+        launched = self._launch()
+        if not self._runner.overlaps:
+            before, launched = launched, before
+        if before is None or self._take_in(before):
+            self._in_flight = launched
+        elif launched is not None:  # it was computed from what failed
+            self._fail(launched.batch)
+        self._step_began = math.inf if self._in_flight is None else time.monotonic()
+
+    def _launch(self) -> _InFlight | None:
         batch = self._scheduler.schedule()
-        self._step_began = now = time.monotonic()
+        if not batch.scheduled:
+            return None
+        now = time.monotonic()
+        self._step_began = min(self._step_began, now)
         for entry in batch.scheduled:
             self._live[entry.seq.seq_id].output.start(now)
         try:
-            tokens = self._runner.run(batch)
+            collect = self._runner.launch(batch)
         except Exception:
             logger.exception("a step failed; it ends %d sequences", len(batch.scheduled))
             self._fail(batch)
-            return
-        finally:
-            self._step_began = math.inf
+            return None
         self._scheduler.advance(batch)
-        self._postprocess(batch, tokens)
+        return _InFlight(batch, collect)
+
+    def _take_in(self, step: _InFlight) -> bool:
+        """Tells callers what the step brought; false if it failed."""
+        try:
+            tokens = step.collect()
+        except Exception:
+            logger.exception("a step failed; it ends %d sequences", len(step.batch.scheduled))
+            self._fail(step.batch)
+            return False
+        self._postprocess(step.batch, tokens)
+        return True
 
     def _check_room(self, num_seqs: int) -> None:
         if time.monotonic() - self._step_began > self._stall_seconds:
@@ -208,18 +245,22 @@ class Engine:
                 if not self._take_submitted():
                     return
                 self._sweep(time.monotonic())
-                if self._scheduler.has_work:
+                if self._has_work:
                     self.step()
             except Exception as error:  # the device's, or a bug: nothing the engine holds can be relied on
                 logger.exception("the engine fails")
                 self._give_up(f"{type(error).__name__}: {error}")
                 return
 
+    @property
+    def _has_work(self) -> bool:
+        return self._scheduler.has_work or self._in_flight is not None
+
     def _take_submitted(self) -> bool:
         """Adds what was submitted, waiting for it if there is nothing else to do; false at the end."""
         while True:
             try:
-                lives = self._submitted.get(block=not self._scheduler.has_work)
+                lives = self._submitted.get(block=not self._has_work)
             except Empty:
                 return True
             if lives is None:
@@ -244,11 +285,12 @@ class Engine:
 
     def _postprocess(self, batch: Batch, tokens: dict[int, SampledToken]) -> None:
         now = time.monotonic()
-        self.stats.generation_tokens += len(tokens)
         for entry in batch.scheduled:
+            entry.seq.num_pending -= entry.samples
             live, sampled = self._live.get(entry.seq.seq_id), tokens.get(entry.seq.seq_id)
-            if live is None or sampled is None:  # its request has failed in this loop; a part of its prompt
+            if live is None or sampled is None:  # it has ended meanwhile; a part of its prompt
                 continue
+            self.stats.generation_tokens += 1
             if sampled.token is None:
                 self._fail_request(live.generation, "the model's output for this request is not a number")
             elif reason := live.output.push(sampled, now):
@@ -271,7 +313,8 @@ class Engine:
     def _fail(self, batch: Batch) -> None:
         """Ends the requests of a step that failed; raises if it was not theirs but the device does not compute."""
         self._scheduler.forget_cached()
-        for generation in {self._live[entry.seq.seq_id].generation for entry in batch.scheduled}:
+        lives = [self._live.get(entry.seq.seq_id) for entry in batch.scheduled]
+        for generation in {live.generation for live in lives if live is not None}:
             self._fail_request(generation, "the step that this request was in failed; the log says why")
         self._runner.probe()
 

@@ -18,22 +18,22 @@ from .stats import Stats
 
 @dataclass(frozen=True)
 class Scheduled:
-    """`num_tokens` tokens of `seq` run, those after its `num_computed`; the last of its tokens is sampled from."""
+    """`seq`'s tokens `start` to `end` run; with `samples`, the last of them is sampled from."""
 
     seq: Sequence
-    num_tokens: int
+    start: int
+    end: int
+    samples: bool
+
+    @classmethod
+    def next_of(cls, seq: Sequence, num_tokens: int) -> "Scheduled":
+        """The `num_tokens` tokens after those that are computed."""
+        end = seq.num_computed + num_tokens
+        return cls(seq, seq.num_computed, end, end == seq.length)
 
     @property
-    def start(self) -> int:
-        return self.seq.num_computed
-
-    @property
-    def end(self) -> int:
-        return self.seq.num_computed + self.num_tokens
-
-    @property
-    def samples(self) -> bool:
-        return self.end == self.seq.num_tokens
+    def num_tokens(self) -> int:
+        return self.end - self.start
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Scheduler:
         self._stats = stats
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self._free_batch_indices = list(range(max_num_seqs))
         self._new_blocks: list[int] = []
 
     @property
@@ -78,13 +79,14 @@ class Scheduler:
         """Ends a sequence wherever it is; its blocks are free from now on."""
         if seq in self._running:
             self._running.remove(seq)
+            self._free_batch_indices.append(seq.batch_index)
         else:
             self._waiting.remove(seq)
         self._free(seq)
         self._count()
 
     def schedule(self) -> Batch:
-        """The next step; empty when there is no work. `advance` must follow once it has run."""
+        """The next step; empty when there is nothing to run. `advance` must follow once it is launched."""
         self._new_blocks = []
         scheduled: dict[int, Scheduled] = {}
         preempted = self._schedule_running(scheduled)
@@ -96,9 +98,10 @@ class Scheduler:
         return Batch(list(scheduled.values()), self._new_blocks)
 
     def advance(self, batch: Batch) -> None:
-        """The batch has run: its tokens' keys and values are in the cache."""
+        """The batch is launched: whatever is launched after it finds its tokens' keys and values in the cache."""
         for entry in batch.scheduled:
-            entry.seq.num_computed += entry.num_tokens
+            entry.seq.num_computed = entry.end
+            entry.seq.num_pending += entry.samples
         self._stats.steps += 1
         self._stats.scheduled_seqs += len(batch.scheduled)
         self._stats.scheduled_tokens += batch.num_tokens
@@ -113,13 +116,16 @@ class Scheduler:
         order = [seq.seq_id for seq in (*self._running, *self._waiting)]
         assert order == sorted(order), "whoever runs came before whoever waits"
         assert not any(seq.block_table for seq in self._waiting)
+        indices = [*self._free_batch_indices, *(seq.batch_index for seq in self._running)]
+        assert sorted(indices) == list(range(self._max_num_seqs)), "each running sequence has a row of its own"
 
     def _schedule_running(self, scheduled: dict[int, Scheduled]) -> bool:
         """Fills `scheduled` from the running sequences; whether any of them had to be preempted."""
         preempted = False
         for seq in sorted(self._running, key=lambda seq: not seq.is_decoding):  # stable: by age within each kind
             num_tokens = min(seq.num_uncomputed, self._budget(scheduled))
-            if num_tokens == 0 or not seq.block_table:  # nothing left of the step, or preempted in it
+            preempted_now = not seq.block_table
+            if num_tokens == 0 or preempted_now or seq.has_last_token:
                 continue
             while (missing := self._missing_blocks(seq, num_tokens)) > self._blocks.num_free:
                 victim = self._running[-1]
@@ -130,7 +136,7 @@ class Scheduler:
                     break
             else:
                 self._extend(seq, missing)
-                scheduled[seq.seq_id] = Scheduled(seq, num_tokens)
+                scheduled[seq.seq_id] = Scheduled.next_of(seq, num_tokens)
         return preempted
 
     def _admit(self, scheduled: dict[int, Scheduled]) -> None:
@@ -149,8 +155,9 @@ class Scheduler:
             self._count_admission(seq)
             num_tokens = min(seq.num_uncomputed, self._budget(scheduled))
             self._extend(seq, self._missing_blocks(seq, num_tokens))
+            seq.batch_index = self._free_batch_indices.pop()
             self._running.append(self._waiting.popleft())
-            scheduled[seq.seq_id] = entry = Scheduled(seq, num_tokens)
+            scheduled[seq.seq_id] = entry = Scheduled.next_of(seq, num_tokens)
             # At once, so that the next to be admitted finds them: a step writes all its keys and values of a layer
             # before any of its queries reads them.
             self._publish(entry)
@@ -167,14 +174,15 @@ class Scheduler:
         self._new_blocks.extend(blocks)
 
     def _publish(self, entry: Scheduled) -> None:
-        """The blocks that this step fills."""
+        """The blocks that this step fills, and one that the last step filled with a token the host did not know."""
         size = self._blocks.block_size
-        hashes = entry.seq.hash_blocks(entry.end // size, size)
-        for index in range(entry.start // size, len(hashes)):
+        hashes = entry.seq.hash_blocks(min(entry.end, entry.seq.num_tokens) // size, size)
+        for index in range(max(0, entry.start - 1) // size, len(hashes)):
             self._blocks.publish(entry.seq.block_table[index], hashes[index])
 
     def _preempt(self, seq: Sequence) -> None:
-        assert seq is self._running.pop()
+        self._running.remove(seq)
+        self._free_batch_indices.append(seq.batch_index)
         self._free(seq)
         self._waiting.appendleft(seq)
         self._stats.preemptions += 1

@@ -120,6 +120,8 @@ class Sequence:
     random: random.Random
     root: bytes = b""  # sequences share cached blocks where their roots are equal
     num_computed: int = 0
+    num_pending: int = 0  # tokens that the device samples or has sampled, and the host does not know yet
+    batch_index: int = 0  # its row of the device's per-sequence buffers while it runs
     cached_tokens: int | None = None  # of the prompt, found in the cache when it was first admitted
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
@@ -134,16 +136,27 @@ class Sequence:
 
     @property
     def num_generated(self) -> int:
+        """Of the tokens that the host knows."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def length(self) -> int:
+        """Tokens, those included that only the device knows."""
+        return len(self.token_ids) + self.num_pending
+
+    @property
     def num_uncomputed(self) -> int:
-        return len(self.token_ids) - self.num_computed
+        return self.length - self.num_computed
 
     @property
     def is_decoding(self) -> bool:
         """The next step runs one token and samples: prefill, after a preemption too, is behind it."""
-        return self.num_generated > 0 and self.num_uncomputed == 1
+        return self.length > self.num_prompt_tokens and self.num_uncomputed == 1
+
+    @property
+    def has_last_token(self) -> bool:
+        """The token that only the device knows is the last that the request asks for."""
+        return self.length - self.num_prompt_tokens >= self.params.max_new_tokens
 
     def images_between(self, start: int, end: int) -> Iterator[Image]:
         """The images of which a part lies at positions `start` to `end`."""

@@ -14,10 +14,12 @@ def bytes_per_block(config: LlamaConfig, num_layers: int, dtype: torch.dtype) ->
 
 
 class KVCache:
-    """`keys` and `values`: for each layer (heads, blocks, BLOCK_SIZE, head size).
+    """`keys` and `values`: for each layer (heads, blocks, BLOCK_SIZE, head size); `key_slots` and `value_slots`: the
+    same memory as (heads, slots, head size).
 
     Heads come first, so that the blocks of a sequence, laid side by side, are a matrix for each head. One block more
-    than `num_blocks`, the last, is nobody's and stays zero: tables of unequal length are filled up with it.
+    than `num_blocks`, the last, is nobody's: tables of unequal length are filled up with it, and padding rows of a
+    static step write there.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class KVCache:
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
         self.keys, self.values = self._keys.unbind(), self._values.unbind()
-        self._key_slots, self._value_slots = (
+        self.key_slots, self.value_slots = (
             all_layers.flatten(2, 3).unbind() for all_layers in (self._keys, self._values)
         )
 
@@ -38,10 +40,9 @@ class KVCache:
         return 2 * self._keys.numel() * self._keys.element_size()
 
     def clear(self, blocks: list[int]) -> None:
-        """Zeroes blocks before another sequence uses them.
+        """Zeroes blocks before another sequence uses them, for attention that reads blocks to their end.
 
-        Attention reads a block to its end and gives what lies beyond the sequence the weight zero; but zero times the
-        NaN of somebody's overflow is NaN.
+        Masked positions have weight 0, but 0 x stale NaN is NaN.
         """
         if blocks:
             index = torch.tensor(blocks, device=self._keys.device)
@@ -50,5 +51,5 @@ class KVCache:
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """(tokens, heads, head size) into `slots` (tokens,), a slot being block * BLOCK_SIZE + place in the block."""
-        self._key_slots[layer].index_copy_(1, slots, keys.transpose(0, 1))
-        self._value_slots[layer].index_copy_(1, slots, values.transpose(0, 1))
+        self.key_slots[layer].index_copy_(1, slots, keys.transpose(0, 1))
+        self.value_slots[layer].index_copy_(1, slots, values.transpose(0, 1))

@@ -1,75 +1,152 @@
 """Runs a batch: the only place where the model computes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import LlavaForConditionalGeneration
 
 from ..engine.scheduler import Batch, Scheduled
 from ..engine.sequence import SampledToken
-from .attention import Rows
-from .sampler import Sampler
+from .attention import Attend, Plan, Span
+from .head import Head
+from .paged_attention import PagedAttention
+from .sampler import Sampled, Sampler, SamplingPlan, sampled_tokens
 from .stage import Stage
+from .staging import Staging
+from .static_decode import StaticDecode
 from .vision import ImageEncoder
+
+Staged = Mapping[str, torch.Tensor]
+Arrays = dict[str, npt.NDArray[np.generic]]
+Collect = Callable[[], dict[int, SampledToken]]
+PENDING = -1  # in the place of an id that only the device knows
 
 
 class ModelRunner:
-    """A LLaVA in stages, and its sampler."""
+    """A LLaVA in stages, and its sampler.
+
+    Each sequence has a row, its `batch_index`, in the device's buffer of last tokens. Where the host does not know a
+    token yet, the next step takes it from there. With `overlaps`, `launch` returns before the device is done.
+    """
 
     def __init__(
         self,
         model: LlavaForConditionalGeneration,
         stages: Sequence[Stage],
         images: ImageEncoder,
+        head: Head,
         sampler: Sampler,
+        staging: Staging,
+        max_num_seqs: int,
+        overlaps: bool = False,
     ) -> None:
-        language_model = model.model.language_model
-        self._embed = language_model.embed_tokens
-        self._device = self._embed.weight.device
+        self.overlaps = overlaps
+        self._embed_tokens = model.model.language_model.embed_tokens
+        self._device = self._embed_tokens.weight.device
         self._stages = stages
-        self._norm = language_model.norm
-        self._lm_head = model.lm_head
         self._images = images
+        self._head = head
         self._sampler = sampler
+        self._staging = staging
+        self._last_tokens = torch.zeros(max_num_seqs, dtype=torch.long, device=self._device)
+        self._static: StaticDecode | None = None
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> dict[int, SampledToken]:
         """The next token of each sequence, by `seq_id`, whose last known token is in the batch."""
-        for stage in self._stages:
-            stage.cache.clear(batch.new_blocks)
+        return self.launch(batch)()
+
+    @torch.inference_mode()
+    def launch(self, batch: Batch) -> Collect:
+        """Starts a step. What comes back waits for the device, and returns what `run` does."""
+        self._clear(batch.new_blocks)
         entries = sorted(batch.scheduled, key=lambda entry: (entry.num_tokens > 1, entry.end))
-        rows = [Rows(e.seq.seq_id, e.start, e.end, e.seq.block_table) for e in entries]
-        positions = torch.tensor([position for e in entries for position in range(e.start, e.end)])
-        hidden = self._decode(self._embedded(entries), positions, rows)
-        ends = list(accumulate(entry.num_tokens for entry in entries))
-        last = [end - 1 for end, entry in zip(ends, entries, strict=True) if entry.samples]
-        if not last:
-            return {}
-        seqs = [entry.seq for entry in entries if entry.samples]
-        states = self._norm(hidden[last].to(self._norm.weight.device))
-        logits = self._lm_head(states.to(self._lm_head.weight.device))
-        return {seq.seq_id: token for seq, token in zip(seqs, self._sampler(logits, seqs), strict=True)}
+        sampled = [entry for entry in entries if entry.samples]
+        sampling = self._sampler.plan([entry.seq for entry in sampled])
+        logits, rows, staged = self._logits(entries, sampling)
+        if not sampled:
+            return dict
+        tokens = self._sampler(logits, sampling, _on(logits.device, staged))
+        known = tokens.tokens.to(self._device).clamp(min=0)
+        self._last_tokens.index_copy_(0, rows, known)
+        return _copied([entry.seq.seq_id for entry in sampled], tokens, sampling)
 
     @torch.inference_mode()
     def probe(self) -> None:
         """One token through the model, touching nobody's blocks. Raises what a sick device raises."""
-        table = [self._stages[0].cache.null_block]
-        zero = torch.zeros(1, dtype=torch.long, device=self._device)
-        hidden = self._decode(self._embed(zero), zero, [Rows(-1, 0, 1, table)])
-        for stage in self._stages:
-            stage.cache.clear(table)
+        null = self._stages[0].cache.null_block
+        plans = self._plans([Span(-1, 0, 1, [null])])
+        zero = np.zeros(1, np.int64)
+        staged = self._staging.put({"ids": zero, "batch_indices": zero, **plans[0].arrays})
+        hidden = self._decode(self._embedded(staged), self._bound(plans, staged))
+        self._clear([null])
         float(hidden.sum())  # waits for the device
 
-    def _decode(self, hidden: torch.Tensor, positions: torch.Tensor, rows: list[Rows]) -> torch.Tensor:
-        for stage in self._stages:
-            hidden = stage(hidden, positions, rows)
+    def make_static(self, max_num_seqs: int) -> None:
+        """Decode steps are padded to a few sizes from now on; on a GPU they are captured here."""
+        attention = self._stages[0].attention
+        assert len(self._stages) == 1, "a captured step stays on one device"
+        assert isinstance(attention, PagedAttention)
+        static = StaticDecode(attention, self._static_logits, max_num_seqs)
+        if self._device.type == "cuda":
+            static.capture(self._staging.put)
+        self._static = static
+
+    def _static_logits(self, staged: Staged) -> torch.Tensor:
+        attention = self._stages[0].attention
+        assert isinstance(attention, PagedAttention)
+        return self._head(self._decode(self._embedded(staged), [attention.bound_decode(staged)]))
+
+    def _logits(self, entries: list[Scheduled], sampling: SamplingPlan) -> tuple[torch.Tensor, torch.Tensor, Staged]:
+        """Logits of the entries that are sampled from, their rows of the last tokens, and all that was staged."""
+        spans = [Span(e.seq.seq_id, e.start, e.end, e.seq.block_table) for e in entries]
+        ids = [token for entry in entries for token in _ids(entry)]
+        batch_indices = [entry.seq.batch_index for entry in entries for _ in range(entry.num_tokens)]
+        if self._static is not None and all(e.num_tokens == 1 and e.samples for e in entries):
+            staged = self._staging.put(self._static.arrays(spans, ids, batch_indices) | sampling.arrays)
+            logits = self._static.run(staged)[: len(entries)]
+            return logits, staged["batch_indices"][: len(entries)], staged
+        plans = self._plans(spans)
+        last = [end - 1 for end, e in zip(accumulate(e.num_tokens for e in entries), entries, strict=True) if e.samples]
+        step: Arrays = {
+            "ids": np.array(ids, dtype=np.int64),
+            "batch_indices": np.array(batch_indices, dtype=np.int64),
+            "last": np.array(last, dtype=np.int64),
+        }
+        staged = self._staging.put({**step, **plans[0].arrays, **sampling.arrays})
+        hidden = self._decode(self._with_images(self._embedded(staged), entries), self._bound(plans, staged))
+        rows = staged["batch_indices"].index_select(0, staged["last"])
+        chosen = staged["last"].to(hidden.device)
+        return self._head(hidden.index_select(0, chosen)) if last else hidden, rows, staged
+
+    def _plans(self, spans: list[Span]) -> list[Plan]:
+        """One for each stage; all say the same, so that the arrays of the first serve the others."""
+        return [stage.attention.plan(spans) for stage in self._stages]
+
+    def _bound(self, plans: list[Plan], staged: Staged) -> list[Attend]:
+        stages = zip(plans, self._stages, strict=True)
+        return [plan.bind(_on(stage.device, {n: staged[n] for n in plan.arrays})) for plan, stage in stages]
+
+    def _decode(self, hidden: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
+        for stage, attend in zip(self._stages, attends, strict=True):
+            hidden = stage(hidden, attend)
         return hidden
 
-    def _embedded(self, entries: list[Scheduled]) -> torch.Tensor:
-        """(tokens, hidden size): the tokens' embeddings, with the images' features in their places."""
-        ids = [token for entry in entries for token in entry.seq.token_ids[entry.start : entry.end]]
-        hidden: torch.Tensor = self._embed(torch.tensor(ids, device=self._device))
+    def _clear(self, blocks: list[int]) -> None:
+        for stage in self._stages:
+            if stage.attention.needs_cleared_blocks:
+                stage.cache.clear(blocks)
+
+    def _embedded(self, staged: Staged) -> torch.Tensor:
+        """(tokens, hidden size): the tokens' embeddings."""
+        last = self._last_tokens.index_select(0, staged["batch_indices"])
+        hidden: torch.Tensor = self._embed_tokens(torch.where(staged["ids"] < 0, last, staged["ids"]))
+        return hidden
+
+    def _with_images(self, hidden: torch.Tensor, entries: list[Scheduled]) -> torch.Tensor:
+        """`hidden` with the images' features in their places."""
         placed = []  # (image, its first and last position in this step, the row of the first)
         row = 0
         for entry in entries:
@@ -84,3 +161,30 @@ class ModelRunner:
                 part = features[image.digest][first - image.start : last - image.start]
                 hidden[at : at + last - first] = part
         return hidden
+
+
+def _ids(entry: Scheduled) -> list[int]:
+    """The entry's token ids, PENDING for the one that the host does not know yet."""
+    known = entry.seq.token_ids[entry.start : entry.end]
+    return known + [PENDING] * (entry.num_tokens - len(known))
+
+
+def _on(device: torch.device, staged: Staged) -> Staged:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in staged.items()}
+
+
+def _copied(seq_ids: list[int], tokens: Sampled, sampling: SamplingPlan) -> Collect:
+    """Starts the copy to the host; what comes back waits for it."""
+    if tokens.tokens.device.type != "cuda":
+        return lambda: dict(zip(seq_ids, sampled_tokens(tokens, sampling), strict=True))
+    # torch takes pinned memory for such copies.
+    host = [None if tensor is None else tensor.to("cpu", non_blocking=True) for tensor in tokens]
+    copies = Sampled._make(host)
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(tokens.tokens.device))
+
+    def collect() -> dict[int, SampledToken]:
+        done.synchronize()
+        return dict(zip(seq_ids, sampled_tokens(copies, sampling), strict=True))
+
+    return collect

@@ -2,7 +2,7 @@
 
 import fcntl
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +11,7 @@ from accelerate.utils import get_balanced_memory, infer_auto_device_map
 from torch import nn
 
 from ..errors import StartupError
+from .card import Card, check_card, check_dtype
 
 SPREAD = "balanced"
 WHOLE = ["LlamaDecoderLayer", "CLIPEncoderLayer"]  # on one device each
@@ -26,11 +27,23 @@ def choose_devices(name: str) -> list[torch.device]:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith(("cuda", SPREAD)) and not torch.cuda.is_available():
         raise StartupError(f"LLAVA_DEVICE={name}, and torch {torch.__version__} can use no CUDA device: {_no_cuda()}")
+    devices = _named(name)
+    for device in devices:
+        if device.type == "cuda":
+            check_card(_card(device), torch.cuda.get_arch_list(), torch.__version__)
+    return devices
+
+
+def _named(name: str) -> list[torch.device]:
     if name == SPREAD:
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     if name == "cuda" and torch.cuda.device_count() > 1:
         name = f"cuda:{claim(torch.cuda.device_count(), Path(tempfile.gettempdir()))}"
     return [torch.device(name)]
+
+
+def _card(device: torch.device) -> Card:
+    return Card(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
 
 
 def _no_cuda() -> str:
@@ -42,17 +55,12 @@ def _no_cuda() -> str:
     return "there is none"
 
 
-def device_map(
-    empty: Callable[[], nn.Module], devices: Sequence[torch.device], dtype: torch.dtype
-) -> dict[str, torch.device]:
-    """Where each part of a model goes, as accelerate has it; `empty` makes the model without memory.
-
-    Raises StartupError.
-    """
+def device_map(model: nn.Module, devices: Sequence[torch.device], dtype: torch.dtype) -> dict[str, torch.device]:
+    """Where each part of a model, which may be without memory, goes, as accelerate has it. Raises StartupError."""
     if len(devices) == 1:
         return {"": devices[0]}
     memory = {number: torch.cuda.mem_get_info(device)[0] for number, device in enumerate(devices)}
-    return {part: devices[number] for part, number in spread(empty(), memory, dtype).items()}
+    return {part: devices[number] for part, number in spread(model, memory, dtype).items()}
 
 
 def spread(model: nn.Module, memory: dict[int, int], dtype: torch.dtype) -> dict[str, int]:
@@ -68,7 +76,7 @@ def spread(model: nn.Module, memory: dict[int, int], dtype: torch.dtype) -> dict
     return {part: int(device) for part, device in placed.items()}
 
 
-def device_of(name: str, places: dict[str, torch.device]) -> torch.device:
+def device_of(name: str, places: Mapping[str, torch.device]) -> torch.device:
     """The device of a parameter in a device map."""
     while name not in places:
         name = name.rpartition(".")[0]
@@ -93,4 +101,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     number: torch.dtype = getattr(torch, name)
+    if device.type == "cuda":
+        check_dtype(_card(device), number)
     return number

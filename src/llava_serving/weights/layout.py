@@ -15,6 +15,13 @@ INTERCHANGE = (
     ("model.vision_tower.", "vision_tower.vision_model."),
     ("model.multi_modal_projector.", "multi_modal_projector."),
 )
+READ = (
+    ("language_model.lm_head.", "lm_head."),
+    ("language_model.model.", "model.language_model."),
+    ("language_model.", "model.language_model."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+)
 
 
 def language_name(name: str) -> str:
@@ -47,12 +54,13 @@ def interchange_name(name: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """A name of a merged checkpoint, old or new, in the model's state dict."""
-    name = name.removeprefix("language_model.") if name.endswith("lm_head.weight") else name
-    for ours, theirs in INTERCHANGE:
-        if name.startswith((theirs, theirs.removesuffix("vision_model."))):
-            return ours + name.removeprefix(theirs.removesuffix("vision_model.")).removeprefix("vision_model.")
-    return name
+    """A name of a merged checkpoint of any age in the model's state dict, as transformers reads it
+    (conversion_mapping.py, "llava", "LlavaModel" and "CLIPVisionModel")."""
+    for theirs, ours in READ:
+        if name.startswith(theirs):
+            name = name.replace(theirs, ours, 1)
+            break
+    return name.replace("model.vision_tower.vision_model.", "model.vision_tower.", 1)
 
 
 def llama_name(name: str) -> str:

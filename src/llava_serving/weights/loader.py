@@ -2,16 +2,13 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import dispatch_model, init_empty_weights
-from accelerate.utils import set_module_tensor_to_device
-from torch import nn
-from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from ..errors import StartupError
 from ..preprocess import ClipPreprocessor, load_preprocessor
@@ -26,10 +23,12 @@ from ..tokenizer import (
     added_tokens,
     load_sentencepiece,
 )
-from .device import choose_devices, choose_dtype, device_map, device_of
+from .device import choose_devices, choose_dtype
+from .merge import Sum
+from .merged_folder import described, stored
 from .model_dir import DeltaTrio, MergedCheckpoint
-from .nf4 import PackedLinear, pack_empty, packed_by_transformers, take_over
-from .reading import Piece, pieces
+from .nf4 import PackedLinear
+from .placing import empty_model, read_onto
 from .trio import TEMPLATE_KEY, choose_template, open_parts
 
 logger = logging.getLogger(__name__)
@@ -90,83 +89,37 @@ def _load_trio(
     parts = open_parts(trio.base, trio.delta, trio.vision)
     conversation = choose_template(template, parts.added)
     config = parts.architecture.config()
-    model = _empty(config)
-    places = device_map(lambda: model, devices, dtype)
-    if packed:
-        pack_empty(model.model.language_model.layers, devices[0])
-    started = time.monotonic()
-    for piece in pieces(parts.sums.items(), pinned=devices[0].type == "cuda"):
-        _place(piece, model, dtype, device_of(piece.name, places))
-    seconds, size = time.monotonic() - started, sum(total.num_bytes for total in parts.sums.values()) / 1e9
-    logger.info("read and merged %.2f GB in %.1f s, %.2f GB/s", size, seconds, size / seconds)
+    with _timed("read and merged", parts.sums):
+        model = read_onto(empty_model(config), parts.sums, devices, dtype, packed)
     return LoadedModel(
-        dispatch_model(model, places) if len(devices) > 1 else model.to(devices[0]),
+        model,
         Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
         load_preprocessor(trio.vision, parts.architecture.image_size),
         conversation,
     )
 
 
-def _place(piece: Piece, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    module = model.get_submodule(piece.name.rpartition(".")[0])
-    if isinstance(module, PackedLinear):
-        module.fill(piece.start, piece.rows(dtype, device))
-        return
-    if piece.start == 0:
-        empty = torch.empty(piece.sum.first.shape, dtype=dtype, device=device)
-        set_module_tensor_to_device(model, piece.name, device, empty, dtype)
-    model.get_parameter(piece.name).data[piece.start : piece.stop] = piece.rows(dtype, device)
-
-
-def _empty(config: LlavaConfig) -> LlavaForConditionalGeneration:
-    """The model without its parameters' memory; its buffers are there."""
-    with init_empty_weights(include_buffers=False):
-        return LlavaForConditionalGeneration(config)
-
-
 def _load_merged(
     directory: Path, devices: Sequence[torch.device], dtype: torch.dtype, template: str, packed: bool
 ) -> LoadedModel:
-    text = load_sentencepiece(directory)
-    added = added_tokens(directory)
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        _check_is_llama(config, directory)
-        model, report = LlavaForConditionalGeneration.from_pretrained(
-            directory,
-            config=config,
-            dtype=dtype,
-            quantization_config=packed_by_transformers(dtype) if packed else None,
-            device_map=device_map(partial(_empty, config), devices, dtype),
-            local_files_only=True,
-            output_loading_info=True,
-            weights_only=True,
-        )
-    except StartupError:
-        raise
-    except Exception as error:  # of a dozen unrelated types, most without the file's name
-        raise StartupError(
-            f"{directory} cannot be loaded as LlavaForConditionalGeneration ({type(error).__name__}): its config.json "
-            "or weights are missing, damaged or of another model"
-        ) from error
-    # transformers fills what is missing with random numbers and says so in a warning.
-    broken = [*report["missing_keys"], *report["mismatched_keys"]]
-    if broken:
-        raise StartupError(f"{directory} lacks or misshapes {len(broken)} tensors of the model, {broken[0]} among them")
-    if packed:
-        take_over(model.model.language_model.layers)
-    return LoadedModel(
-        model,
-        Tokenizer(text, _image_tokens(directory, config, added)),
-        load_preprocessor(directory, config.vision_config.image_size),
-        TEMPLATES[getattr(config, TEMPLATE_KEY, V0.name) if template == "auto" else template],
-    )
+    tokens = load_sentencepiece(directory), added_tokens(directory)
+    empty = described(directory)
+    config = empty.config
+    sums = stored(directory, empty)
+    tokenizer = Tokenizer(tokens[0], _image_tokens(directory, config, tokens[1]))
+    preprocessor = load_preprocessor(directory, config.vision_config.image_size)
+    with _timed("read", sums):
+        model = read_onto(empty, sums, devices, dtype, packed)
+    named = getattr(config, TEMPLATE_KEY, V0.name) if template == "auto" else template
+    return LoadedModel(model, tokenizer, preprocessor, TEMPLATES[named])
 
 
-def _check_is_llama(config: LlavaConfig, directory: Path) -> None:
-    kind = config.text_config.model_type
-    if kind != "llama":
-        raise StartupError(f"the language model of {directory} is of type {kind!r}; the engine runs LLaMA's layers")
+@contextmanager
+def _timed(what: str, sums: Mapping[str, Sum]) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds, size = time.monotonic() - started, sum(total.num_bytes for total in sums.values()) / 1e9
+    logger.info("%s %.2f GB in %.1f s, %.2f GB/s", what, size, seconds, size / seconds)
 
 
 def _image_tokens(directory: Path, config: LlavaConfig, added: dict[str, int]) -> ImageTokens:

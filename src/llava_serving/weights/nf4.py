@@ -5,14 +5,13 @@
 every start, is imported where it is needed.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig
 
 from ..errors import StartupError
+from .joined import as_one, siblings
 
 KIND, BLOCK = "nf4", 64
 
@@ -34,32 +33,50 @@ class PackedLinear(nn.Module):
         self.register_buffer("bias", bias)
 
     @classmethod
-    def empty(cls, linear: nn.Linear, device: torch.device) -> "PackedLinear":
-        """For the weight of `linear`, to be filled. Raises StartupError for a size that has no whole blocks."""
-        weights = linear.out_features * linear.in_features
-        if weights % BLOCK:
-            size = f"{linear.out_features} x {linear.in_features}"
-            raise StartupError(f"a weight of {size} cannot be packed in blocks of {BLOCK}: LLAVA_QUANTIZATION=none")
-        packed = torch.empty(weights // 2, 1, dtype=torch.uint8, device=device)
-        scales = torch.empty(weights // BLOCK, dtype=torch.float32, device=device)
-        return cls(linear.out_features, linear.in_features, packed, scales, None)
+    def empty(cls, linear: nn.Linear, device: torch.device, dtype: torch.dtype = torch.float32) -> "PackedLinear":
+        """For the weight and bias of `linear`, to be filled. Raises StartupError for a size that has no whole blocks."""
+        return cls.side_by_side([linear], device, dtype)[0]
+
+    @classmethod
+    def side_by_side(
+        cls, linears: Sequence[nn.Linear], device: torch.device, dtype: torch.dtype
+    ) -> "list[PackedLinear]":
+        """The same for maps of one input, in memory that lies one after the other."""
+        whole = cls(
+            sum(linear.out_features for linear in linears),
+            linears[0].in_features,
+            torch.empty(sum(map(_num_blocks, linears)) * BLOCK // 2, 1, dtype=torch.uint8, device=device),
+            torch.empty(sum(map(_num_blocks, linears)), dtype=torch.float32, device=device),
+            _bias(linears, device, dtype),
+        )
+        return [
+            cls(linear.out_features, whole.in_features, *views)
+            for linear, views in zip(linears, whole._parts([linear.out_features for linear in linears]), strict=True)
+        ]
 
     @classmethod
     def joined(cls, parts: "Sequence[PackedLinear]") -> "PackedLinear":
-        """Maps of one input as one; the parts become views of it, so that the weights are not there twice."""
+        """Maps of one input as one; the parts become views of it, if they are not already."""
         biases = [part.bias for part in parts if part.bias is not None]
         whole = cls(
             sum(part.out_features for part in parts),
             parts[0].in_features,
-            torch.cat([part.packed for part in parts]),
-            torch.cat([part.scales for part in parts]),
-            torch.cat(biases) if biases else None,
+            as_one([part.packed for part in parts]),
+            as_one([part.scales for part in parts]),
+            as_one(biases) if biases else None,
         )
-        row = 0
-        for part in parts:
-            part.packed, part.scales = whole._rows(row, row + part.out_features)
-            row += part.out_features
+        views = whole._parts([part.out_features for part in parts])
+        for part, (packed, scales, bias) in zip(parts, views, strict=True):
+            part.packed, part.scales, part.bias = packed, scales, bias
         return whole
+
+    def _parts(self, rows: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Views of `packed`, `scales` and `bias`, each part's so many rows of the weight."""
+        start = 0
+        for count in rows:
+            bias = None if self.bias is None else self.bias[start : start + count]
+            yield *self._rows(start, start + count), bias
+            start += count
 
     def fill(self, start: int, rows: torch.Tensor) -> None:
         """Packs `rows` (any number, in features), the weight's from `start` on. Raises StartupError where they do not
@@ -95,36 +112,29 @@ class PackedLinear(nn.Module):
         return self.out_features * self.in_features
 
 
-def pack_empty(layers: nn.Module, device: torch.device) -> None:
-    """Puts a packed map, to be filled, in the place of each linear one. Raises StartupError."""
-    for name, linear in _of_type(layers, nn.Linear):
-        _replace(layers, name, PackedLinear.empty(linear, device))
+def pack_empty(layers: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+    """Puts a packed map, to be filled, in the place of each linear one of LLaMA layers. Raises StartupError."""
+    for layer in layers:
+        groups = list(siblings(layer))
+        joined = {linear for group in groups for linear in group}
+        linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+        alone = [[linear] for linear in linears if linear not in joined]
+        places = {module: name for name, module in layer.named_modules()}
+        for group in groups + alone:
+            for linear, packed in zip(group, PackedLinear.side_by_side(group, device, dtype), strict=True):
+                layer.set_submodule(places[linear], packed)
 
 
-def packed_by_transformers(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """For from_pretrained: the language model's layers alone, as `pack_empty` and `fill` would."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=KIND,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-    )
+def _num_blocks(linear: nn.Linear) -> int:
+    """Raises StartupError where they are not whole."""
+    blocks, rest = divmod(linear.out_features * linear.in_features, BLOCK)
+    if rest:
+        size = f"{linear.out_features} x {linear.in_features}"
+        raise StartupError(f"a weight of {size} cannot be packed in blocks of {BLOCK}: LLAVA_QUANTIZATION=none")
+    return blocks
 
 
-def take_over(layers: nn.Module) -> None:
-    """Makes the maps that transformers packed ours, in the memory where they lie."""
-    from bitsandbytes.nn import Linear4bit
-
-    for name, linear in _of_type(layers, Linear4bit):
-        state = linear.weight.quant_state
-        packed = PackedLinear(linear.out_features, linear.in_features, linear.weight.data, state.absmax, linear.bias)
-        _replace(layers, name, packed)
-
-
-def _of_type(layers: nn.Module, kind: type[nn.Module]) -> list[tuple[str, Any]]:
-    return [(name, module) for name, module in layers.named_modules() if isinstance(module, kind)]
-
-
-def _replace(layers: nn.Module, name: str, packed: PackedLinear) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(layers.get_submodule(parent), own, packed)
+def _bias(linears: Sequence[nn.Linear], device: torch.device, dtype: torch.dtype) -> torch.Tensor | None:
+    if linears[0].bias is None:
+        return None
+    return torch.empty(sum(linear.out_features for linear in linears), dtype=dtype, device=device)

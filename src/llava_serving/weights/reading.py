@@ -15,6 +15,9 @@ PIECE_BYTES = 8 * 1024 * 1024
 READERS = 4
 # Pieces under way at a time: what is read ahead, and the one that is worked on.
 AHEAD = 8
+TERMS = 2
+# What `pieces` holds at most, whatever it reads: rows of LLaMA's width are far smaller than a piece.
+BUFFER_BYTES = AHEAD * TERMS * PIECE_BYTES
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,10 @@ class Piece:
 def pieces(sums: Iterable[tuple[str, Sum]], pinned: bool = False) -> Iterator[Piece]:
     """The sums' rows in order. `pinned` memory is what a GPU copies from at full speed.
 
-    Memory: AHEAD pieces of two terms, whatever the sizes of the tensors. Raises StartupError where a file cannot be
-    read.
+    Memory: BUFFER_BYTES, whatever the sizes of the tensors. Raises StartupError where a file cannot be read.
     """
     buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
-    for _ in range(2 * AHEAD):
+    for _ in range(TERMS * AHEAD):
         buffers.put(torch.empty(0, dtype=torch.uint8))
     waiting: deque[tuple[Future[Piece], list[torch.Tensor]]] = deque()
     with ThreadPoolExecutor(READERS, "read") as readers:

@@ -1,0 +1,28 @@
+"""How an engine is sized: what Settings say, with what the device decides filled in."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Every limit of one engine.
+
+    `max_num_seqs` sequences run in one step of at most `max_num_batched_tokens` tokens. `kv_cache_gib` None takes what
+    the device has room for. `static_decode` pads decode steps to a few batch sizes, which CUDA captures as graphs.
+    `overlap` lets the host prepare a step while the device computes the one before.
+    """
+
+    max_num_seqs: int = 16
+    max_num_batched_tokens: int = 512
+    max_queued_seqs: int = 64
+    kv_cache_gib: float | None = None
+    gpu_memory_utilization: float = 0.9
+    prefix_caching: bool = True
+    image_cache_size: int = 64
+    static_decode: bool = False
+    overlap: bool = False
+
+    @property
+    def max_live_seqs(self) -> int:
+        """Sequences that run and wait at the same time."""
+        return self.max_num_seqs + self.max_queued_seqs

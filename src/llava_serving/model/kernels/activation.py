@@ -1,0 +1,30 @@
+"""SiLU of the gate times the up projection in one launch."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .launching import early
+
+BLOCK = 1024
+
+
+@triton.jit
+def _silu_product(gate_up, output, SIZE: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < SIZE
+    gate = tl.load(gate_up + row * 2 * SIZE + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * SIZE + SIZE + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(output + row * SIZE + columns, (gate * tl.sigmoid(gate) * up).to(output.dtype.element_ty), mask=inside)
+
+
+def silu_product(gate_up: torch.Tensor) -> torch.Tensor:
+    """(tokens, 2 * size), gate and up side by side, to (tokens, size): SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+    tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
+    output = gate_up.new_empty(tokens, size)
+    _silu_product[(tokens, triton.cdiv(size, BLOCK))](gate_up, output, SIZE=size, BLOCK=BLOCK, **early(gate_up))
+    return output

@@ -1,0 +1,23 @@
+"""What Triton offers an attention backend, behind the same methods as `paged_attention.TorchKernels`."""
+
+import torch
+
+from ..kv_cache import BLOCK_SIZE
+from .decode_attention import decode_attention
+from .rotary import rotate_and_cache
+
+
+class TritonKernels:
+    """See `decode_attention` and `rotate_and_cache` for the arguments."""
+
+    def decode(
+        self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
+        tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        return decode_attention(heads, cos, sin, positions, tables, keys, values, BLOCK_SIZE)
+
+    def rotate_and_cache(
+        self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
+        slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    ) -> None:  # fmt: skip
+        rotate_and_cache(heads, cos, sin, positions, slots, keys, values)
