@@ -57,19 +57,23 @@ class Attention(Protocol):
         ...
 
 
-def slots_of(span: Span, start: int = -1) -> np.ndarray:
-    """The slots of positions `start` (by default the span's) to the span's end, int64: block * BLOCK_SIZE + offset."""
-    start = span.start if start < 0 else start
-    positions = np.arange(start, span.end)
-    first = start // BLOCK_SIZE
-    blocks = np.asarray(span.block_table[first : span.num_blocks], dtype=np.int64)
-    return blocks[positions // BLOCK_SIZE - first] * BLOCK_SIZE + positions % BLOCK_SIZE
+def slots_of(spans: list[Span]) -> np.ndarray:
+    """The slot of every token of the spans, int64: block * BLOCK_SIZE + offset."""
+    slots: list[int] = []
+    for span in spans:
+        position = span.start
+        while position < span.end:
+            offset = position % BLOCK_SIZE
+            count = min(BLOCK_SIZE - offset, span.end - position)
+            slot = span.block_table[position // BLOCK_SIZE] * BLOCK_SIZE + offset
+            slots.extend(range(slot, slot + count))
+            position += count
+    return np.array(slots, dtype=np.int64)
 
 
 def positions_of(spans: list[Span]) -> np.ndarray:
     """The position in its sequence of every token of a step, int64."""
-    parts = [np.arange(span.start, span.end) for span in spans]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return np.array([position for span in spans for position in range(span.start, span.end)], dtype=np.int64)
 
 
 def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

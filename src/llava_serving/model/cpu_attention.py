@@ -85,7 +85,7 @@ class CpuAttention:
             chunks.append(self._chunk(span, first))
             first += span.num_tokens
         positions = torch.from_numpy(positions_of(spans))
-        slots = torch.from_numpy(np.concatenate([slots_of(span) for span in spans]))
+        slots = torch.from_numpy(slots_of(spans))
         cos, sin = self._cos[positions, None], self._sin[positions, None]  # (tokens, 1, head size)
         return _Planned(self._cache, slots, cos, sin, decoding, chunks)
 

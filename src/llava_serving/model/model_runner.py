@@ -63,15 +63,17 @@ class ModelRunner:
         """Starts a step. What comes back waits for the device, and returns what `run` does."""
         self._clear(batch.new_blocks)
         entries = sorted(batch.scheduled, key=lambda entry: (entry.num_tokens > 1, entry.end))
-        sampled = [entry for entry in entries if entry.samples]
-        sampling = self._sampler.plan([entry.seq for entry in sampled])
-        logits, rows, staged = self._logits(entries, sampling)
+        sampled = [entry.seq for entry in entries if entry.samples]
+        sampling = self._sampler.plan(sampled)
+        rows: Arrays = {"sampled_rows": _int64([seq.batch_index for seq in sampled])} if self.overlaps else {}
+        logits, staged = self._logits(entries, {**rows, **sampling.arrays})
         if not sampled:
             return dict
         tokens = self._sampler(logits, sampling, _on(logits.device, staged))
-        known = tokens.tokens.to(self._device).clamp(min=0)
-        self._last_tokens.index_copy_(0, rows, known)
-        return _copied([entry.seq.seq_id for entry in sampled], tokens, sampling)
+        if self.overlaps:
+            known = tokens.tokens.to(self._device).clamp(min=0)
+            self._last_tokens.index_copy_(0, staged["sampled_rows"], known)
+        return _copied([seq.seq_id for seq in sampled], tokens, sampling)
 
     @torch.inference_mode()
     def probe(self) -> None:
@@ -99,27 +101,21 @@ class ModelRunner:
         assert isinstance(attention, PagedAttention)
         return self._head(self._decode(self._embedded(staged), [attention.bound_decode(staged)]))
 
-    def _logits(self, entries: list[Scheduled], sampling: SamplingPlan) -> tuple[torch.Tensor, torch.Tensor, Staged]:
-        """Logits of the entries that are sampled from, their rows of the last tokens, and all that was staged."""
+    def _logits(self, entries: list[Scheduled], sampling: Arrays) -> tuple[torch.Tensor, Staged]:
+        """Logits of the entries that are sampled from, and all that was staged: `sampling` goes with the rest."""
         spans = [Span(e.seq.seq_id, e.start, e.end, e.seq.block_table) for e in entries]
         ids = [token for entry in entries for token in _ids(entry)]
-        batch_indices = [entry.seq.batch_index for entry in entries for _ in range(entry.num_tokens)]
+        rows = [entry.seq.batch_index for entry in entries for _ in range(entry.num_tokens)]
         if self._static is not None and all(e.num_tokens == 1 and e.samples for e in entries):
-            staged = self._staging.put(self._static.arrays(spans, ids, batch_indices) | sampling.arrays)
-            logits = self._static.run(staged)[: len(entries)]
-            return logits, staged["batch_indices"][: len(entries)], staged
+            staged = self._staging.put(self._static.arrays(spans, ids, rows) | sampling)
+            return self._static.run(staged)[: len(entries)], staged
         plans = self._plans(spans)
         last = [end - 1 for end, e in zip(accumulate(e.num_tokens for e in entries), entries, strict=True) if e.samples]
-        step: Arrays = {
-            "ids": np.array(ids, dtype=np.int64),
-            "batch_indices": np.array(batch_indices, dtype=np.int64),
-            "last": np.array(last, dtype=np.int64),
-        }
-        staged = self._staging.put({**step, **plans[0].arrays, **sampling.arrays})
+        step = {"ids": _int64(ids), "batch_indices": _int64(rows), "last": _int64(last)}
+        staged = self._staging.put({**step, **plans[0].arrays, **sampling})
         hidden = self._decode(self._with_images(self._embedded(staged), entries), self._bound(plans, staged))
-        rows = staged["batch_indices"].index_select(0, staged["last"])
-        chosen = staged["last"].to(hidden.device)
-        return self._head(hidden.index_select(0, chosen)) if last else hidden, rows, staged
+        chosen = hidden.index_select(0, staged["last"].to(hidden.device))
+        return self._head(chosen) if last else chosen, staged
 
     def _plans(self, spans: list[Span]) -> list[Plan]:
         """One for each stage; all say the same, so that the arrays of the first serve the others."""
@@ -141,8 +137,11 @@ class ModelRunner:
 
     def _embedded(self, staged: Staged) -> torch.Tensor:
         """(tokens, hidden size): the tokens' embeddings."""
-        last = self._last_tokens.index_select(0, staged["batch_indices"])
-        hidden: torch.Tensor = self._embed_tokens(torch.where(staged["ids"] < 0, last, staged["ids"]))
+        ids = staged["ids"]
+        if self.overlaps:
+            last = self._last_tokens.index_select(0, staged["batch_indices"])
+            ids = torch.where(ids == PENDING, last, ids)
+        hidden: torch.Tensor = self._embed_tokens(ids)
         return hidden
 
     def _with_images(self, hidden: torch.Tensor, entries: list[Scheduled]) -> torch.Tensor:
@@ -163,6 +162,10 @@ class ModelRunner:
         return hidden
 
 
+def _int64(values: list[int]) -> npt.NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
 def _ids(entry: Scheduled) -> list[int]:
     """The entry's token ids, PENDING for the one that the host does not know yet."""
     known = entry.seq.token_ids[entry.start : entry.end]
@@ -170,6 +173,8 @@ def _ids(entry: Scheduled) -> list[int]:
 
 
 def _on(device: torch.device, staged: Staged) -> Staged:
+    if all(tensor.device == device for tensor in staged.values()):
+        return staged
     return {name: tensor.to(device, non_blocking=True) for name, tensor in staged.items()}
 
 

@@ -1,7 +1,7 @@
 """Attention that reads the paged KV cache where it lies: for a GPU, and for a static decode step on any device."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -128,12 +128,12 @@ class PagedAttention:
 def _chunk_arrays(chunks: list[Span]) -> dict[str, np.ndarray]:
     arrays = {
         "chunk_positions": positions_of(chunks),
-        "chunk_slots": np.concatenate([slots_of(chunk) for chunk in chunks]),
+        "chunk_slots": slots_of(chunks),
         "chunk_queries": np.cumsum([0, *(chunk.num_tokens for chunk in chunks)], dtype=np.int32),
         "chunk_keys": np.cumsum([0, *(chunk.end for chunk in chunks)], dtype=np.int32),
     }
     if any(chunk.start for chunk in chunks):
-        arrays["context_slots"] = np.concatenate([slots_of(chunk, 0) for chunk in chunks])
+        arrays["context_slots"] = slots_of([replace(chunk, start=0) for chunk in chunks])
     return arrays
 
 
