@@ -185,10 +185,10 @@ def test_a_merged_checkpoint_without_its_added_tokens_is_refused(merged: Path, t
 def test_damaged_merged_weights_are_named(merged: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(merged, tmp_path / "llava")
     (copy / "pytorch_model.bin").unlink()
-    with pytest.raises(StartupError, match="cannot be loaded"):
+    with pytest.raises(StartupError, match=r"no weights in .*llava: looked for model\.safetensors"):
         load_model(MergedCheckpoint(copy), "cpu", "float32")
     (copy / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(StartupError, match="cannot be loaded"):
+    with pytest.raises(StartupError, match=r"model\.safetensors"):
         load_model(MergedCheckpoint(copy), "cpu", "float32")
 
 

@@ -38,7 +38,7 @@ def as_packed(weight: torch.Tensor) -> torch.Tensor:
 def packed(out: int, into: int, step: int) -> tuple[PackedLinear, torch.Tensor]:
     """A map, filled `step` rows at a time, and its weight."""
     weight = torch.randn(out, into, generator=torch.Generator().manual_seed(out))
-    linear = PackedLinear.empty(nn.Linear(into, out, device="meta"), torch.device("cpu"))
+    linear = PackedLinear.empty(nn.Linear(into, out, bias=False, device="meta"), torch.device("cpu"))
     for start in range(0, out, step):
         linear.fill(start, weight[start : start + step])
     return linear, weight

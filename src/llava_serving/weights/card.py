@@ -48,8 +48,8 @@ def check_dtype(card: Card, dtype: torch.dtype) -> None:
     """Raises StartupError for numbers that the card can only emulate."""
     if dtype == torch.bfloat16 and card.capability < BFLOAT16_SINCE:
         raise StartupError(
-            f"LLAVA_DTYPE=bfloat16, and the {card} does not compute in it, as cards from {_dotted(BFLOAT16_SINCE)} on do: "
-            "set LLAVA_DTYPE=float16"
+            f"LLAVA_DTYPE=bfloat16, and the {card} does not compute in it, as cards from {_dotted(BFLOAT16_SINCE)} on "
+            "do: set LLAVA_DTYPE=float16"
         )
 
 

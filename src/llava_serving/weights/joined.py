@@ -33,7 +33,7 @@ def one_after_another(
 ) -> tuple[torch.Tensor, ...]:
     """New memory of the parts' shapes, which differ along dimension 0 at most."""
     rows = [len(part) for part in parts]
-    return torch.empty(sum(rows), *parts[0].shape[1:], dtype=dtype, device=device).split(rows)
+    return torch.split_with_sizes(torch.empty(sum(rows), *parts[0].shape[1:], dtype=dtype, device=device), rows)
 
 
 def joined(parts: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -45,10 +45,10 @@ def joined(parts: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | Non
     biases = [part.bias.detach() for part in parts if part.bias is not None]
     bias = as_one(biases) if biases else None
     rows = [part.out_features for part in parts]
-    for part, view in zip(parts, weight.split(rows), strict=True):
+    for part, view in zip(parts, torch.split_with_sizes(weight, rows), strict=True):
         part.weight.data = view
     if bias is not None:
-        for part, view in zip(parts, bias.split(rows), strict=True):
+        for part, view in zip(parts, torch.split_with_sizes(bias, rows), strict=True):
             part.bias.data = view
     return weight, bias
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from ..errors import StartupError
@@ -58,7 +57,7 @@ def stored(directory: Path, model: LlavaForConditionalGeneration) -> dict[str, S
     return {name: Sum(found[name]) for name in ours}
 
 
-def _is_tied(model: nn.Module) -> bool:
+def _is_tied(model: LlavaForConditionalGeneration) -> bool:
     """Does config.json say that the embedding is the head too? The model then holds it twice."""
     config = model.config
     return bool(getattr(config, "tie_word_embeddings", False) or config.text_config.tie_word_embeddings)

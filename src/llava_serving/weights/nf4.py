@@ -34,7 +34,7 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def empty(cls, linear: nn.Linear, device: torch.device, dtype: torch.dtype = torch.float32) -> "PackedLinear":
-        """For the weight and bias of `linear`, to be filled. Raises StartupError for a size that has no whole blocks."""
+        """For weight and bias of `linear`, to be filled. Raises StartupError for a size that has no whole blocks."""
         return cls.side_by_side([linear], device, dtype)[0]
 
     @classmethod
