@@ -1,0 +1,71 @@
+"""Steps of nothing but a prompt, and pictures through the vision tower."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from llava_serving.engine.stats import Stats
+from llava_serving.model.backend import triton_backend
+from llava_serving.model.kv_cache import BLOCK_SIZE
+from llava_serving.model.vision import ImageEncoder
+
+from .context import PUBLISHED_FLOPS, Context
+from .runners import Steps, make_runner, random_ids
+from .sizes import Shape
+
+ROUNDS = 5
+
+
+def measure(context: Context) -> dict[str, Any]:
+    sizes = context.sizes
+    most = max(sizes.prefills)
+    backend = triton_backend(sizes.device)
+    steps = Steps(*make_runner(context.model, backend, 1, most, most // BLOCK_SIZE + 1))
+    prompts = [_prompt(context, steps, tokens) for tokens in sizes.prefills]
+    return {"prompts": prompts, "images": [_images(context, count) for count in sizes.images], "holds": True}
+
+
+def _prompt(context: Context, steps: Steps, tokens: int) -> dict[str, Any]:
+    shape = context.sizes.shape
+
+    def run(seed: int) -> None:
+        steps.add(random_ids(tokens, shape.vocabulary, seed), 1)
+        steps.step()
+        steps.take_in()
+
+    seconds = _median(context, run, steps.clear)
+    flops = floating_point_operations(shape, tokens)
+    published = PUBLISHED_FLOPS.get(context.device_name)
+    context.say(f"prefill of {tokens} tokens: {seconds * 1e3:.1f} ms, {flops / seconds / 1e12:.0f} TFLOP/s")
+    return {
+        "tokens": tokens, "milliseconds": seconds * 1e3, "tokens_per_second": tokens / seconds,
+        "tflop_per_second": flops / seconds / 1e12,
+        "share_of_published": flops / seconds / published if published else None,
+    }  # fmt: skip
+
+
+def floating_point_operations(shape: Shape, tokens: int) -> float:
+    """Two for each token and weight of the layers, and attention's two products over half of the square."""
+    weights = shape.layers * (4 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate)
+    return 2.0 * tokens * weights + 2.0 * shape.layers * shape.hidden * tokens * (tokens + 1)
+
+
+@torch.inference_mode()
+def _images(context: Context, count: int) -> dict[str, Any]:
+    size = context.sizes.shape.image_size
+    encoder = ImageEncoder(context.model, count, Stats())
+    pixels = torch.randn(count, 3, size, size)
+    seconds = _median(context, lambda _: encoder.compute(pixels))
+    context.say(f"{count} pictures encoded: {seconds * 1e3:.1f} ms")
+    return {"images": count, "milliseconds": seconds * 1e3}
+
+
+def _median(context: Context, run: Callable[[int], object], after: Callable[[], None] = lambda: None) -> float:
+    """Seconds of a run, the first left out; `after` each is not timed."""
+    found = []
+    for number in range(2 if context.sizes.small else ROUNDS + 1):
+        found.append(context.seconds(lambda seed=number: run(seed)))
+        after()
+    return statistics.median(found[1:])

@@ -1,0 +1,148 @@
+"""Markdown of a result, a section for each phase. A phase that was not run has none."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Result = dict[str, Any]
+PATHS = {"graph": "captured graph", "eager": "launch by launch", "torch": "torch's operators", "before": "before"}
+
+
+def tables(result: Result, before: dict[int, float]) -> str:
+    """`before` is milliseconds of a decode step by number of sequences, of the engine as it was."""
+    parts = [_head(result)]
+    for name, section in SECTIONS.items():
+        phase = result["phases"].get(name)
+        if phase is None:
+            continue
+        if "error" in phase:
+            parts.append(f"### {name}\n\nfailed: `{phase['error'].strip().splitlines()[-1]}`")
+        else:
+            parts.append(section(phase, before))
+    return "\n\n".join(parts)
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """The first column to the left, the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """As many digits that count, without an exponent; a dash for what is not known."""
+    if value is None:
+        return "–"
+    whole = f"{value:.{digits}g}"
+    return f"{float(whole):,.0f}" if "e" in whole and abs(value) >= 1 else whole
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def error(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0e}"
+
+
+def _head(result: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
+    driver = f", driver {result['driver']}" if result["driver"] else ""
+    commit = f", commit {result['commit'][:7]}" if result["commit"] else ""
+    changed = " with changes" if result["uncommitted_changes"] else ""
+    toy = " A toy in Triton's interpreter: its times say nothing." if result["small"] else ""
+    return (
+        f"{result['device']}{driver}; {versions}{commit}{changed}; {result['date']}, {result['seconds']:.0f} s:"
+        f" `{result['command']}`.{toy}"
+    )
+
+
+def _bandwidth(phase: Result, _: dict[int, float]) -> str:
+    rows = [
+        [kind, number(phase[kind]["tb_per_second"]), percent(phase[kind]["share_of_published"])]
+        for kind in ("copy", "read")
+    ]
+    return "### Bandwidth\n\n" + table([f"of {phase['bytes'] / 2**30:.2g} GiB", "TB/s", "of the data sheet"], rows)
+
+
+def _kernels(phase: Result, _: dict[int, float]) -> str:
+    rows = (
+        [
+            row["kernel"], str(row["rows"]), number(row["microseconds"]), number(row["bytes"] / 1e6),
+            number(row["tb_per_second"]), percent(row["share_of_read"]), error(row["relative_error"]),
+        ]
+        for row in phase["rows"]
+    )  # fmt: skip
+    head = ["kernel", "rows", "µs", "MB", "TB/s", "of read", "error"]
+    return f"### Kernels\n\nErrors are relative to float64; at most {phase['tolerance']} holds.\n\n" + table(head, rows)
+
+
+def _prefill(phase: Result, _: dict[int, float]) -> str:
+    prompts = (
+        [
+            f"{row['tokens']} tokens", number(row["milliseconds"]), number(row["tokens_per_second"], 4),
+            number(row["tflop_per_second"]), percent(row["share_of_published"]),
+        ]
+        for row in phase["prompts"]
+    )  # fmt: skip
+    images = (
+        [f"{row['images']} pictures, encoded", number(row["milliseconds"]), "–", "–", "–"] for row in phase["images"]
+    )
+    head = ["step", "ms", "tokens/s", "TFLOP/s", "of the data sheet"]
+    return "### Prefill\n\n" + table(head, [*prompts, *images])
+
+
+def _decode(phase: Result, before: dict[int, float]) -> str:
+    rows = [
+        [
+            PATHS[row["path"]], str(row["sequences"]), number(row["milliseconds"]), number(row["host_milliseconds"]),
+            number(row["tokens_per_second"]), number(row["tb_per_second"]), percent(row["share_of_read"]),
+            percent(row["share_of_published"]),
+        ]
+        for row in phase["rows"]
+    ]  # fmt: skip
+    for sequences, milliseconds in before.items():
+        told = [PATHS["before"], str(sequences), number(milliseconds), "–", number(1e3 * sequences / milliseconds)]
+        rows.append([*told, "–", "–", "–"])
+    head = ["path", "sequences", "ms a step", "host ms", "tokens/s", "TB/s", "of read", "of the data sheet"]
+    capture = phase["capture"]
+    memory = "" if capture["mib"] is None else f" and {capture['mib']:.0f} MiB"
+    return f"### Decode\n\n{table(head, rows)}\n\nCapture takes {number(capture['seconds'])} s{memory}."
+
+
+def _chats(phase: Result, _: dict[int, float]) -> str:
+    engine, generate = phase["engine"], phase["generate"]
+    rows = (
+        [
+            name, str(told["chats"]), str(told["tokens"]), number(told["seconds"]), number(told["tokens_per_second"]),
+            number(told.get("mean_ttft_seconds")),
+        ]
+        for name, told in (("engine, all at once", engine), ("generate, one after the other", generate))
+    )  # fmt: skip
+    text = f"Each has {phase['prompt_tokens']} tokens with its picture. The ratio is {number(phase['ratio'])}."
+    head = ["chats with a picture", "chats", "tokens", "seconds", "tokens/s", "first token after s"]
+    return f"### Chats\n\n{table(head, rows)}\n\n{text}"
+
+
+def _launches(phase: Result, _: dict[int, float]) -> str:
+    rows = (
+        [
+            PATHS[row["path"]], str(row["sequences"]), str(row["launches"]), number(row["a_layer"]),
+            str(row["copies"]), "–" if row["host_calls"] is None else str(row["host_calls"]),
+        ]
+        for row in phase["rows"]
+    )  # fmt: skip
+    head = ["path", "sequences", f"{phase['counted']} a step", "a layer", "copies", "driver calls"]
+    return "### Launches\n\n" + table(head, rows)
+
+
+def _equality(phase: Result, _: dict[int, float]) -> str:
+    rows = (
+        [name, f"{phase['requests'] - len(path['differing'])} of {phase['requests']}"]
+        for name, path in phase["paths"].items()
+    )
+    return "### Equal greedy answers\n\n" + table(["path", f"as {phase['reference']}"], rows)
+
+
+SECTIONS: dict[str, Callable[[Result, dict[int, float]], str]] = {
+    "bandwidth": _bandwidth, "kernels": _kernels, "prefill": _prefill, "decode": _decode, "launches": _launches,
+    "chats": _chats, "equality": _equality,
+}  # fmt: skip

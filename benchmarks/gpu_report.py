@@ -1,0 +1,43 @@
+"""Tables and a plot of what `gpu.py` measured: python benchmarks/gpu_report.py RESULT [--before FILE] [--plot SVG]
+
+The tables are Markdown, printed or written to `--tables`. The plot is an SVG of the decode steps. `--before` is
+`results/gpu_h100_before.json`: the same steps of the engine as it was, on the same card.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from gpu.report_plot import decode_plot
+from gpu.report_tables import tables
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path, help="what gpu.py wrote")
+    parser.add_argument("--before", type=Path, help="decode steps of the engine as it was")
+    parser.add_argument("--tables", type=Path, help="where the Markdown goes; by default it is printed")
+    parser.add_argument("--plot", type=Path, help="where the SVG goes")
+    arguments = parser.parse_args()
+    result = json.loads(arguments.result.read_text())
+    before = _before(arguments.before)
+    text = tables(result, before)
+    if arguments.tables is None:
+        print(text)
+    else:
+        arguments.tables.write_text(text + "\n")
+    if arguments.plot is not None:
+        arguments.plot.write_text(decode_plot(result, before))
+
+
+def _before(path: Path | None) -> dict[int, float]:
+    """Milliseconds of a step by number of sequences."""
+    if path is None:
+        return {}
+    runs: dict[str, Any] = json.loads(path.read_text())["runs"]
+    return {int(sequences): run["decode_ms"] for sequences, run in runs.items()}
+
+
+if __name__ == "__main__":
+    main()
