@@ -1,5 +1,6 @@
 """What init() does: settings, model, self-check, engine, one answer to warm up."""
 
+import atexit
 import logging
 import os
 import time
@@ -28,6 +29,7 @@ from .weights.loader import LoadedModel, load_model
 from .weights.model_dir import DeltaTrio, find_model
 
 logger = logging.getLogger(__name__)
+EXIT_SECONDS = 5.0  # for the step that the engine is in when the process ends
 SMALL_MODEL = 50_000_000  # parameters
 
 
@@ -37,6 +39,8 @@ def start() -> Scorer:
     settings, loaded = load(phases)
     engine = build_engine(loaded, settings)
     engine.start()
+    # A thread that is inside torch when the interpreter ends takes the process down with an abort.
+    atexit.register(engine.stop, EXIT_SECONDS)
     phases.end("engine")
     warm_up(engine, loaded)
     phases.end("first answer")

@@ -119,11 +119,11 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread after the step it is in; for tests and tools, a server just ends."""
+    def stop(self, patience: float | None = None) -> None:
+        """Ends the thread after the step it is in, which it waits for, `patience` seconds at most."""
         self.refuse("draining", "this instance is being shut down")
         self._submitted.put(None)
-        self._thread.join()
+        self._thread.join(patience)
 
     def refuse(self, code: str, message: str) -> None:
         """Lets nobody in any more; what is live goes on."""
