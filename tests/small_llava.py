@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_serving.engine.block_manager import BlockManager
@@ -86,6 +87,16 @@ def begin(engine: Engine, *submissions: Submission, **options: Any) -> list[Gene
 def answers(engine: Engine, *submissions: Submission) -> list[list[Completion]]:
     """Of requests that are all there at once."""
     return [generation.result()[0] for generation in begin(engine, *submissions)]
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on whatever makes a host wait for a device: a value read, a shape that depends on values."""
+
+    WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not any(name in str(func) for name in self.WAIT), func
+        return func(*args, **(kwargs or {}))
 
 
 def tokens(completions: list[list[Completion]]) -> list[list[tuple[int, ...]]]:

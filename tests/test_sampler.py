@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
+from small_llava import NoWaiting
 
 from llava_serving.engine.sequence import SampledToken, SamplingParams, Sequence, random_numbers
 from llava_serving.model.sampler import Sampler, sampled_tokens
@@ -195,16 +194,6 @@ def test_a_row_that_another_sequence_takes_over_is_filled_anew() -> None:
 def replace_id(seq: Sequence, seq_id: int) -> Sequence:
     seq.seq_id = seq_id
     return seq
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails on whatever makes a host wait for a device: a value read, a shape that depends on values."""
-
-    WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not any(name in str(func) for name in self.WAIT), func
-        return func(*args, **(kwargs or {}))
 
 
 def test_sampling_waits_for_nothing_between_plan_and_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_llava import TEXT_IDS, answers, begin, running, small_llava, submission, tokens
+from small_llava import TEXT_IDS, NoWaiting, answers, begin, running, small_llava, submission, tokens
 from transformers import LlavaForConditionalGeneration
 
 from llava_serving.engine.sequence import SamplingParams, Submission
 from llava_serving.errors import InternalError
 from llava_serving.model.attention import Span
-from llava_serving.model.backend import CPU, TORCH
+from llava_serving.model.backend import CPU, TORCH, triton_backend
 from llava_serving.model.paged_attention import PagedAttention
 from llava_serving.model.static_decode import bucket_sizes
 
@@ -85,10 +85,39 @@ def test_paged_attention_answers_as_the_cpu_s(path: dict[str, Any]) -> None:
         assert tokens(answers(engine, *PROMPTS)) == expected
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("step_tokens", [7, 64])
+def test_a_gpu_answers_as_a_cpu(step_tokens: int) -> None:
+    """Graphs, overlap and Triton's kernels, with prompts in many chunks that nothing is sampled from."""
+    long = [submission(list(range(3, 190)), number % 3, GREEDY) for number in range(6)]
+    with running(model(), CPU) as engine:
+        expected = tokens(answers(engine, *PROMPTS, *long))
+    on_gpu, device = small_llava().to("cuda"), torch.device("cuda")
+    limits = {"max_num_seqs": 4, "max_num_batched_tokens": step_tokens}
+    with running(on_gpu, triton_backend(device), **limits, **AHEAD) as engine:
+        assert tokens(answers(engine, *PROMPTS, *long)) == expected
+
+
 def test_bucket_sizes_end_with_the_most_sequences() -> None:
     assert bucket_sizes(64) == [1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64]
     assert bucket_sizes(6) == [1, 2, 4, 6]
     assert bucket_sizes(1) == [1]
+
+
+def test_a_launch_waits_for_the_device_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefill, mixed and decode steps, with pictures, penalties and filters. A CPU's shortlist looks; a GPU has none."""
+    monkeypatch.setattr("llava_serving.model.sampler._shortlist", lambda *_: None)
+    sampling = SamplingParams(20, temperature=0.9, top_p=0.9, top_k=20, repetition_penalty=1.2, seed=4, logprobs=2)
+    with running(model(), TORCH, max_num_batched_tokens=16, **AHEAD) as engine:
+        launch = engine._runner.launch
+
+        def watched(batch: Any) -> Any:
+            with NoWaiting():
+                return launch(batch)
+
+        monkeypatch.setattr(engine._runner, "launch", watched)
+        answers(engine, *PROMPTS, submission([8] * 30, 1, sampling), submission([9], 2, sampling))
 
 
 def test_padding_rows_write_to_the_null_block_alone() -> None:

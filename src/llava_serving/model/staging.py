@@ -12,19 +12,21 @@ class Staging:
     """Lays arrays side by side in pinned memory and copies them to the device at once.
 
     The same arrays in the same order lie at the same device addresses in every step, so that a captured graph finds
-    them. Two host buffers take turns: the copy of one step may still wait for the device while the next is written.
+    them. Two host buffers take turns: the copy of one step may still wait for the device while the next is written. A
+    buffer is written again once its own copy is done.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._host: list[torch.Tensor] = []
+        self._copied: list[torch.cuda.Event] = []
         self._on_device = torch.empty(0, dtype=torch.uint8, device=device)
         self._turn = 0
 
     def reserve(self, num_bytes: int) -> None:
         """Makes room; the addresses of what was staged before are no longer valid."""
-        pinned = self.device.type == "cuda"
-        self._host = [torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+        self._host = [torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        self._copied = [torch.cuda.Event(blocking=True) for _ in range(2)]  # type: ignore[no-untyped-call]
         self._on_device = torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -36,7 +38,9 @@ class Staging:
             offsets.append(end)
             end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
         assert end <= len(self._on_device), f"a step stages {end} bytes, and {len(self._on_device)} are reserved"
-        host, self._turn = self._host[self._turn], 1 - self._turn
+        host, copied = self._host[self._turn], self._copied[self._turn]
+        self._turn = 1 - self._turn
+        copied.synchronize()
         staged = {}
         for offset, (name, array) in zip(offsets, arrays.items(), strict=True):
             stop = offset + array.nbytes
@@ -44,4 +48,5 @@ class Staging:
             dtype = torch.from_numpy(array[:0]).dtype
             staged[name] = self._on_device[offset:stop].view(dtype).view(array.shape)
         self._on_device[:end].copy_(host[:end], non_blocking=True)
+        copied.record(torch.cuda.current_stream(self.device))
         return staged

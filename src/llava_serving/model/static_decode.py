@@ -35,7 +35,6 @@ class StaticDecode:
         self._forward = forward
         self._sizes = bucket_sizes(max_num_seqs)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self.max_rows = max_num_seqs
 
     def arrays(self, spans: list[Span], ids: list[int], batch_indices: list[int]) -> dict[str, npt.NDArray[np.generic]]:
         """What is staged for a step of these rows, in the order that fixes its addresses."""
