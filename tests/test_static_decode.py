@@ -106,7 +106,7 @@ def test_bucket_sizes_end_with_the_most_sequences() -> None:
 
 
 def test_a_launch_waits_for_the_device_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefill, mixed and decode steps, with pictures, penalties and filters. A CPU's shortlist looks; a GPU has none."""
+    """Prefill, mixed and decode steps, with pictures, penalties and filters; without the shortlist, a CPU's alone."""
     monkeypatch.setattr("llava_serving.model.sampler._shortlist", lambda *_: None)
     sampling = SamplingParams(20, temperature=0.9, top_p=0.9, top_k=20, repetition_penalty=1.2, seed=4, logprobs=2)
     with running(model(), TORCH, max_num_batched_tokens=16, **AHEAD) as engine:
