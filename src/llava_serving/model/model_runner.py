@@ -105,13 +105,15 @@ class ModelRunner:
         """Logits of the entries that are sampled from, and all that was staged: `sampling` goes with the rest."""
         spans = [Span(e.seq.seq_id, e.start, e.end, e.seq.block_table) for e in entries]
         ids = [token for entry in entries for token in _ids(entry)]
-        rows = [entry.seq.batch_index for entry in entries for _ in range(entry.num_tokens)]
         if self._static is not None and all(e.num_tokens == 1 and e.samples for e in entries):
+            rows = [entry.seq.batch_index for entry in entries]
             staged = self._staging.put(self._static.arrays(spans, ids, rows) | sampling)
             return self._static.run(staged)[: len(entries)], staged
         plans = self._plans(spans)
         last = [end - 1 for end, e in zip(accumulate(e.num_tokens for e in entries), entries, strict=True) if e.samples]
-        step = {"ids": _int64(ids), "batch_indices": _int64(rows), "last": _int64(last)}
+        step = {"ids": _int64(ids), "last": _int64(last)}
+        if self.overlaps:
+            step["batch_indices"] = _int64([e.seq.batch_index for e in entries for _ in range(e.num_tokens)])
         staged = self._staging.put({**step, **plans[0].arrays, **sampling})
         hidden = self._decode(self._with_images(self._embedded(staged), entries), self._bound(plans, staged))
         chosen = hidden.index_select(0, staged["last"].to(hidden.device))
