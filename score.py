@@ -10,9 +10,9 @@ from azureml_inference_server_http.api.aml_request import AMLRequest, rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
 from flask import g
 
-from llava_serving.body import HttpRequest
-from llava_serving.connection import Connection
-from llava_serving.startup import start
+from llava_serving.api.body import HttpRequest
+from llava_serving.api.connection import Connection
+from llava_serving.service.startup import start
 
 
 def init() -> None:

@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # Azure mo
 
 import pandas as pd
 
-from llava_serving.batch.names import name_in
+from llava_serving.batch.batch_service import start_batch
+from llava_serving.batch.file_names import name_in
 from llava_serving.batch.run import COLUMNS
-from llava_serving.batch.service import start_batch
 
 
 def init() -> None:

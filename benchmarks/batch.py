@@ -17,15 +17,15 @@ from typing import Any
 
 from servers import ROOT, machine
 
-from llava_serving.batch.inputs import Defaults
+from llava_serving.batch.row_reader import Defaults
 from llava_serving.batch.run import Batch
-from llava_serving.bench.client import Target
+from llava_serving.bench.caller import Target
 from llava_serving.bench.workload import Question, bodies
-from llava_serving.journal import Journal
-from llava_serving.metrics import Metrics
-from llava_serving.scoring import Scorer
+from llava_serving.service.metrics import Metrics
+from llava_serving.service.request_log import RequestLog
+from llava_serving.service.scorer import Scorer
+from llava_serving.service.startup import Phases, build_engine, load
 from llava_serving.settings import Settings
-from llava_serving.startup import Phases, build_engine, load
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "generate"))
 from score import GenerateEngine
@@ -66,7 +66,7 @@ def main() -> None:
 def generate() -> Batch:
     settings, loaded = load(Phases())
     made = GenerateEngine(loaded)
-    return Batch(Scorer(settings, loaded, made, Journal(Metrics(made.stats))).answer, 1, DEFAULTS)  # type: ignore[arg-type]
+    return Batch(Scorer(settings, loaded, made, RequestLog(Metrics(made.stats))).answer, 1, DEFAULTS)  # type: ignore[arg-type]
 
 
 def engine() -> Batch:
@@ -74,7 +74,9 @@ def engine() -> Batch:
     settings, loaded = load(Phases())
     made = build_engine(loaded, settings)
     made.start()
-    return Batch(Scorer(settings, loaded, made, Journal(Metrics(made.stats))).answer, settings.max_live_seqs, DEFAULTS)
+    return Batch(
+        Scorer(settings, loaded, made, RequestLog(Metrics(made.stats))).answer, settings.max_live_seqs, DEFAULTS
+    )
 
 
 def measure(batch: Batch, path: Path, rows: int) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from servers import Server, machine
 
-from llava_serving.bench.client import Target, send
+from llava_serving.bench.caller import Target, send
 from llava_serving.bench.workload import Question, bodies
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from servers import ROOT, machine
 
-from llava_serving.self_check import sentence_loss
+from llava_serving.service.self_check import sentence_loss
 from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_dir import DeltaTrio
+from llava_serving.weights.model_dir import ModelParts
 
 sys.path.insert(0, str(ROOT / "demo" / "recipe"))
 from dialogues import Dialogues
@@ -41,7 +41,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure(quantization: str, sets: dict[str, Any]) -> dict[str, Any]:
-    loaded = load_model(DeltaTrio(ROOT / "demo"), "cpu", "float32", quantization=quantization)
+    loaded = load_model(ModelParts(ROOT / "demo"), "cpu", "float32", quantization=quantization)
     dialogues = Dialogues(ROOT / "demo" / "delta" / "tokenizer.model")
     right = {name: [sum(verdicts(loaded.model, dialogues, found)), len(found)] for name, found in sets.items()}
     layers = loaded.model.model.language_model.layers

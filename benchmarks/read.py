@@ -1,8 +1,8 @@
 """Reading the parts as a start does beside plain reading: python benchmarks/read.py PARTS --output results/read.json
 
-PARTS holds base/, delta/ and vision/ (random_parts.py writes some). `sums` reads base and delta as the loader does and
-adds them, piece by piece, in memory that is used again: what the host does while a GPU takes the pieces. `plain` reads
-the same files with `cat`. They take turns, each with an empty page cache, which takes root.
+PARTS holds base/, delta/ and vision/ (random_parts.py writes some). `merged` reads base and delta as the loader does
+and adds them chunk by chunk, in memory that is used again: what the host does while a GPU takes the chunks. `plain`
+reads the same files with `cat`. They take turns, each with an empty page cache, which takes root.
 """
 
 import argparse
@@ -20,12 +20,12 @@ SUMS = """
 import sys, time
 from pathlib import Path
 import torch
-from llava_serving.weights.reading import pieces
-from llava_serving.weights.trio import open_parts
+from llava_serving.weights.chunk_reader import read_chunks
+from llava_serving.weights.parts import open_parts
 torch.set_num_threads(1)
 parts = open_parts(*(Path(sys.argv[1]) / part for part in ("base", "delta", "vision")))
 started = time.monotonic()
-for piece in pieces(parts.sums.items()):
+for piece in read_chunks(parts.merged_tensors.items()):
     piece.rows(torch.float16)
 print(time.monotonic() - started)
 """
@@ -39,22 +39,22 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = []
     for number in range(arguments.rounds):
-        for kind, work in (("plain", plain), ("sums", sums))[:: 1 if number % 2 else -1]:
+        for kind, work in (("plain", plain), ("merged", merged_tensors))[:: 1 if number % 2 else -1]:
             os.sync()
             Path("/proc/sys/vm/drop_caches").write_text("3")
             runs.append({"kind": kind, "round": number, "seconds": work(arguments.parts)})
             print(runs[-1], flush=True)
-    medians = {kind: statistics.median(r["seconds"] for r in runs if r["kind"] == kind) for kind in ("plain", "sums")}
+    medians = {kind: statistics.median(r["seconds"] for r in runs if r["kind"] == kind) for kind in ("plain", "merged")}
     size = sum(file.stat().st_size for file in files(arguments.parts))
     told = {
         "machine": machine(), "command": sys.argv, "bytes_read": size,
-        "runs": runs, "median_seconds": medians, "plain_over_sums": medians["plain"] / medians["sums"],
+        "runs": runs, "median_seconds": medians, "plain_over_sums": medians["plain"] / medians["merged"],
     }  # fmt: skip
     arguments.output.write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps({key: told[key] for key in ("median_seconds", "plain_over_sums")}))
 
 
-def sums(parts: Path) -> float:
+def merged_tensors(parts: Path) -> float:
     """Without Python's imports, which read other files."""
     run = subprocess.run([sys.executable, "-c", SUMS, parts], check=True, stdout=subprocess.PIPE, text=True)
     return float(run.stdout)

@@ -84,7 +84,7 @@ def server_environment(arguments: argparse.Namespace) -> dict[str, str]:
 
 def bench(url: str, *options: str) -> dict[str, Any]:
     """What `llava-serving bench` finds at a server's `/score`."""
-    command = [sys.executable, "-m", "llava_serving.cli", "bench", "--url", f"{url}/score", *options]
+    command = [sys.executable, "-m", "llava_serving.tools.cli", "bench", "--url", f"{url}/score", *options]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return figures

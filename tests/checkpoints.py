@@ -15,7 +15,7 @@ Save = Callable[[dict[str, torch.Tensor], Path], None]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a random trio; heads divide hidden, and the tower's image is a whole number of patches."""
+    """Sizes of a random parts_dir; heads divide hidden, and the tower's image is a whole number of patches."""
 
     text_vocab: int = 400
     hidden: int = 32
@@ -44,7 +44,7 @@ def train_tokenizer(path: Path, vocab: int) -> None:
     (path.parent / "corpus").unlink()
 
 
-def write_trio(directory: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
+def write_parts(directory: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
     """base/, delta/ and vision/ with random weights; base and delta are sharded differently."""
     random = torch.Generator().manual_seed(seed)
     for part in ("base", "delta", "vision"):

@@ -3,12 +3,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints import write_trio
+from checkpoints import write_parts
 from reference import Reference, write_merged
 from server import ROOT, Server
 
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_dir import DEMO, DeltaTrio
+from llava_serving.weights.model_dir import DEMO, ModelParts
 
 
 @pytest.fixture(autouse=True)
@@ -19,15 +19,15 @@ def _no_settings_of_the_desk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def trio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parts_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, delta/ and vision/ with random weights."""
-    return write_trio(tmp_path_factory.mktemp("random") / "trio")
+    return write_parts(tmp_path_factory.mktemp("random") / "parts_dir")
 
 
 @pytest.fixture(scope="session")
-def merged(trio: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def merged(parts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, merged naively, in Hugging Face LLaVA layout."""
-    return write_merged(trio, tmp_path_factory.mktemp("merged") / "llava")
+    return write_merged(parts_dir, tmp_path_factory.mktemp("merged") / "llava")
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +36,13 @@ def reference(merged: Path) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def loaded(trio: Path) -> LoadedModel:
-    return load_model(DeltaTrio(trio), "cpu", "float32")
+def loaded(parts_dir: Path) -> LoadedModel:
+    return load_model(ModelParts(parts_dir), "cpu", "float32")
 
 
 @pytest.fixture(scope="session")
 def demo_loaded() -> LoadedModel:
-    return load_model(DeltaTrio(DEMO), "cpu", "float32")
+    return load_model(ModelParts(DEMO), "cpu", "float32")
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,10 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def naive_merge(trio: Path) -> dict[str, torch.Tensor]:
+def naive_merge(parts_dir: Path) -> dict[str, torch.Tensor]:
     """The three rules of apply_delta on whole state dicts in float16."""
-    base, merged = tensors(trio / "base"), {}
-    for name, value in tensors(trio / "delta").items():
+    base, merged = tensors(parts_dir / "base"), {}
+    for name, value in tensors(parts_dir / "delta").items():
         if "inv_freq" in name:
             continue
         value = value.half()
@@ -41,10 +41,10 @@ def naive_merge(trio: Path) -> dict[str, torch.Tensor]:
     return merged
 
 
-def stock_names(trio: Path) -> dict[str, torch.Tensor]:
+def stock_names(parts_dir: Path) -> dict[str, torch.Tensor]:
     """The merged state dict under the names transformers used before 4.52, which it still loads."""
     state = {}
-    for name, value in naive_merge(trio).items():
+    for name, value in naive_merge(parts_dir).items():
         if "mm_projector" in name:
             state[name.replace("model.mm_projector", "multi_modal_projector.linear_1")] = value
         else:
@@ -52,23 +52,23 @@ def stock_names(trio: Path) -> dict[str, torch.Tensor]:
     hidden = state["multi_modal_projector.linear_1.weight"].shape[0]
     state["multi_modal_projector.linear_2.weight"] = torch.eye(hidden).half()
     state["multi_modal_projector.linear_2.bias"] = torch.zeros(hidden).half()
-    vision = {name: value for name, value in tensors(trio / "vision").items() if "position_ids" not in name}
+    vision = {name: value for name, value in tensors(parts_dir / "vision").items() if "position_ids" not in name}
     return state | {f"vision_tower.{name}": value for name, value in vision.items()}
 
 
-def write_merged(trio: Path, directory: Path) -> Path:
+def write_merged(parts_dir: Path, directory: Path) -> Path:
     """One merged checkpoint in Hugging Face LLaVA layout, with the tokenizer's files."""
     directory.mkdir(parents=True)
-    torch.save(stock_names(trio), directory / "pytorch_model.bin")
-    stock_config(trio).save_pretrained(directory)
+    torch.save(stock_names(parts_dir), directory / "pytorch_model.bin")
+    stock_config(parts_dir).save_pretrained(directory)
     for name in ("tokenizer.model", "added_tokens.json"):
-        (directory / name).write_bytes((trio / "delta" / name).read_bytes())
+        (directory / name).write_bytes((parts_dir / "delta" / name).read_bytes())
     return directory
 
 
-def stock_config(trio: Path) -> LlavaConfig:
-    delta = json.loads((trio / "delta" / "config.json").read_text())
-    vision = json.loads((trio / "vision" / "config.json").read_text())
+def stock_config(parts_dir: Path) -> LlavaConfig:
+    delta = json.loads((parts_dir / "delta" / "config.json").read_text())
+    vision = json.loads((parts_dir / "vision" / "config.json").read_text())
     vision = vision.get("vision_config", vision)
     keep = (
         "vocab_size",
@@ -86,7 +86,7 @@ def stock_config(trio: Path) -> LlavaConfig:
     return LlavaConfig(
         text_config=text,
         vision_config=CLIPVisionConfig(**{key: vision[key] for key in clip}, projection_dim=vision["hidden_size"]),
-        image_token_index=json.loads((trio / "delta" / "added_tokens.json").read_text())["<im_patch>"],
+        image_token_index=json.loads((parts_dir / "delta" / "added_tokens.json").read_text())["<im_patch>"],
         image_seq_length=(vision["image_size"] // vision["patch_size"]) ** 2,
         projector_hidden_act="linear",
         vision_feature_layer=-2,
@@ -95,7 +95,7 @@ def stock_config(trio: Path) -> LlavaConfig:
 
 
 class Reference:
-    """Stock transformers on the merged weights of a trio, in float32 on the CPU."""
+    """Stock transformers on the merged weights of a parts_dir, in float32 on the CPU."""
 
     def __init__(self, merged: Path) -> None:
         self.model = LlavaForConditionalGeneration.from_pretrained(merged, dtype=torch.float32).eval()

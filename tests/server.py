@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120
 # After which a test says that something hangs.
 PATIENCE_SECONDS = 60
-JOURNAL = "llava_serving.journal - "
+JOURNAL = "llava_serving.service.request_log - "
 
 
 @dataclass

@@ -9,11 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_serving.engine.block_manager import BlockManager
+from llava_serving.engine.completion import Completion
 from llava_serving.engine.config import EngineConfig
 from llava_serving.engine.engine import Engine, TextModel
-from llava_serving.engine.generation import Generation
+from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
+from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.scheduler import Scheduler
-from llava_serving.engine.sequence import Completion, Image, SamplingParams, Submission
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import Backend
 from llava_serving.model.build import Vocabulary, build_runner
@@ -46,13 +47,13 @@ def small_llava(num_kv_heads: int = 2) -> LlavaForConditionalGeneration:
     return model.eval().requires_grad_(False)
 
 
-def submission(ids: list[int], picture: int | None, params: SamplingParams) -> Submission:
+def submission(ids: list[int], picture: int | None, params: SamplingParams) -> EnginePrompt:
     """`ids` of text, then a picture of that number and a word about it."""
     if picture is None:
-        return Submission(tuple(ids), (), params)
+        return EnginePrompt(tuple(ids), (), params)
     pixels = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(picture))
-    image = Image(len(ids), IMAGE_LENGTH, bytes([picture]), pixels)
-    return Submission((*ids, *[IMAGE_TOKEN] * IMAGE_LENGTH, 5), (image,), params)
+    image = PromptImage(len(ids), IMAGE_LENGTH, bytes([picture]), pixels)
+    return EnginePrompt((*ids, *[IMAGE_TOKEN] * IMAGE_LENGTH, 5), (image,), params)
 
 
 @contextmanager
@@ -75,16 +76,16 @@ def running(
         assert not list(scheduler), "every sequence has ended"
 
 
-def begin(engine: Engine, *submissions: Submission, **options: Any) -> list[Generation]:
+def begin(engine: Engine, *submissions: EnginePrompt, **options: Any) -> list[RequestHandle]:
     """A request for each."""
     generations = []
     for one in submissions:
-        generations.append(Generation([one.params.n], **options))
+        generations.append(RequestHandle([one.params.n], **options))
         engine.submit([one], generations[-1])
     return generations
 
 
-def answers(engine: Engine, *submissions: Submission) -> list[list[Completion]]:
+def answers(engine: Engine, *submissions: EnginePrompt) -> list[list[Completion]]:
     """Of requests that are all there at once."""
     return [generation.result()[0] for generation in begin(engine, *submissions)]
 

@@ -13,16 +13,18 @@ from azureml_inference_server_http.api.aml_request import AMLRequest, rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
 from transformers.generation.streamers import BaseStreamer
 
-from llava_serving.body import HttpRequest
-from llava_serving.connection import Connection
-from llava_serving.engine.generation import Generation, SequenceEnd, TextDelta
-from llava_serving.engine.output import Output
-from llava_serving.engine.sequence import SampledToken, Sequence, Submission, random_numbers
+from llava_serving.api.body import HttpRequest
+from llava_serving.api.connection import Connection
+from llava_serving.engine.completion import SampledToken
+from llava_serving.engine.prompt import EnginePrompt
+from llava_serving.engine.request import RequestHandle, SequenceEnd, TextDelta
+from llava_serving.engine.sequence import Sequence, random_numbers
+from llava_serving.engine.sequence_output import Output
 from llava_serving.engine.stats import Stats
-from llava_serving.journal import Journal
-from llava_serving.metrics import Metrics
-from llava_serving.scoring import Scorer
-from llava_serving.startup import Phases, load
+from llava_serving.service.metrics import Metrics
+from llava_serving.service.request_log import RequestLog
+from llava_serving.service.scorer import Scorer
+from llava_serving.service.startup import Phases, load
 from llava_serving.weights.loader import LoadedModel
 
 
@@ -34,10 +36,10 @@ class GenerateEngine:
         self._loaded = loaded
         self._thread = ThreadPoolExecutor(1)
 
-    def check_room(self) -> None:
+    def check_admission(self) -> None:
         pass
 
-    def submit(self, submissions: list[Submission], generation: Generation) -> None:
+    def submit(self, submissions: list[EnginePrompt], generation: RequestHandle) -> None:
         submitted = time.monotonic()
         for row, submission in enumerate(submissions):
             for index in range(submission.params.n):
@@ -45,7 +47,7 @@ class GenerateEngine:
 
     @torch.inference_mode()
     def _generate(
-        self, submission: Submission, generation: Generation, place: tuple[int, int], submitted: float
+        self, submission: EnginePrompt, generation: RequestHandle, place: tuple[int, int], submitted: float
     ) -> None:
         tokenizer, model, params = self._loaded.tokenizer, self._loaded.model, submission.params
         ids = list(submission.token_ids)
@@ -77,7 +79,7 @@ class GenerateEngine:
 
 
 class _Streamer(BaseStreamer):
-    def __init__(self, output: Output, generation: Generation, place: tuple[int, int]) -> None:
+    def __init__(self, output: Output, generation: RequestHandle, place: tuple[int, int]) -> None:
         self._output = output
         self._generation = generation
         self._place = place
@@ -100,7 +102,7 @@ def init() -> None:
     logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
     settings, loaded = load(Phases())
     engine = GenerateEngine(loaded)
-    scorer = Scorer(settings, loaded, engine, Journal(Metrics(engine.stats)))  # type: ignore[arg-type]
+    scorer = Scorer(settings, loaded, engine, RequestLog(Metrics(engine.stats)))  # type: ignore[arg-type]
 
 
 @rawhttp

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from llava_serving.engine.completion import Completion
 from llava_serving.engine.engine import Engine, TextModel
-from llava_serving.engine.generation import Generation
-from llava_serving.engine.sequence import Completion, Image, SamplingParams, Submission
+from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
+from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import triton_backend
 from llava_serving.model.kv_cache import BLOCK_SIZE
@@ -38,17 +39,17 @@ def measure(context: Context) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def chat(sizes: Sizes, number: int, max_new_tokens: int | None = None) -> Submission:
+def chat(sizes: Sizes, number: int, max_new_tokens: int | None = None) -> EnginePrompt:
     """Half of the prompt, the picture, the other half."""
     shape, before = sizes.shape, sizes.chat_prompt // 2
     ids = random_ids(sizes.chat_prompt, shape.vocabulary, number)
     ids[before:before] = [shape.image_token_id] * shape.image_tokens
     pixels = torch.randn(3, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(number))
-    image = Image(before, shape.image_tokens, f"picture {number}".encode(), pixels)
-    return Submission(tuple(ids), (image,), SamplingParams(max_new_tokens or sizes.chat_answer, ignore_eos=True))
+    image = PromptImage(before, shape.image_tokens, f"picture {number}".encode(), pixels)
+    return EnginePrompt(tuple(ids), (image,), SamplingParams(max_new_tokens or sizes.chat_answer, ignore_eos=True))
 
 
-def _together(context: Context, chats: list[Submission]) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+def _together(context: Context, chats: list[EnginePrompt]) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
     sizes = context.sizes
     longest = len(chats[0].token_ids) + sizes.chat_answer
     runner, scheduler = make_runner(
@@ -75,15 +76,15 @@ def _together(context: Context, chats: list[Submission]) -> tuple[dict[str, Any]
     return told, [completion.token_ids for completion in completions]
 
 
-def answered(engine: Engine, submissions: list[Submission]) -> list[Completion]:
+def answered(engine: Engine, submissions: list[EnginePrompt]) -> list[Completion]:
     """Each as a request of its own, all submitted before the first is waited for."""
-    generations = [Generation([1]) for _ in submissions]
+    generations = [RequestHandle([1]) for _ in submissions]
     for submission, generation in zip(submissions, generations, strict=True):
         engine.submit([submission], generation)
     return [generation.result()[0][0] for generation in generations]
 
 
-def _one_by_one(context: Context, chats: list[Submission]) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+def _one_by_one(context: Context, chats: list[EnginePrompt]) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
     _generated(context, chats[0], WARM_UP_ANSWER)
     began = time.perf_counter()
     answers = [_generated(context, one, one.params.max_new_tokens) for one in chats]
@@ -96,7 +97,7 @@ def _one_by_one(context: Context, chats: list[Submission]) -> tuple[dict[str, An
 
 
 @torch.inference_mode()
-def _generated(context: Context, submission: Submission, count: int) -> tuple[int, ...]:
+def _generated(context: Context, submission: EnginePrompt, count: int) -> tuple[int, ...]:
     """transformers' own, with its own cache; the tokens come back to the host as a caller would have them."""
     device, dtype = context.sizes.device, context.sizes.dtype
     ids = torch.tensor([submission.token_ids], device=device)

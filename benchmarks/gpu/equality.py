@@ -8,8 +8,8 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from llava_serving.engine.engine import Engine, TextModel
-from llava_serving.engine.generation import Generation
-from llava_serving.engine.sequence import Image, SamplingParams, Submission
+from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
+from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import CPU, TORCH, Backend, triton_backend
 
@@ -57,26 +57,26 @@ def _paths(device: torch.device) -> Iterator[tuple[str, Backend, bool]]:
         yield "cpu", CPU, False
 
 
-def _request(shape: Shape, number: int) -> Submission:
+def _request(shape: Shape, number: int) -> EnginePrompt:
     """Prompts of many lengths, every fourth with a picture, some with a penalty, some beginning like another."""
     ids = random_ids(20, shape.vocabulary, 1000) if number % 6 == 1 else []
     ids += random_ids(1 + number * 7 % 37, shape.vocabulary, number)
-    images: tuple[Image, ...] = ()
+    images: tuple[PromptImage, ...] = ()
     if number % 4 == 0:
         pixels = torch.randn(3, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(number))
-        images = (Image(1, shape.image_tokens, bytes([number]), pixels),)
+        images = (PromptImage(1, shape.image_tokens, bytes([number]), pixels),)
         ids[1:1] = [shape.image_token_id] * shape.image_tokens
     penalty = 1.2 if number % 5 == 0 else 1.0
-    return Submission(tuple(ids), images, SamplingParams(2 + number % 5, repetition_penalty=penalty, ignore_eos=True))
+    return EnginePrompt(tuple(ids), images, SamplingParams(2 + number % 5, repetition_penalty=penalty, ignore_eos=True))
 
 
 def _answers(
-    model: LlavaForConditionalGeneration, submissions: list[Submission], backend: Backend, static: bool
+    model: LlavaForConditionalGeneration, submissions: list[EnginePrompt], backend: Backend, static: bool
 ) -> Answers:
     with poisoned():
         runner, scheduler = make_runner(model, backend, MAX_NUM_SEQS, 32, BLOCKS, static=static, overlap=static)
         engine = Engine(scheduler, runner, TextModel(lambda _: b"x", EOS), Stats(), len(submissions))
-        generations = [Generation([1]) for _ in submissions]
+        generations = [RequestHandle([1]) for _ in submissions]
         for submission, generation in zip(submissions, generations, strict=True):
             engine.submit([submission], generation)
         engine.start()  # with all of them there, so that every path has the same steps

@@ -13,7 +13,7 @@ from .reference import relative_error, rms_normed
 from .sizes import Shape, Sizes
 
 EPSILON = 1e-6
-HEAD_MULTIPLE = 8  # see llava_serving.model.head
+HEAD_MULTIPLE = 8  # see llava_serving.model.lm_head
 # Which norm their input, which make SwiGLU of their output, and which add it to the residual.
 LAYERS = {
     "qkv": {"norm"}, "o": {"add_to"}, "gate_up": {"norm", "gates"}, "down": {"add_to"}, "head": {"norm"},

@@ -5,7 +5,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from llava_serving.weights.joined import allocate, siblings
+from llava_serving.model.fused_weights import allocate, siblings
 
 from .sizes import Shape
 

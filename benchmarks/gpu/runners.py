@@ -7,9 +7,11 @@ from collections.abc import Callable
 from transformers import LlavaForConditionalGeneration
 
 from llava_serving.engine.block_manager import BlockManager
+from llava_serving.engine.completion import SampledToken
 from llava_serving.engine.config import EngineConfig
+from llava_serving.engine.prompt import SamplingParams
 from llava_serving.engine.scheduler import Batch, Scheduler
-from llava_serving.engine.sequence import SampledToken, SamplingParams, Sequence
+from llava_serving.engine.sequence import Sequence
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import Backend
 from llava_serving.model.build import Vocabulary, build_runner

@@ -9,8 +9,9 @@ from sentencepiece import SentencePieceProcessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # the recipe runs without an installed service
 
-from llava_serving.prompt import V0, ChatRow, ImageSource, Segment, TextRow, Turn, chat, question
-from llava_serving.tokenizer import ImageTokens, Tokenizer
+from llava_serving.inputs.prompt import ChatRow, ImageSource, Segment, TextRow, Turn, chat, question
+from llava_serving.inputs.templates import V0
+from llava_serving.inputs.tokenizer import ImageTokens, Tokenizer
 
 PATCHES = 16
 IGNORE = -100  # cross-entropy skips these targets

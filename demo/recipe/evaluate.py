@@ -27,7 +27,7 @@ from reference import Variant, load, pixels
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from llava_serving.prompt import V0
+from llava_serving.inputs.templates import V0
 
 SCENES = 400
 BATCH = 64

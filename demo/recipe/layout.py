@@ -20,7 +20,7 @@ ROPE_BASE = 10_000.0
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
-def write_trio(work: Path, demo: Path) -> None:
+def write_parts(work: Path, demo: Path) -> None:
     """base/, delta/ and vision/ from the state dicts in the work folder."""
     base = torch.load(work / "base.pt")
     after = torch.load(work / "llava.pt")

@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small: more threads only wait for each other
 
 from base import train_base
-from layout import write_trio
+from layout import write_parts
 from llava import train_llava
 from pictures import pool
 from vision import train_vision
@@ -36,7 +36,7 @@ def main() -> None:
         for stage in stages:
             stage.result()
     train_llava(work)
-    write_trio(work, arguments.output)
+    write_parts(work, arguments.output)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import ANSWERS, PREDICTIONS
+from .run_files import ANSWERS, PREDICTIONS
 
 if TYPE_CHECKING:
-    from .run import Answered
+    from .run import RowResult
 
 
 class Results:
@@ -29,7 +29,7 @@ class Results:
         except OSError:  # a file system without locks
             pass
 
-    def write(self, rows: Iterable["Answered"]) -> tuple[int, int]:
+    def write(self, rows: Iterable["RowResult"]) -> tuple[int, int]:
         """In the place of what is there: how many rows there are, and how many of them are errors. Raises OSError."""
         count = errors = 0
         with contextlib.closing(self._answers) as lines, contextlib.closing(self._predictions) as table:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..answer import error_body
+from ..api.response import error_body
+from ..client.answer_texts import texts
 from ..errors import InternalError, RequestError, Unavailable
-from ..texts import texts
-from .inputs import Defaults, Row, rows
-from .kept import Kept, Place
+from .row_reader import Defaults, Row, rows
+from .saved_answers import Place, SavedAnswers
 
 logger = logging.getLogger(__name__)
 LOG_SECONDS = 10.0
@@ -24,7 +24,7 @@ COLUMNS = ("file", "row", "prediction", "error")
 
 
 @dataclass(frozen=True)
-class Answered:
+class RowResult:
     """A row that is done: `answer` is the body in the request's own form, None where `error` says why."""
 
     file: str
@@ -53,7 +53,7 @@ class Batch:
         answer: Callable[[bytes], Any],
         concurrency: int,
         defaults: Defaults,
-        kept: Kept | None = None,
+        kept: SavedAnswers | None = None,
         stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._answer = answer
@@ -62,14 +62,14 @@ class Batch:
         self._kept = kept
         self.stop = stop
 
-    def run(self, files: Sequence[tuple[Path, str]]) -> Iterator[Answered]:
+    def run(self, files: Sequence[tuple[Path, str]]) -> Iterator[RowResult]:
         """Every row of the files, each given with its name, in order.
 
         Raises Unavailable when the engine is shut down or its device fails: the rows that it took along are not
         refused, and another run answers them.
         """
         progress = _Progress(len(files))
-        window: deque[tuple[Future[Answered], int]] = deque()
+        window: deque[tuple[Future[RowResult], int]] = deque()
         pool, held = ThreadPoolExecutor(self._concurrency, "batch"), 0
         try:
             for path, name in files:
@@ -97,11 +97,11 @@ class Batch:
         not so much that a folder of big pictures fills the memory."""
         return rows >= 4 * self._concurrency or num_bytes > MOST_BYTES
 
-    def _answered(self, row: Row) -> Answered:
+    def _answered(self, row: Row) -> RowResult:
         try:
             if isinstance(row.request, RequestError):
                 raise row.request
-            return Answered(row.file, row.number, self._ask((row.file, row.number), row.request), None)
+            return RowResult(row.file, row.number, self._ask((row.file, row.number), row.request), None)
         except Unavailable:
             raise
         except RequestError as error:
@@ -109,7 +109,7 @@ class Batch:
         except Exception:
             logger.exception("row %s of %s failed", row.number, row.file)
             refused = InternalError("internal_error", "the service failed on this row; its log says why")
-        return Answered(row.file, row.number, None, error_body(refused)["error"])
+        return RowResult(row.file, row.number, None, error_body(refused)["error"])
 
     def _ask(self, place: Place, request: bytes) -> Any:
         if self._kept is None:
@@ -142,7 +142,7 @@ class _Progress:
     def file(self) -> None:
         self._read += 1
 
-    def row(self, answered: Answered) -> Answered:
+    def row(self, answered: RowResult) -> RowResult:
         self._rows += 1
         self._errors += answered.error is not None
         if time.monotonic() - self._told >= LOG_SECONDS:

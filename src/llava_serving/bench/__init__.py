@@ -1,1 +1,1 @@
-"""The load generator behind `llava-serving bench`: needs no torch, and measures any server."""
+"""The load generator of `llava-serving bench`: it measures any server and imports no torch."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from .client import Target
+from .caller import Target
 
 WORKLOADS = ("text", "image", "mixed", "shared-image")
 SUBJECTS = ("color", "shape", "number", "size", "place", "mood", "light", "background", "foreground", "left half")

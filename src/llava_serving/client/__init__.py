@@ -2,7 +2,7 @@
 
 from .access import entra_token
 from .endpoint import Answer, Endpoint
-from .refusal import EndpointError
-from .request import ask
+from .endpoint_error import EndpointError
+from .request_body import ask
 
 __all__ = ["Answer", "Endpoint", "EndpointError", "ask", "entra_token"]

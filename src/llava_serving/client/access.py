@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import urllib3
 
-from .refusal import EndpointError
+from .endpoint_error import EndpointError
 
 # Where the commands look for a key, so that no process list shows it.
 KEY_VARIABLE = "AZUREML_ENDPOINT_KEY"

@@ -10,9 +10,9 @@ from typing import Any
 
 import urllib3
 
-from ..events import events
 from .access import connections
-from .refusal import LONGEST_WAIT, EndpointError, refusal, told, wait
+from .endpoint_error import LONGEST_WAIT, EndpointError, refusal, told, wait
+from .server_sent_events import events
 
 logger = logging.getLogger(__name__)
 BUSY = (429, 503)

@@ -1,4 +1,4 @@
-"""Generation: token ids and pixels in, text out. Knows no prompts, image files or HTTP.
+"""Continuous batching: what runs in the next step, which KV cache blocks it owns, and how tokens become text.
 
-It decides what runs and holds no tensor; the package `model` computes.
+It knows requests as token ids. It holds no tensor, imports no torch, and knows no prompt, picture or HTTP.
 """

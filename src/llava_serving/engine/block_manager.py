@@ -15,7 +15,7 @@ class BlockManager:
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._holders = [0] * num_blocks
+        self._ref_counts = [0] * num_blocks
         self._free = OrderedDict.fromkeys(range(num_blocks))  # in the order in which they are to be used again
         self._hash_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
@@ -33,7 +33,7 @@ class BlockManager:
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def find(self, hashes: Iterable[bytes]) -> list[int]:
+    def cached_prefix(self, hashes: Iterable[bytes]) -> list[int]:
         """The blocks of the longest prefix of `hashes` that is in the cache."""
         found = []
         for block_hash in hashes:
@@ -42,26 +42,26 @@ class BlockManager:
             found.append(block)
         return found
 
-    def num_free_without(self, blocks: Iterable[int]) -> int:
+    def num_free_excluding(self, blocks: Iterable[int]) -> int:
         """Blocks that could be allocated once `blocks` are shared."""
         return len(self._free) - sum(block in self._free for block in blocks)
 
-    def share(self, blocks: Iterable[int]) -> None:
+    def acquire(self, blocks: Iterable[int]) -> None:
         """One more holder for each."""
         for block in blocks:
             self._free.pop(block, None)
-            self._holders[block] += 1
+            self._ref_counts[block] += 1
 
     def allocate(self, count: int) -> list[int]:
         """`count` blocks that nobody holds; what they held is forgotten."""
         assert count <= len(self._free), f"{count} blocks wanted, {len(self._free)} free of {self.num_blocks}"
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
-            self._holders[block] = 1
-            self._unpublish(block)
+            self._ref_counts[block] = 1
+            self._evict(block)
         return blocks
 
-    def publish(self, block: int, block_hash: bytes) -> None:
+    def cache_block(self, block: int, block_hash: bytes) -> None:
         """The block may be shared as `block_hash` from now on; of two with the same contents the first is."""
         if block_hash not in self._block_of and block not in self._hash_of:
             self._block_of[block_hash] = block
@@ -70,24 +70,26 @@ class BlockManager:
     def release(self, blocks: list[int]) -> None:
         """One holder less for each of a sequence's blocks, given in order."""
         for block in reversed(blocks):  # so that the end of a prefix goes before its beginning
-            self._holders[block] -= 1
-            assert self._holders[block] >= 0, f"block {block} was released more often than held"
-            if self._holders[block] == 0:
+            self._ref_counts[block] -= 1
+            assert self._ref_counts[block] >= 0, f"block {block} was released more often than held"
+            if self._ref_counts[block] == 0:
                 self._free[block] = None
                 self._free.move_to_end(block, last=block in self._hash_of)
 
-    def forget(self) -> None:
-        """Nothing can be shared any more; holders keep what they hold."""
+    def reset_prefix_cache(self) -> None:
+        """Nothing can be shared any more; ref_counts keep what they hold."""
         self._hash_of.clear()
         self._block_of.clear()
 
     def check_integrity(self, tables: Iterable[list[int]]) -> None:
-        """Raises AssertionError unless `tables` are all the holders there are."""
+        """Raises AssertionError unless `tables` are all the ref_counts there are."""
         held = Counter(block for table in tables for block in table)
-        assert [held[block] for block in range(self.num_blocks)] == self._holders, "holders and block tables differ"
-        assert all((count == 0) == (block in self._free) for block, count in enumerate(self._holders))
+        assert [held[block] for block in range(self.num_blocks)] == self._ref_counts, (
+            "ref_counts and block tables differ"
+        )
+        assert all((count == 0) == (block in self._free) for block, count in enumerate(self._ref_counts))
         assert {block: block_hash for block_hash, block in self._block_of.items()} == self._hash_of
 
-    def _unpublish(self, block: int) -> None:
+    def _evict(self, block: int) -> None:
         if (block_hash := self._hash_of.pop(block, None)) is not None:
             del self._block_of[block_hash]

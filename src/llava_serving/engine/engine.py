@@ -17,10 +17,12 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from ..errors import InternalError, Overloaded, Unavailable
-from .generation import Generation, SequenceEnd, TextDelta
-from .output import Output
+from .completion import FinishReason, SampledToken, TokenLogprob
+from .prompt import EnginePrompt
+from .request import RequestHandle, SequenceEnd, TextDelta
 from .scheduler import Batch, Scheduler
-from .sequence import FinishReason, SampledToken, Sequence, Submission, TokenLogprob, random_numbers
+from .sequence import Sequence, random_numbers
+from .sequence_output import Output
 from .stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -70,17 +72,17 @@ class _Live:
 
     seq: Sequence
     output: Output
-    generation: Generation
+    generation: RequestHandle
     row: int
     index: int
     told: float = 0.0  # when its caller last saw new text
 
 
 class Engine:
-    """`submit` prompts from any thread, take the events of the Generation that comes back.
+    """`submit` prompts from any thread, take the events of its RequestHandle.
 
-    `max_live_seqs` are let in at a time, running and waiting together. `on_sick` is called once, when the device is
-    found not to compute any more: a step fails and so does the runner's probe, or a step takes `stall_seconds`.
+    `max_live_seqs` are let in at a time, running and waiting together. `on_unhealthy` is called once, when the device
+    is found not to compute any more: a step fails and so does the runner's probe, or a step takes `stall_seconds`.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Engine:
         max_live_seqs: int,
         prefix_caching: bool = True,
         stall_seconds: float = math.inf,
-        on_sick: Callable[[str], None] = lambda reason: None,
+        on_unhealthy: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.stats = stats
         self._scheduler = scheduler
@@ -101,7 +103,7 @@ class Engine:
         self._max_live_seqs = max_live_seqs
         self._prefix_caching = prefix_caching
         self._stall_seconds = stall_seconds
-        self._on_sick = on_sick
+        self._on_unhealthy = on_unhealthy
         self._lock = threading.Lock()  # over what submitting threads and the engine's both change
         self._num_live = 0
         self._next_seq_id = 0
@@ -135,12 +137,12 @@ class Engine:
         self.refuse("draining", "this instance is being shut down; try again")
         self._drained_by = time.monotonic() + seconds
 
-    def check_room(self, num_seqs: int = 1) -> None:
+    def check_admission(self, num_seqs: int = 1) -> None:
         """Raises what `submit` of as many sequences would raise now: Overloaded or Unavailable."""
         with self._lock:
-            self._check_room(num_seqs)
+            self._check_admission(num_seqs)
 
-    def submit(self, submissions: list[Submission], generation: Generation) -> None:
+    def submit(self, submissions: list[EnginePrompt], generation: RequestHandle) -> None:
         """Queues the prompts of a request, all or none; `generation` is told what becomes of them.
 
         Raises Overloaded or Unavailable.
@@ -148,16 +150,16 @@ class Engine:
         now = time.monotonic()
         count = sum(submission.params.n for submission in submissions)
         with self._lock:
-            self._check_room(count)
+            self._check_admission(count)
             if self._num_live == 0:
                 self._ends = deque([now], self._ends.maxlen)
             self._num_live += count
             numbers = iter(range(self._next_seq_id, self._next_seq_id + count))
             self._next_seq_id += count
-            root = b"" if self._prefix_caching else self._next_seq_id.to_bytes(8, "little")
+            cache_salt = b"" if self._prefix_caching else self._next_seq_id.to_bytes(8, "little")
             self._submitted.put(
                 [
-                    self._new(next(numbers), submission, root, generation, (row, index), now)
+                    self._new(next(numbers), submission, cache_salt, generation, (row, index), now)
                     for row, submission in enumerate(submissions)
                     for index in range(submission.params.n)
                 ]
@@ -203,10 +205,10 @@ class Engine:
         self._postprocess(step.batch, tokens)
         return True
 
-    def _check_room(self, num_seqs: int) -> None:
+    def _check_admission(self, num_seqs: int) -> None:
         if time.monotonic() - self._step_began > self._stall_seconds:
             self._refusal = UNHEALTHY
-            threading.Thread(target=self._on_sick, args=("a step does not end",), name="stall").start()
+            threading.Thread(target=self._on_unhealthy, args=("a step does not end",), name="stall").start()
             self._step_began = math.inf  # said once
         if self._refusal is not None:
             raise Unavailable(*self._refusal, retry_after=RESTART_SECONDS)
@@ -227,15 +229,15 @@ class Engine:
     def _new(
         self,
         seq_id: int,
-        submission: Submission,
-        root: bytes,
-        generation: Generation,
+        submission: EnginePrompt,
+        cache_salt: bytes,
+        generation: RequestHandle,
         place: tuple[int, int],
         now: float,
     ) -> _Live:
         params = submission.params
         numbers = random_numbers(params.seed, place[1])
-        seq = Sequence(seq_id, list(submission.token_ids), submission.images, params, numbers, root)
+        seq = Sequence(seq_id, list(submission.token_ids), submission.images, params, numbers, cache_salt)
         output = Output(seq, self._text_model.token_bytes, self._text_model.eos_id, now)
         return _Live(seq, output, generation, *place)
 
@@ -312,13 +314,13 @@ class Engine:
 
     def _fail(self, batch: Batch) -> None:
         """Ends the requests of a step that failed; raises if it was not theirs but the device does not compute."""
-        self._scheduler.forget_cached()
+        self._scheduler.reset_prefix_cache()
         lives = [self._live.get(entry.seq.seq_id) for entry in batch.scheduled]
         for generation in {live.generation for live in lives if live is not None}:
             self._fail_request(generation, "the step that this request was in failed; the log says why")
         self._runner.probe()
 
-    def _fail_request(self, generation: Generation, message: str) -> None:
+    def _fail_request(self, generation: RequestHandle, message: str) -> None:
         for live in [live for live in self._live.values() if live.generation is generation]:
             self._drop(live)
         generation.post(InternalError("generation_failed", message))
@@ -330,7 +332,7 @@ class Engine:
             lives += self._submitted.get() or []
         for generation in {live.generation for live in lives}:
             generation.post(Unavailable(*UNHEALTHY, retry_after=RESTART_SECONDS))
-        self._on_sick(reason)
+        self._on_unhealthy(reason)
 
     def _drop(self, live: _Live) -> None:
         self._scheduler.remove(live.seq)

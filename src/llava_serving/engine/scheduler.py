@@ -91,7 +91,7 @@ class Scheduler:
         scheduled: dict[int, Scheduled] = {}
         preempted = self._schedule_running(scheduled)
         for entry in scheduled.values():
-            self._publish(entry)
+            self._cache_full_blocks(entry)
         if not preempted:
             self._admit(scheduled)
         self._count()
@@ -106,9 +106,9 @@ class Scheduler:
         self._stats.scheduled_seqs += len(batch.scheduled)
         self._stats.scheduled_tokens += batch.num_tokens
 
-    def forget_cached(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """After a step that failed: what it left in blocks is unknown, and must be shared with nobody."""
-        self._blocks.forget()
+        self._blocks.reset_prefix_cache()
 
     def check_integrity(self) -> None:
         """Raises AssertionError if a block is lost, or held by nobody, or a sequence is where it should not be."""
@@ -144,12 +144,12 @@ class Scheduler:
             seq = self._waiting[0]
             # One token at least must run: its logits are what the first new token is sampled from.
             full = (seq.num_tokens - 1) // self._blocks.block_size
-            cached = self._blocks.find(seq.hash_blocks(full, self._blocks.block_size))
+            cached = self._blocks.cached_prefix(seq.hash_blocks(full, self._blocks.block_size))
             missing = self._blocks.blocks_for(seq.num_tokens) - len(cached)
             # A block to grow for each that runs, so that an admission is not undone in the next step.
-            if missing + len(self._running) > self._blocks.num_free_without(cached) and self._running:
+            if missing + len(self._running) > self._blocks.num_free_excluding(cached) and self._running:
                 return
-            self._blocks.share(cached)
+            self._blocks.acquire(cached)
             seq.block_table = cached
             seq.num_computed = len(cached) * self._blocks.block_size
             self._count_admission(seq)
@@ -160,7 +160,7 @@ class Scheduler:
             scheduled[seq.seq_id] = entry = Scheduled.next_of(seq, num_tokens)
             # At once, so that the next to be admitted finds them: a step writes all its keys and values of a layer
             # before any of its queries reads them.
-            self._publish(entry)
+            self._cache_full_blocks(entry)
 
     def _budget(self, scheduled: dict[int, Scheduled]) -> int:
         return self._max_num_batched_tokens - sum(entry.num_tokens for entry in scheduled.values())
@@ -173,12 +173,12 @@ class Scheduler:
         seq.block_table.extend(blocks)
         self._new_blocks.extend(blocks)
 
-    def _publish(self, entry: Scheduled) -> None:
+    def _cache_full_blocks(self, entry: Scheduled) -> None:
         """The blocks that this step fills, and one that the last step filled with a token the host did not know."""
         size = self._blocks.block_size
         hashes = entry.seq.hash_blocks(min(entry.end, entry.seq.num_tokens) // size, size)
         for index in range(max(0, entry.start - 1) // size, len(hashes)):
-            self._blocks.publish(entry.seq.block_table[index], hashes[index])
+            self._blocks.cache_block(entry.seq.block_table[index], hashes[index])
 
     def _preempt(self, seq: Sequence) -> None:
         self._running.remove(seq)

@@ -1,4 +1,4 @@
-"""What goes into the engine and comes out of it, and the state of one sequence in between."""
+"""The state of one sequence: its tokens, its blocks of the KV cache, and the hashes of its full blocks."""
 
 from __future__ import annotations
 
@@ -8,102 +8,10 @@ import secrets
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # the scheduler that handles sequences needs no torch
-    import torch
+from .prompt import PromptImage, SamplingParams
 
-FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 GOLDEN_RATIO_64 = 0x9E3779B97F4A7C15  # spreads the seeds of a request's sequences (Knuth, multiplicative hashing)
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How one prompt is continued.
-
-    `temperature` 0 is greedy, whatever else is set; `top_p` 1 and `top_k` 0 are off. `stop` strings end the text and
-    are not part of it. `logprobs` is the number of alternatives reported beside each token (0: the token alone), None
-    for none.
-    """
-
-    max_new_tokens: int
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    n: int = 1
-    ignore_eos: bool = False
-    logprobs: int | None = None
-
-
-@dataclass(frozen=True)
-class Image:
-    """A picture in a prompt: `pixels` (3, height, width) float32, at positions `start` to `start + length`."""
-
-    start: int
-    length: int
-    digest: bytes  # of the pixels: what the caches know it by
-    pixels: torch.Tensor = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Submission:
-    """One prompt: ids with the image tokens in place, and the images in order."""
-
-    token_ids: tuple[int, ...]
-    images: tuple[Image, ...]
-    params: SamplingParams
-
-
-@dataclass(frozen=True)
-class SampledToken:
-    """`token` is None where the logits were no numbers. `logprob` and `alternatives` (id, value) are as asked for."""
-
-    token: int | None
-    logprob: float = 0.0
-    alternatives: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A token's bytes and its natural log-probability under the model, before temperature and filters."""
-
-    token: bytes
-    logprob: float
-    alternatives: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One finished sequence; times in seconds from its submission.
-
-    `text` is cut before the stop string; `token_ids` is every token generated, EOS included. `cached_tokens` of the
-    prompt were found in the prefix cache. `ttft_seconds` is None where no token was made.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    logprobs: tuple[TokenLogprob, ...]
-    prompt_tokens: int
-    cached_tokens: int
-    queue_seconds: float
-    ttft_seconds: float | None
-    total_seconds: float
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.token_ids)
-
-    @property
-    def tpot_seconds(self) -> float | None:
-        """Time per output token after the first."""
-        if self.ttft_seconds is None or self.num_tokens < 2:
-            return None
-        return (self.total_seconds - self.ttft_seconds) / (self.num_tokens - 1)
 
 
 @dataclass(eq=False)
@@ -115,10 +23,10 @@ class Sequence:
 
     seq_id: int
     token_ids: list[int]
-    images: tuple[Image, ...]
+    images: tuple[PromptImage, ...]
     params: SamplingParams
     random: random.Random
-    root: bytes = b""  # sequences share cached blocks where their roots are equal
+    cache_salt: bytes = b""  # sequences share cached blocks where their roots are equal
     num_computed: int = 0
     num_pending: int = 0  # tokens that the device samples or has sampled, and the host does not know yet
     batch_index: int = 0  # its row of the device's per-sequence buffers while it runs
@@ -158,7 +66,7 @@ class Sequence:
         """The token that only the device knows is the last that the request asks for."""
         return self.length - self.num_prompt_tokens >= self.params.max_new_tokens
 
-    def images_between(self, start: int, end: int) -> Iterator[Image]:
+    def images_between(self, start: int, end: int) -> Iterator[PromptImage]:
         """The images of which a part lies at positions `start` to `end`."""
         return (image for image in self.images if image.start < end and start < image.start + image.length)
 
@@ -170,7 +78,7 @@ class Sequence:
         assert count * block_size <= len(self.token_ids)
         for index in range(len(self.block_hashes), count):
             start, end = index * block_size, (index + 1) * block_size
-            block = hashlib.blake2b(self.block_hashes[-1] if index else self.root, digest_size=16)
+            block = hashlib.blake2b(self.block_hashes[-1] if index else self.cache_salt, digest_size=16)
             block.update(array("q", self.token_ids[start:end]).tobytes())
             for image in self.images_between(start, end):
                 block.update(image.digest + (image.start - start).to_bytes(8, "little", signed=True))

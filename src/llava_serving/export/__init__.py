@@ -1,1 +1,4 @@
-"""From the parts of a LLaVA v0 to a merged folder that transformers and vLLM load."""
+"""A merged model as a folder that transformers and vLLM load.
+
+It knows their file formats. It knows no engine and no server.
+"""

@@ -1,1 +1,4 @@
-"""The model's arithmetic on a device: tensors of a batch in, sampled tokens out. Knows no requests, files or HTTP."""
+"""The model's arithmetic on a device: a batch of tokens in, sampled tokens out.
+
+It knows layers, kernels, the KV cache and the sampler. It knows no request, file or HTTP.
+"""

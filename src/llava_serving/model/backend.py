@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from .decoder import Forward, torch_forward
-from .head import Project, torch_project
 from .kv_cache import BLOCK_SIZE
+from .lm_head import Project, torch_project
 from .paged_attention import PagedKernels, TorchKernels
 
 logger = logging.getLogger(__name__)

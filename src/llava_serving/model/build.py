@@ -9,19 +9,20 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from ..engine.config import EngineConfig
+from ..engine.prompt import PromptImage, SamplingParams
 from ..engine.scheduler import Batch, Scheduled
-from ..engine.sequence import Image, SamplingParams, random_numbers
 from ..engine.sequence import Sequence as Seq
+from ..engine.sequence import random_numbers
 from ..engine.stats import Stats
 from . import backend as backends
 from .backend import Backend
-from .head import Head
 from .kv_cache import BLOCK_SIZE, bytes_per_block
-from .memory import GIB, CudaMemory, bytes_asked_for, num_blocks, room_on_gpu
+from .kv_cache_sizing import GIB, CudaMemory, bytes_asked_for, num_blocks, room_on_gpu
+from .lm_head import Head
 from .model_runner import ModelRunner
 from .sampler import Sampler
 from .stage import Layers, Stage, by_device, device_of
-from .staging import Staging
+from .staging_buffer import Staging
 from .vision import ImageEncoder
 
 logger = logging.getLogger(__name__)
@@ -126,13 +127,13 @@ def largest_steps(
     size = model.config.vision_config.image_size
     patches = int(model.config.image_seq_length)
     images = tuple(
-        Image(start, patches, bytes([number]), torch.zeros(3, size, size))
+        PromptImage(start, patches, bytes([number]), torch.zeros(3, size, size))
         for number, start in enumerate(range(0, context - patches, patches))
     )
     params = SamplingParams(context, temperature=1.0, top_p=0.5, repetition_penalty=1.1, logprobs=5)
     table = [0] * (-(-context // BLOCK_SIZE))
 
-    def sequence(number: int, its_images: tuple[Image, ...]) -> Seq:
+    def sequence(number: int, its_images: tuple[PromptImage, ...]) -> Seq:
         seq = Seq(number, [1] * context, its_images, params, random_numbers(0, 0))
         seq.block_table, seq.batch_index = table, number
         return seq

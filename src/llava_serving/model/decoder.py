@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, rms_norm, silu
 
-from ..weights.joined import joined
-from ..weights.nf4 import PackedLinear
 from .attention import Attend
+from .fused_weights import joined
+from .nf4 import PackedLinear
 
 
 class Norm:
@@ -60,6 +60,17 @@ class Layer:
         self.mlp_norm = Norm(layer.post_attention_layernorm)
 
 
+class LayerMaps(Protocol):
+    """What a forward pass needs of a layer: each maps (tokens, width) to (tokens, other width)."""
+
+    def attention_norm(self, hidden: torch.Tensor, /) -> torch.Tensor: ...
+    def qkv(self, states: torch.Tensor, /) -> torch.Tensor: ...
+    def output(self, attended: torch.Tensor, /) -> torch.Tensor: ...
+    def mlp_norm(self, hidden: torch.Tensor, /) -> torch.Tensor: ...
+    def gate_up(self, states: torch.Tensor, /) -> torch.Tensor: ...
+    def down(self, product: torch.Tensor, /) -> torch.Tensor: ...
+
+
 class Forward(Protocol):
     """How a device takes hidden states through layers."""
 
@@ -81,7 +92,7 @@ class Decoder:
         return self._forward(self._layers, hidden, self._head_size, attend)
 
 
-def torch_forward(layers: Sequence[Layer], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
+def torch_forward(layers: Sequence[LayerMaps], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
     """By torch's operators, on any device."""
     for number, layer in enumerate(layers):
         heads = layer.qkv(layer.attention_norm(hidden)).view(len(hidden), -1, head_size)

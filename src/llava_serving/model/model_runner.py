@@ -8,14 +8,14 @@ import numpy.typing as npt
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from ..engine.completion import SampledToken
 from ..engine.scheduler import Batch, Scheduled
-from ..engine.sequence import SampledToken
 from .attention import Attend, Plan, Span
-from .head import Head
+from .lm_head import Head
 from .paged_attention import PagedAttention
 from .sampler import Sampled, Sampler, SamplingPlan, sampled_tokens
 from .stage import Stage
-from .staging import Staging
+from .staging_buffer import Staging
 from .static_decode import StaticDecode
 from .vision import ImageEncoder
 

@@ -10,7 +10,7 @@ import torch
 
 from .attention import Attend, Span, positions_of, rotated, slots_of
 from .kv_cache import BLOCK_SIZE, KVCache
-from .prefill import Extents, PrefillAttention
+from .prefill_attention import Extents, PrefillAttention
 
 
 class PagedKernels(Protocol):

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..engine.sequence import SampledToken, SamplingParams, Sequence
+from ..engine.completion import SampledToken
+from ..engine.prompt import SamplingParams
+from ..engine.sequence import Sequence
 
 LEVELS = 4  # of _last_kept: fewer need larger tables, which leave the processor's cache
 SHORTLISTS = (128, 500)  # tokens, of which the filters mostly leave fewer

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaModel
 
-from . import prefill
+from . import prefill_attention as prefill
 from .attention import Attend, Attention
 from .backend import Backend
 from .cpu_attention import CpuAttention

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from ..engine.sequence import Image
+from ..engine.prompt import PromptImage
 from ..engine.stats import Stats
 
 
@@ -28,7 +28,7 @@ class ImageEncoder:
         self._features: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self._stats = stats
 
-    def encode(self, images: Iterable[Image]) -> dict[bytes, torch.Tensor]:
+    def encode(self, images: Iterable[PromptImage]) -> dict[bytes, torch.Tensor]:
         """The features (positions, hidden size) of each image by digest; what is not remembered runs in one batch."""
         wanted = {image.digest: image for image in images}
         missing = [image for digest, image in wanted.items() if digest not in self._features]

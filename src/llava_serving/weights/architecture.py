@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sentencepiece import SentencePieceProcessor
 
 from ..errors import StartupError
-from ..files import read_json
-from ..tokenizer import IMAGE_END, IMAGE_PATCH, IMAGE_START
-from .layout import PROJECTOR_IN, PROJECTOR_OUT
+from ..inputs.tokenizer import IMAGE_END, IMAGE_PATCH, IMAGE_START
+from ..model_files import read_json
+from .tensor_names import PROJECTOR_IN, PROJECTOR_OUT
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig

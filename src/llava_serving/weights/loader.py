@@ -11,9 +11,9 @@ import torch
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from ..errors import StartupError
-from ..preprocess import ClipPreprocessor, load_preprocessor
-from ..prompt import TEMPLATES, V0, Template
-from ..tokenizer import (
+from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
+from ..inputs.templates import TEMPLATES, V0, Template
+from ..inputs.tokenizer import (
     ADDED_TOKEN_FILES,
     IMAGE_END,
     IMAGE_PATCH,
@@ -23,13 +23,13 @@ from ..tokenizer import (
     added_tokens,
     load_sentencepiece,
 )
+from ..model.nf4 import PackedLinear
+from .delta import MergedTensor
 from .device import choose_devices, choose_dtype
-from .merge import Sum
 from .merged_folder import described, stored
-from .model_dir import DeltaTrio, MergedCheckpoint
-from .nf4 import PackedLinear
-from .placing import empty_model, read_onto
-from .trio import TEMPLATE_KEY, choose_template, open_parts
+from .model_dir import MergedCheckpoint, ModelParts
+from .parts import TEMPLATE_KEY, choose_template, open_parts
+from .placement import empty_model, read_onto
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,13 @@ class LoadedModel:
 
 
 def load_model(
-    found: MergedCheckpoint | DeltaTrio, device: str, dtype: str, template: str = "auto", quantization: str = "none"
+    found: MergedCheckpoint | ModelParts, device: str, dtype: str, template: str = "auto", quantization: str = "none"
 ) -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
     number = choose_dtype(dtype, devices[0])
     packed = quantization != "none"
-    if isinstance(found, DeltaTrio):
+    if isinstance(found, ModelParts):
         loaded, how = _load_trio(found, devices, number, template, packed), "base and delta merged while loading"
     else:
         loaded, how = _load_merged(found.directory, devices, number, template, packed), "merged already"
@@ -84,13 +84,13 @@ def load_model(
 
 
 def _load_trio(
-    trio: DeltaTrio, devices: Sequence[torch.device], dtype: torch.dtype, template: str, packed: bool
+    trio: ModelParts, devices: Sequence[torch.device], dtype: torch.dtype, template: str, packed: bool
 ) -> LoadedModel:
     parts = open_parts(trio.base, trio.delta, trio.vision)
     conversation = choose_template(template, parts.added)
     config = parts.architecture.config()
-    with _timed("read and merged", parts.sums):
-        model = read_onto(empty_model(config), parts.sums, devices, dtype, packed)
+    with _timed("read and merged", parts.merged_tensors):
+        model = read_onto(empty_model(config), parts.merged_tensors, devices, dtype, packed)
     return LoadedModel(
         model,
         Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
@@ -105,20 +105,20 @@ def _load_merged(
     tokens = load_sentencepiece(directory), added_tokens(directory)
     empty = described(directory)
     config = empty.config
-    sums = stored(directory, empty)
+    merged_tensors = stored(directory, empty)
     tokenizer = Tokenizer(tokens[0], _image_tokens(directory, config, tokens[1]))
     preprocessor = load_preprocessor(directory, config.vision_config.image_size)
-    with _timed("read", sums):
-        model = read_onto(empty, sums, devices, dtype, packed)
+    with _timed("read", merged_tensors):
+        model = read_onto(empty, merged_tensors, devices, dtype, packed)
     named = getattr(config, TEMPLATE_KEY, V0.name) if template == "auto" else template
     return LoadedModel(model, tokenizer, preprocessor, TEMPLATES[named])
 
 
 @contextmanager
-def _timed(what: str, sums: Mapping[str, Sum]) -> Iterator[None]:
+def _timed(what: str, merged_tensors: Mapping[str, MergedTensor]) -> Iterator[None]:
     started = time.monotonic()
     yield
-    seconds, size = time.monotonic() - started, sum(total.num_bytes for total in sums.values()) / 1e9
+    seconds, size = time.monotonic() - started, sum(total.num_bytes for total in merged_tensors.values()) / 1e9
     logger.info("%s %.2f GB in %.1f s, %.2f GB/s", what, size, seconds, size / seconds)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from ..errors import StartupError
-from .checkpoint import open_checkpoint
-from .layout import model_name
-from .merge import Sum
-from .placing import empty_model
-from .tensors import Tensor
+from .delta import MergedTensor
+from .placement import empty_model
+from .storage.checkpoint import open_checkpoint
+from .storage.stored_tensor import Tensor
+from .tensor_names import model_name
 
 EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
@@ -41,7 +41,7 @@ def _check(config: LlavaConfig, directory: Path) -> None:
         )
 
 
-def stored(directory: Path, model: LlavaForConditionalGeneration) -> dict[str, Sum]:
+def stored(directory: Path, model: LlavaForConditionalGeneration) -> dict[str, MergedTensor]:
     """The model's tensors by its own names, in the order in which they lie.
 
     What else the folder holds is left, as transformers leaves it. Raises StartupError where a tensor is missing or of
@@ -54,7 +54,7 @@ def stored(directory: Path, model: LlavaForConditionalGeneration) -> dict[str, S
     if broken := _broken(found, wanted):
         raise StartupError(f"{directory} lacks or misshapes {len(broken)} tensors of the model: {broken[0]}")
     ours = sorted((name for name in found if name in wanted), key=lambda name: found[name].place)
-    return {name: Sum(found[name]) for name in ours}
+    return {name: MergedTensor(found[name]) for name in ours}
 
 
 def _is_tied(model: LlavaForConditionalGeneration) -> bool:

@@ -29,7 +29,7 @@ class MergedCheckpoint:
 
 
 @dataclass(frozen=True)
-class DeltaTrio:
+class ModelParts:
     """The folder whose base/, delta/ and vision/ are merged while loading."""
 
     directory: Path
@@ -52,13 +52,13 @@ class DeltaTrio:
         return self.base, self.delta, self.vision
 
 
-def find_model(azureml_model_dir: str | None) -> MergedCheckpoint | DeltaTrio:
+def find_model(azureml_model_dir: str | None) -> MergedCheckpoint | ModelParts:
     """The model under AZUREML_MODEL_DIR, or the embedded demo model when that is unset.
 
     Raises StartupError that says what was looked for and what was found.
     """
     if not azureml_model_dir:
-        return DeltaTrio(DEMO)
+        return ModelParts(DEMO)
     top = Path(azureml_model_dir)
     if not top.is_dir():
         raise StartupError(f"AZUREML_MODEL_DIR is {top}, which is not a folder; {LOOKED_FOR}")
@@ -77,9 +77,9 @@ def _folders(top: Path, depth: int) -> list[Path]:
     return [top, *(folder for child in children for folder in _folders(child, depth - 1))]
 
 
-def _model_in(folder: Path) -> MergedCheckpoint | DeltaTrio | None:
+def _model_in(folder: Path) -> MergedCheckpoint | ModelParts | None:
     if all((folder / part).is_dir() for part in PARTS):
-        return DeltaTrio(folder)
+        return ModelParts(folder)
     config = _config(folder)
     if config.get("model_type") == "llava" and "vision_config" in config:
         return MergedCheckpoint(folder)

@@ -1,0 +1,7 @@
+"""`python -m llava_serving` is the command `llava-serving`."""
+
+import sys
+
+from .tools.cli import main
+
+sys.exit(main())

@@ -1,1 +1,0 @@
-"""What a model folder is, whether it is whole, and whether it can talk."""

@@ -1,0 +1,132 @@
+"""What the service measures about itself, as OpenTelemetry instruments under vLLM's names where vLLM has one.
+
+The inference server sets up OpenTelemetry's logs and traces for Application Insights, no metrics; where it is enabled
+the metrics go there too. OpenTelemetry allows no colon in a name, so that a View gives each instrument vLLM's, and its
+labels with it: its dashboards read the Prometheus endpoint as they are (vLLM vllm/v1/metrics/loggers.py).
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from prometheus_client import start_http_server
+
+from ..engine.completion import Completion
+from ..engine.stats import Stats
+
+logger = logging.getLogger(__name__)
+GAUGES = {
+    "vllm:num_requests_running": lambda stats: stats.num_running,
+    "vllm:num_requests_waiting": lambda stats: stats.num_waiting,
+    "vllm:kv_cache_usage_perc": lambda stats: stats.kv_cache_usage,
+}
+COUNTERS = {
+    "vllm:prompt_tokens": lambda stats: stats.prompt_tokens,
+    "vllm:prompt_tokens_cached": lambda stats: stats.cached_prompt_tokens,
+    "vllm:generation_tokens": lambda stats: stats.generation_tokens,
+    "vllm:prefix_cache_queries": lambda stats: stats.prefix_cache_queries,
+    "vllm:prefix_cache_hits": lambda stats: stats.prefix_cache_hits,
+    "vllm:mm_cache_queries": lambda stats: stats.mm_cache_queries,
+    "vllm:mm_cache_hits": lambda stats: stats.mm_cache_hits,
+    "vllm:num_preemptions": lambda stats: stats.preemptions,
+    # Both over the steps: the mean batch.
+    "llava:engine_steps": lambda stats: stats.steps,
+    "llava:engine_step_sequences": lambda stats: stats.scheduled_seqs,
+    "llava:engine_step_tokens": lambda stats: stats.scheduled_tokens,
+}
+# vLLM's dashboards select by `model_name`: a series without it is on none of their panels.
+LABELS = {"model_name": "llava", "engine": "0"}
+SUCCESS, ERRORS = "vllm:request_success", "llava:request_errors"
+LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds
+TOKEN_TIMES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)  # seconds
+TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+HISTOGRAMS: Mapping[str, Sequence[float]] = {
+    "vllm:time_to_first_token_seconds": LATENCIES,
+    "vllm:request_time_per_output_token_seconds": TOKEN_TIMES,
+    "vllm:e2e_request_latency_seconds": LATENCIES,
+    "vllm:request_queue_time_seconds": LATENCIES,
+    "vllm:request_prompt_tokens": TOKENS,
+    "vllm:request_generation_tokens": TOKENS,
+}
+
+
+class Metrics:
+    """The instruments of one engine; those of `stats` are read when they are asked for and cost no step anything."""
+
+    def __init__(self, stats: Stats, readers: Iterable[MetricReader] = (), service: str = "ML service") -> None:
+        # The server's traces and logs bear the service's name, by which Application Insights tells roles apart.
+        self._provider = MeterProvider(
+            metric_readers=list(readers),
+            resource=Resource.create({SERVICE_NAME: service}),
+            views=_views(),
+            shutdown_on_exit=False,
+        )
+        meter = self._provider.get_meter("llava_serving")
+        for name, read in GAUGES.items():
+            meter.create_observable_gauge(_own(name), [_observed(read, stats)])
+        for name, read in COUNTERS.items():
+            meter.create_observable_counter(_own(name), [_observed(read, stats)])
+        self._success = meter.create_counter(_own(SUCCESS))
+        self._errors = meter.create_counter(_own(ERRORS))
+        self._histograms = {name: meter.create_histogram(_own(name)) for name in HISTOGRAMS}
+
+    def finished(self, completion: Completion) -> None:
+        """A sequence has ended and is its caller's answer."""
+        self._success.add(1, LABELS | {"finished_reason": completion.finish_reason})
+        values = {
+            "vllm:time_to_first_token_seconds": completion.ttft_seconds,
+            "vllm:request_time_per_output_token_seconds": completion.tpot_seconds,
+            "vllm:e2e_request_latency_seconds": completion.total_seconds,
+            "vllm:request_queue_time_seconds": completion.queue_seconds,
+            "vllm:request_prompt_tokens": completion.prompt_tokens,
+            "vllm:request_generation_tokens": completion.num_tokens,
+        }
+        for name, value in values.items():
+            if value is not None:
+                self._histograms[name].record(value, LABELS)
+
+    def refused(self, status: int, code: str) -> None:
+        """A request got an error; `code` is one of errors.py's users'."""
+        self._errors.add(1, LABELS | {"status": status, "code": code})
+
+
+def metric_readers(environment: Mapping[str, str], port: int | None) -> list[MetricReader]:
+    """Who the metrics go to: Application Insights where the server is told to use it, a Prometheus `port` if set."""
+    # What cannot be set up is told and left out, as the server does it: no metrics are no reason not to serve.
+    readers: list[MetricReader] = []
+    key = environment.get("AML_APP_INSIGHTS_KEY")
+    if key and environment.get("AML_APP_INSIGHTS_ENABLED", "").lower() in ("true", "1", "yes", "on", "t", "y"):
+        try:
+            exporter = AzureMonitorMetricExporter(connection_string=f"InstrumentationKey={key}")
+            readers.append(PeriodicExportingMetricReader(exporter))
+        except Exception:
+            logger.exception("no metrics to Application Insights")
+    if port is not None:
+        try:
+            start_http_server(port)
+            readers.append(PrometheusMetricReader(disable_target_info=True))
+        except OSError as error:
+            logger.error("no metrics on port %d: %s", port, error)
+    return readers
+
+
+def _own(name: str) -> str:
+    return name.replace(":", ".")
+
+
+def _views() -> list[View]:
+    named = [View(instrument_name=_own(name), name=name) for name in (*GAUGES, *COUNTERS, SUCCESS, ERRORS)]
+    return named + [
+        View(instrument_name=_own(name), name=name, aggregation=ExplicitBucketHistogramAggregation(bounds))
+        for name, bounds in HISTOGRAMS.items()
+    ]
+
+
+def _observed(read: Callable[[Stats], float], stats: Stats) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda _: [Observation(read(stats), LABELS)]

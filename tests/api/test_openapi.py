@@ -1,0 +1,143 @@
+"""swagger3.json: the description that is served, held against the service."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openapi_schema_validator import OAS30Validator
+from openapi_spec_validator import validate
+from server import Server
+
+from llava_serving.api.openapi import document
+from llava_serving.api.request import parse
+from llava_serving.api.response import error_body
+from llava_serving.errors import BadRequest, RequestError
+from llava_serving.inputs.templates import V0
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = json.loads((ROOT / "swagger3.json").read_text("utf-8"))
+QUESTION = {
+    "role": "user",
+    "content": [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": "x"}}],
+}
+BODIES: list[dict[str, Any]] = [
+    {"input_data": {"input_string": ["a", "b"], "images": [None, ["x", "y"]], "parameters": {"temperature": 0.5}}},
+    {"inputs": {"input_string": "a", "images": "x"}, "params": {"stop": "###", "max_tokens": 3, "seed": None}},
+    {"input_data": ["a"], "params": {"top_p": 0.5, "n": 1}},
+    {"input_data": {"columns": ["image", "text"], "index": [0], "data": [["x", "?"]], "params": None}},
+    {"input_data": {"input_string": [{"role": "user", "content": "?"}]}, "parameters": {"stop": ["a", "b"]}},
+    {"messages": [{"role": "system", "content": "s"}, QUESTION], "model": "m", "logprobs": True, "top_logprobs": 3},
+    {"messages": [QUESTION], "stream": True, "stream_options": {"include_usage": True}, "user": None, "max_tokens": 1},
+]
+
+
+def validator(name: str) -> Any:
+    return OAS30Validator({"$ref": f"#/components/schemas/{name}", "components": FILE["components"]})
+
+
+def accepted(body: Any) -> bool:
+    kinds = ("Prompts", "List", "Table", "Chat", "ChatCompletion")
+    return any(validator(f"{kind}Request").is_valid(body) for kind in kinds)
+
+
+def parses(body: Any) -> bool:
+    try:
+        parse(json.dumps(body).encode(), V0)
+    except RequestError:
+        return False
+    return True
+
+
+def test_the_file_is_what_the_models_say() -> None:
+    assert document() == FILE, "python -m llava_serving.api.openapi > swagger3.json"
+
+
+def test_it_is_openapi_3_0() -> None:
+    validate(FILE)
+
+
+def test_the_server_serves_it(demo_server: Server) -> None:
+    answer = demo_server.request("GET", "/swagger.json?version=3")
+    assert answer.status == 200
+    assert answer.json == FILE
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_every_form_of_request_is_described(body: dict[str, Any]) -> None:
+    assert parses(body)
+    assert accepted(body)
+
+
+NAMES = st.sampled_from(
+    ["input_data", "inputs", "input_string", "images", "parameters", "params", "temperature", "stop", "n", "messages",
+     "max_tokens", "max_completion_tokens", "columns", "data", "stream", "role", "content", "temprature", "user"]
+)  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | st.floats(-1, 101) | st.sampled_from(["a", "user", "image", ""]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn) -> Any:
+    """One of the bodies with something in it replaced, added or left out."""
+    body = json.loads(json.dumps(draw(st.sampled_from(BODIES))))
+    place = body
+    while isinstance(place, dict | list) and place and draw(st.booleans()):
+        inner = [
+            part for part in (place.values() if isinstance(place, dict) else place) if isinstance(part, dict | list)
+        ]
+        if not inner:
+            break
+        place = draw(st.sampled_from(inner))
+    if isinstance(place, dict):
+        name = draw(NAMES | st.sampled_from(sorted(place)) if place else NAMES)
+        if draw(st.booleans()):
+            place[name] = draw(VALUES)
+        else:
+            place.pop(name, None)
+    elif place:
+        place[draw(st.integers(0, len(place) - 1))] = draw(VALUES)
+    return body
+
+
+@given(body=changed())
+def test_what_the_service_takes_the_description_allows(body: Any) -> None:
+    if parses(body):
+        assert accepted(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input_data": {"input_string": ["a"]}, "inputs": {"input_string": ["a"]}},
+        {"input_data": {"input_string": []}},
+        {"input_data": {"input_string": ["a"], "parameters": {"temprature": 1}}},
+        {"input_data": {"input_string": ["a"], "parameters": {"top_p": 0}}},
+        {"input_data": {"input_string": ["a"], "parameters": {"stop": [""]}}},
+        {"input_data": {"columns": ["picture"], "data": [["x"]]}},
+        {"messages": [{"role": "robot", "content": "?"}]},
+        {"messages": [{"role": "user", "content": "?"}], "presence_penalty": 1},
+        {},
+    ],
+)
+def test_what_is_plainly_wrong_it_forbids(body: Any) -> None:
+    assert not parses(body)
+    assert not accepted(body)
+
+
+def test_the_answers_are_as_described(demo_server: Server) -> None:
+    for kind, body in (
+        ("Prompts", {"input_data": {"input_string": ["a", "b"], "parameters": {"n": 2, "max_new_tokens": 2}}}),
+        ("List", {"input_data": ["a"], "params": {"max_new_tokens": 2}}),
+        ("Table", {"input_data": {"columns": ["text"], "data": [["a"]]}, "params": {"max_new_tokens": 2}}),
+        ("Chat", {"input_data": {"input_string": [{"role": "user", "content": "?"}]}}),
+        ("ChatCompletion", {"messages": [{"role": "user", "content": "?"}]}),
+    ):
+        validator(f"{kind}Answer").validate(demo_server.score(body).json)
+    validator("Error").validate(demo_server.score({"input_data": 1}).json)
+    validator("Error").validate(error_body(BadRequest("code", "message")))

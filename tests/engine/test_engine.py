@@ -1,0 +1,513 @@
+"""The engine on the random checkpoint, against stock transformers and against itself under every kind of pressure."""
+
+import hashlib
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import dispatch_model
+from PIL import Image as Picture
+from reference import Reference, stock_config
+from transformers import LlavaForConditionalGeneration
+
+from llava_serving.engine.completion import Completion
+from llava_serving.engine.engine import Engine
+from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
+from llava_serving.engine.request import RequestHandle, SequenceEnd, TextDelta
+from llava_serving.errors import InternalError, Overloaded, RequestError, Unavailable
+from llava_serving.model import build
+from llava_serving.service.startup import build_engine
+from llava_serving.settings import Settings
+from llava_serving.weights.loader import LoadedModel, load_model
+from llava_serving.weights.model_dir import DEMO, MergedCheckpoint, ModelParts
+
+GREEDY = SamplingParams(max_new_tokens=24)
+SAMPLING = replace(GREEDY, temperature=1.0, seed=7)
+ENDLESS = replace(GREEDY, max_new_tokens=200, ignore_eos=True)
+
+
+@contextmanager
+def running(loaded: LoadedModel, **settings: Any) -> Iterator[Engine]:
+    engine = build_engine(loaded, Settings(**settings))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        engine._scheduler.check_integrity()
+
+
+@pytest.fixture(scope="module")
+def engine(loaded: LoadedModel) -> Iterator[Engine]:
+    with running(loaded) as engine:
+        yield engine
+
+
+class Prompts:
+    """Prompts for the random checkpoint, and what stock `generate` says to them."""
+
+    def __init__(self, loaded: LoadedModel, reference: Reference) -> None:
+        self._loaded = loaded
+        self._reference = reference
+        self._expected: dict[Any, list[int]] = {}
+
+    def submission(self, *parts: str | int, params: SamplingParams = GREEDY) -> EnginePrompt:
+        """A text for a string, a picture of that number for an int."""
+        ids: list[int] = [1]
+        for part in parts:
+            ids += self._reference.text.encode(part) if isinstance(part, str) else self._reference.image_ids()
+        tokenizer = self._loaded.tokenizer
+        pictures = [part for part in parts if isinstance(part, int)]
+        images = (
+            image(start, tokenizer.image.count, self._reference.pixels(picture(number))[0])
+            for start, number in zip(tokenizer.image_starts(ids), pictures, strict=True)
+        )
+        return EnginePrompt(tuple(ids), tuple(images), params)
+
+    def expected(self, submission: EnginePrompt) -> list[int]:
+        key = (submission.token_ids, *(image.digest for image in submission.images), submission.params.max_new_tokens)
+        if key not in self._expected:
+            self._expected[key] = self._generate(submission)
+        return self._expected[key]
+
+    def _generate(self, submission: EnginePrompt) -> list[int]:
+        pixels = torch.stack([image.pixels for image in submission.images]) if submission.images else None
+        return self._reference.greedy(list(submission.token_ids), pixels, submission.params.max_new_tokens)
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded: LoadedModel, reference: Reference) -> Prompts:
+    return Prompts(loaded, reference)
+
+
+def image(start: int, length: int, pixels: torch.Tensor) -> PromptImage:
+    return PromptImage(start, length, hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest(), pixels)
+
+
+def picture(seed: int) -> Picture.Image:
+    noise = torch.randint(0, 256, (40, 60, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Picture.fromarray(noise.numpy())
+
+
+def begin(engine: Engine, *submissions: EnginePrompt, **options: Any) -> RequestHandle:
+    generation = RequestHandle([submission.params.n for submission in submissions], **options)
+    engine.submit(list(submissions), generation)
+    return generation
+
+
+def only(generation: RequestHandle) -> Completion:
+    ((completion,),) = generation.result()
+    return completion
+
+
+def tokens(engine: Engine, submission: EnginePrompt) -> list[int]:
+    return list(only(begin(engine, submission)).token_ids)
+
+
+TEXTS = ["The sky", "", "What color is it? 12", "See the sea " * 12]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_greedy_tokens_equal_stock_generate(engine: Engine, prompts: Prompts, text: str) -> None:
+    submission = prompts.submission(text)
+    assert tokens(engine, submission) == prompts.expected(submission)
+
+
+@pytest.mark.parametrize("parts", [("See", 1, "So?"), (2,), ("Two", 3, 4, "?"), (5, "and", 5, "again")])
+def test_greedy_tokens_equal_stock_generate_with_images(
+    engine: Engine, prompts: Prompts, parts: tuple[str | int, ...]
+) -> None:
+    submission = prompts.submission(*parts)
+    assert tokens(engine, submission) == prompts.expected(submission)
+
+
+PRESSURES = {
+    "a crowd": {},
+    "one at a time": {"max_num_seqs": 1},
+    "chunks of 7 tokens": {"max_num_seqs": 7, "max_num_batched_tokens": 7},
+    "preempted": {"kv_cache_gib": 0},  # replaced by one context's
+    "no prefix cache": {"prefix_caching": False},
+    "no image remembered": {"image_cache_size": 0},
+}
+
+
+def mixed(prompts: Prompts) -> list[EnginePrompt]:
+    """Prompts that share beginnings, share pictures, or share nothing, of many lengths."""
+    chosen = random.Random(5)
+    shared = "You are a helpful assistant. " * 3
+    some: list[tuple[str | int, ...]] = [
+        *((shared, f"{i}") for i in range(4)),
+        *((i % 2, f"What is this? {i}") for i in range(5)),
+        *((shared, 7, f"and {i}") for i in range(3)),
+        *((f"{i} alone",) for i in range(4)),
+    ]
+    return [prompts.submission(*parts, params=replace(GREEDY, max_new_tokens=chosen.randint(1, 120))) for parts in some]
+
+
+@pytest.mark.parametrize("pressure", PRESSURES)
+def test_greedy_tokens_equal_stock_generate_in_company(loaded: LoadedModel, prompts: Prompts, pressure: str) -> None:
+    settings: dict[str, Any] = dict(PRESSURES[pressure])
+    if pressure == "preempted":
+        settings["kv_cache_gib"] = one_context_gib(loaded)
+    submissions = mixed(prompts)
+    with running(loaded, **settings) as engine:
+        leaver = begin(engine, prompts.submission("I leave", params=replace(ENDLESS, max_new_tokens=100)))
+        generations = [begin(engine, submission) for submission in submissions]
+        leaver.close()
+        answers = [list(only(generation).token_ids) for generation in generations]
+        again = [tokens(engine, submission) for submission in submissions[::3]]
+        assert (engine.stats.preemptions > 0) == (pressure == "preempted")
+    expected = [prompts.expected(submission) for submission in submissions]
+    assert answers == expected
+    assert again == expected[::3]  # from the cache
+
+
+@pytest.mark.parametrize("pressure", ["a crowd", "preempted", "chunks of 7 tokens"])
+def test_greedy_tokens_in_stages_equal_stock_generate(
+    parts_dir: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, pressure: str
+) -> None:
+    """As a model is spread over several GPUs, with accelerate's hooks on its modules; all of it on one CPU."""
+    loaded = load_model(ModelParts(parts_dir), "cpu", "float32")
+    places = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "lm_head": "cpu"}
+    parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
+    places |= {f"model.language_model.{part}": "cpu" for part in parts}
+    dispatch_model(loaded.model, places, force_hooks=True)
+    monkeypatch.setattr(build, "by_device", lambda model: [[layer] for layer in model.layers])
+    test_greedy_tokens_equal_stock_generate_in_company(loaded, prompts, pressure)
+
+
+def one_context_gib(loaded: LoadedModel) -> float:
+    config = loaded.model.config.text_config
+    return 2 * config.num_hidden_layers * config.hidden_size * 4 * config.max_position_embeddings / 2**30
+
+
+def test_a_picture_is_encoded_and_prefilled_once(loaded: LoadedModel, prompts: Prompts) -> None:
+    ten = [prompts.submission("Look at this, will you: " * 3, 9, f"{i}?") for i in range(10)]
+    with running(loaded) as engine:
+        for submission in ten:
+            tokens(engine, submission)
+        stats = engine.stats
+    whole = sum(len(submission.token_ids) for submission in ten)
+    assert stats.prompt_tokens == whole
+    assert whole - stats.cached_prompt_tokens < whole / 3
+    assert stats.mm_cache_queries - stats.mm_cache_hits == 1
+
+
+def test_n_sequences_share_their_prompt(loaded: LoadedModel, prompts: Prompts) -> None:
+    submission = prompts.submission("A long enough beginning to fill some blocks", 1, params=replace(SAMPLING, n=5))
+    for caching in (True, False):
+        with running(loaded, prefix_caching=caching) as engine:
+            begin(engine, submission).result()
+            begin(engine, submission).result()
+            computed = engine.stats.prompt_tokens - engine.stats.cached_prompt_tokens
+        requests = 1 if caching else 2  # without the cache, sequences still share within their request
+        assert requests * len(submission.token_ids) <= computed < requests * len(submission.token_ids) + 160
+
+
+def test_the_image_matters(engine: Engine, prompts: Prompts) -> None:
+    assert len({tuple(tokens(engine, prompts.submission(number))) for number in range(5)}) > 1
+
+
+def test_a_seed_gives_the_same_tokens_alone_and_in_a_crowd(engine: Engine, prompts: Prompts) -> None:
+    variants = [
+        replace(SAMPLING, seed=seed, top_k=top_k, top_p=top_p, repetition_penalty=penalty, n=n)
+        for seed, top_k, top_p, penalty, n in
+        [(1, 0, 1.0, 1.0, 1), (1, 5, 1.0, 1.0, 1), (2, 0, 0.7, 1.0, 2), (3, 9, 0.9, 1.3, 1), (-4, 0, 1.0, 0.8, 1)]
+    ]  # fmt: skip
+    submissions = [prompts.submission("Once", params=params) for params in variants]
+    alone = [begin(engine, submission).result() for submission in submissions]
+    greedy = [begin(engine, prompts.submission(f"{i}")) for i in range(5)]
+    crowd = [begin(engine, submission) for submission in submissions]
+    assert [told(generation.result()) for generation in crowd] == [told(rows) for rows in alone]
+    assert len({str(told(rows)) for rows in alone}) == len(variants)
+    for generation in greedy:
+        generation.result()
+
+
+def told(rows: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
+    return [[completion.token_ids for completion in row] for row in rows]
+
+
+def test_another_seed_and_no_seed_give_other_tokens(engine: Engine, prompts: Prompts) -> None:
+    seeds = [1, 2, 3, None, None]
+    answers = {tuple(tokens(engine, prompts.submission("a", params=replace(SAMPLING, seed=s)))) for s in seeds}
+    assert len(answers) == len(seeds)
+
+
+def test_n_sequences_differ_and_the_first_is_that_of_n_1(engine: Engine, prompts: Prompts) -> None:
+    ((*several,),) = begin(engine, prompts.submission("a", params=replace(SAMPLING, n=3))).result()
+    assert len({completion.token_ids for completion in several}) == 3
+    assert list(several[0].token_ids) == tokens(engine, prompts.submission("a", params=SAMPLING))
+
+
+def test_length_ends_a_sequence(engine: Engine, prompts: Prompts) -> None:
+    completion = only(begin(engine, prompts.submission("a", params=replace(ENDLESS, max_new_tokens=5))))
+    assert (completion.num_tokens, completion.finish_reason) == (5, "length")
+
+
+def test_a_sequence_may_fill_the_context_to_its_last_token(
+    engine: Engine, prompts: Prompts, loaded: LoadedModel
+) -> None:
+    submission = prompts.submission("a b c")
+    room = loaded.context_length - len(submission.token_ids)
+    completion = only(begin(engine, replace(submission, params=replace(ENDLESS, max_new_tokens=room))))
+    assert completion.num_tokens == room
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it(engine: Engine, prompts: Prompts) -> None:
+    params = replace(SAMPLING, ignore_eos=True, max_new_tokens=40)
+    free = only(begin(engine, prompts.submission("a", params=params)))
+    stop = free.text[10:16]
+    stopped = only(begin(engine, prompts.submission("a", params=replace(params, stop=(stop,)))))
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert stopped.num_tokens < free.num_tokens
+
+
+def test_no_stop_before_min_new_tokens(engine: Engine, prompts: Prompts) -> None:
+    params = replace(SAMPLING, ignore_eos=True, max_new_tokens=40)
+    text = only(begin(engine, prompts.submission("a", params=params))).text
+    late = replace(params, stop=(text[3:5],), min_new_tokens=30)
+    assert only(begin(engine, prompts.submission("a", params=late))).num_tokens >= 30
+
+
+def test_logprobs_are_the_model_s(engine: Engine, prompts: Prompts, reference: Reference) -> None:
+    params = replace(GREEDY, logprobs=2, repetition_penalty=1.7, max_new_tokens=6)
+    submission = prompts.submission("The sky", params=params)
+    plain = [begin(engine, prompts.submission(f"{i}")) for i in range(3)]
+    completion = only(begin(engine, submission))
+    whole = torch.tensor([[*submission.token_ids, *completion.token_ids]])
+    with torch.inference_mode():
+        logits = reference.model(input_ids=whole).logits
+    expected = logits[0, len(submission.token_ids) - 1 : -1].log_softmax(-1)
+    for row, token, told_ in zip(expected, completion.token_ids, completion.logprobs, strict=True):
+        assert told_.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        best = [alternative.logprob for alternative in told_.alternatives]
+        assert best == pytest.approx(row.topk(2).values.tolist(), abs=1e-4)
+    assert not any(only(generation).logprobs for generation in plain)
+
+
+def test_streamed_text_is_the_text(engine: Engine, prompts: Prompts) -> None:
+    params = replace(SAMPLING, ignore_eos=True, max_new_tokens=40, n=2)
+    text = only(begin(engine, prompts.submission("a", params=replace(params, n=1)))).text
+    submission = prompts.submission("a", params=replace(params, stop=(text[20:26],), logprobs=0))
+    pieces: dict[int, list[TextDelta]] = {0: [], 1: []}
+    ends = {}
+    for event in begin(engine, submission, streaming=True):
+        if isinstance(event, SequenceEnd):
+            ends[event.index] = event.completion
+        else:
+            assert event.index not in ends
+            pieces[event.index].append(event)
+    for index, completion in ends.items():
+        assert "".join(piece.text for piece in pieces[index]) == completion.text
+        assert tuple(logprob for piece in pieces[index] for logprob in piece.logprobs) == completion.logprobs
+        assert len(pieces[index]) > 1
+    assert sorted(ends) == [0, 1]
+
+
+def test_a_cancelled_request_gives_its_place_and_its_blocks_back(loaded: LoadedModel, prompts: Prompts) -> None:
+    with running(loaded, max_num_seqs=1, max_queued_seqs=0, max_sequences=1) as engine:
+        for leave in (RequestHandle.close, lambda generation: setattr(generation, "gone", lambda: True)):
+            generation = begin(engine, prompts.submission("a", params=ENDLESS), streaming=True)
+            next(iter(generation))
+            with pytest.raises(Overloaded):
+                begin(engine, prompts.submission("b"))
+            leave(generation)
+            *_, end = generation
+            assert isinstance(end, SequenceEnd)
+            assert end.completion.finish_reason == "cancelled"
+            assert 0 < end.completion.num_tokens < ENDLESS.max_new_tokens
+            assert engine.stats.kv_cache_usage == 0
+            tokens(engine, prompts.submission("b"))
+
+
+def test_a_deadline_ends_a_request_with_what_there_is(engine: Engine, prompts: Prompts) -> None:
+    generation = begin(engine, prompts.submission("a", params=ENDLESS), streaming=True)
+    next(iter(generation))
+    generation.deadline = 0.0
+    *_, end = generation
+    assert isinstance(end, SequenceEnd)
+    assert end.completion.finish_reason == "deadline"
+    full = only(begin(engine, prompts.submission("a", params=ENDLESS))).text
+    assert full.startswith(end.completion.text)
+
+
+def test_a_draining_engine_refuses_and_ends_what_is_live(loaded: LoadedModel, prompts: Prompts) -> None:
+    with running(loaded) as engine:
+        ending = begin(engine, prompts.submission("a"))
+        endless = begin(engine, prompts.submission("b", params=ENDLESS), streaming=True)
+        next(iter(endless))
+        assert only(ending).finish_reason in ("stop", "length")
+        engine.drain(0.0)
+        with pytest.raises(Unavailable):
+            begin(engine, prompts.submission("c"))
+        *_, end = endless
+        assert isinstance(end, SequenceEnd)
+        assert end.completion.finish_reason == "deadline"
+
+
+class Broken:
+    """Stands before a runner and fails on request."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._runner = engine._runner
+        self.fails: Callable[[], bool] = lambda: False
+        self.sick = False
+        self.overlaps = engine._runner.overlaps
+        engine._runner = self
+
+    def launch(self, batch: Any) -> Any:
+        collect = self._runner.launch(batch)  # what it writes must not be used
+        if self.fails() or self.sick:
+            raise RuntimeError("broken")
+        return collect
+
+    def probe(self) -> None:
+        self._runner.probe()
+        if self.sick:
+            raise RuntimeError("sick")
+
+
+def test_a_failed_step_ends_its_requests_alone(loaded: LoadedModel, prompts: Prompts) -> None:
+    submissions = mixed(prompts)
+    with running(loaded, max_num_seqs=3) as engine:
+        broken = Broken(engine)
+        steps = iter(range(10_000))
+        broken.fails = lambda: next(steps) == 4
+        outcomes = []
+        for generation in [begin(engine, submission) for submission in submissions]:
+            try:
+                outcomes.append(list(only(generation).token_ids))
+            except InternalError:
+                outcomes.append([])
+        again = [tokens(engine, submission) for submission in submissions]
+    assert 1 <= sum(not outcome for outcome in outcomes) <= 3
+    expected = [prompts.expected(submission) for submission in submissions]
+    assert all(not outcome or outcome == right for outcome, right in zip(outcomes, expected, strict=True))
+    assert again == expected
+
+
+@contextmanager
+def ailing(loaded: LoadedModel) -> Iterator[tuple[Engine, Broken, list[str], threading.Event]]:
+    """An engine not yet started, what breaks it, and what it says when it gives up."""
+    engine = build_engine(loaded, Settings())
+    reasons: list[str] = []
+    said = threading.Event()
+
+    def on_unhealthy(reason: str) -> None:
+        reasons.append(reason)
+        said.set()
+
+    engine._on_unhealthy = on_unhealthy
+    yield engine, Broken(engine), reasons, said
+
+
+def test_a_sick_device_fails_everybody_refuses_and_says_so_once(loaded: LoadedModel, prompts: Prompts) -> None:
+    with ailing(loaded) as (engine, broken, reasons, said):
+        broken.sick = True
+        generations = [begin(engine, prompts.submission(f"{i}")) for i in range(30)]  # more than run at once
+        engine.start()
+        for generation in generations:
+            with pytest.raises(RequestError) as refused:
+                generation.result()
+            assert refused.value.status in (500, 503)
+        assert said.wait(10)
+        with pytest.raises(Unavailable):
+            begin(engine, prompts.submission("b"))
+        assert reasons == ["RuntimeError: sick"]
+
+
+def test_a_step_that_does_not_end_is_a_sick_device(loaded: LoadedModel, prompts: Prompts) -> None:
+    with ailing(loaded) as (engine, broken, reasons, said):
+        stuck, go_on = threading.Event(), threading.Event()
+        broken.fails = lambda: stuck.set() or (go_on.wait(60) and False)  # type: ignore[func-returns-value]
+        engine.start()
+        first = begin(engine, prompts.submission("a"))
+        assert stuck.wait(10)
+        begin(engine, prompts.submission("b"))  # a step may take a while
+        engine._stall_seconds = 0.0
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                begin(engine, prompts.submission("c"))
+        assert said.wait(10)
+        go_on.set()
+        assert only(first).num_tokens
+        engine.stop()
+        assert reasons == ["a step does not end"]
+
+
+def test_retry_after_is_the_pace_of_the_busy_time(loaded: LoadedModel, prompts: Prompts) -> None:
+    with running(loaded, max_num_seqs=1, max_queued_seqs=0, max_sequences=1) as engine:
+        engine._ends.extend([0.0] * 64)  # the last answers were long ago
+        generation = begin(engine, prompts.submission("a", params=ENDLESS))
+        with pytest.raises(Overloaded) as refused:
+            begin(engine, prompts.submission("b"))
+        generation.result()
+    assert refused.value.retry_after is not None
+    assert 1 <= refused.value.retry_after <= 60
+
+
+def test_a_sequence_of_no_numbers_fails_alone(loaded: LoadedModel, prompts: Prompts) -> None:
+    """Pixels that overflow in one request leave the other's answer as it is, and its blocks too."""
+    poison = image(1, loaded.tokenizer.image.count, torch.full((3, *loaded_size(loaded)), torch.nan))
+    bad = replace(prompts.submission(1), images=(poison,))
+    good = prompts.submission("The sky is blue", params=replace(GREEDY, max_new_tokens=40))
+    with running(loaded, max_num_seqs=2) as engine:
+        for _ in range(3):
+            neighbor, poisoned = begin(engine, good), begin(engine, bad)
+            with pytest.raises(InternalError):
+                poisoned.result()
+            assert list(only(neighbor).token_ids) == prompts.expected(good)
+
+
+def loaded_size(loaded: LoadedModel) -> tuple[int, int]:
+    return loaded.preprocessor.size, loaded.preprocessor.size
+
+
+def test_grouped_query_attention_equals_stock_generate(parts_dir: Path, merged: Path, tmp_path: Path) -> None:
+    config = stock_config(parts_dir)
+    config.text_config.num_key_value_heads = 1
+    torch.manual_seed(3)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.model", "added_tokens.json"):
+        shutil.copy(merged / name, tmp_path / name)
+    loaded = load_model(MergedCheckpoint(tmp_path), "cpu", "float32")
+    prompts = Prompts(loaded, Reference(tmp_path))
+    submissions = mixed(prompts)[::3]
+    with running(loaded, max_num_batched_tokens=20) as engine:
+        generations = [begin(engine, submission) for submission in submissions]
+        answers = [list(only(generation).token_ids) for generation in generations]
+    assert answers == [prompts.expected(submission) for submission in submissions]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_answers_as_float32(demo_loaded: LoadedModel, demo_reference: Reference, dtype: str) -> None:
+    shapes = Picture.open(DEMO / "pictures" / "shapes.png")
+    question = "What is in the image?"
+    expected = demo_reference.answer(question, shapes)
+    loaded = load_model(ModelParts(DEMO), "cpu", dtype)
+    ids = demo_reference.question_ids(question)
+    tokenizer = loaded.tokenizer
+    pixels = image(tokenizer.image_starts(ids)[0], tokenizer.image.count, demo_reference.pixels(shapes)[0])
+    submission = EnginePrompt(tuple(ids), (pixels,), replace(GREEDY, stop=("###",)))
+    with running(loaded) as engine:
+        answers = [begin(engine, submission) for _ in range(6)]
+        assert {only(answer).text.strip() for answer in answers} == {expected}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_engine_runs_on_cuda(parts_dir: Path, prompts: Prompts) -> None:
+    submissions = mixed(prompts)
+    with running(load_model(ModelParts(parts_dir), "cuda", "float32")) as engine:
+        generations = [begin(engine, submission) for submission in submissions]
+        answers = [list(only(generation).token_ids) for generation in generations]
+    assert answers == [prompts.expected(submission) for submission in submissions]

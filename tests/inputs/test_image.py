@@ -1,0 +1,673 @@
+"""Images of a request: the right pixels of every accepted format, and a named refusal of everything else."""
+
+import base64
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
+
+from llava_serving.errors import BadRequest, RequestError, TooLarge
+from llava_serving.inputs.image import FORMATS, ImageLimits, ImageReader, decode, from_base64
+from llava_serving.inputs.prompt import ImageSource
+
+Pixels = npt.NDArray[np.uint8]
+
+LIMITS = ImageLimits(max_bytes=20 * 1024 * 1024, max_pixels=50_000_000)
+WIDTH, HEIGHT = 23, 17
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+
+
+def scene() -> Pixels:
+    """A smooth picture without any symmetry."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([x * 11, y * 15, (x * y) % 256], axis=-1).astype(np.uint8)
+
+
+SCENE = scene()
+PICTURE = Image.fromarray(SCENE)
+ALPHA = Image.fromarray((SCENE[..., 0] // 2 + 60).astype(np.uint8))
+
+
+def saved(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def pixels(encoded: bytes) -> Pixels:
+    image = decode(encoded, LIMITS)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def by_pillow(encoded: bytes) -> Pixels:
+    """What plain Pillow makes of a file."""
+    return np.asarray(Image.open(BytesIO(encoded)).convert("RGB"))
+
+
+def refusal(encoded: bytes, limits: ImageLimits = LIMITS) -> RequestError:
+    with pytest.raises(RequestError) as refused:
+        decode(encoded, limits)
+    return refused.value
+
+
+def accepts_or_refuses(encoded: bytes, limits: ImageLimits = LIMITS) -> None:
+    """Nothing but a picture or one of the two refusals."""
+    try:
+        image = decode(encoded, limits)
+    except (BadRequest, TooLarge):
+        return
+    assert image.mode == "RGB"
+    assert image.width * image.height <= limits.max_pixels
+    image.tobytes()
+
+
+# Files that Pillow does not write
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(
+    width: int, height: int, bits: int, color_type: int, rows: bytes, before: bytes = b"", after: bytes = b""
+) -> bytes:
+    """A PNG by hand; `rows` are unfiltered, `before` and `after` chunks around the data."""
+    stride = len(rows) // height
+    lines = b"".join(b"\0" + rows[i * stride : (i + 1) * stride] for i in range(height if rows else 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(lines)) if rows else b""
+    return b"\x89PNG\r\n\x1a\n" + header + before + data + after + chunk(b"IEND", b"")
+
+
+def small_png(before: bytes = b"", after: bytes = b"") -> bytes:
+    return png(2, 1, 8, 2, b"\1\2\3\4\5\6", before, after)
+
+
+def gif(canvas: tuple[int, int], frame: tuple[int, int], disposal: int) -> bytes:
+    """A GIF of one frame, which nearly ends after its header."""
+    control = b"!\xf9\x04" + bytes([disposal << 2, 0, 0, 0, 0])
+    descriptor = b"," + struct.pack("<HHHHB", 0, 0, *frame, 0)
+    return b"GIF89a" + struct.pack("<HHBBB", *canvas, 0, 0, 0) + control + descriptor + b"\2\2\x44\1\0;"
+
+
+def bmp(width: int, height: int, compression: int, data: bytes) -> bytes:
+    palette = b"".join(bytes([i, 0, i, 0]) for i in range(256))
+    offset = 54 + len(palette)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, compression, len(data), 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + header + palette + data
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    """An animated WebP with a small frame on a large canvas."""
+    image = saved(Image.new("RGB", (16, 16), "red"), "WEBP", lossless=True)[12:]
+    frame = b"\0" * 6 + b"\x0f\0\0\x0f\0\0" + b"\0" * 4 + image
+    canvas = struct.pack("<IB3x", 10, 2) + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    body = b"WEBPVP8X" + canvas + b"ANIM" + struct.pack("<IIH", 6, 0, 0) + b"ANMF" + struct.pack("<I", len(frame))
+    return b"RIFF" + struct.pack("<I", len(body) + len(frame)) + body + frame
+
+
+def patched(encoded: bytes, position: int, data: bytes) -> bytes:
+    return encoded[:position] + data + encoded[position + len(data) :]
+
+
+# The right pixels
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP"])
+def test_rgb_comes_back_as_it_was(format: str) -> None:
+    assert np.array_equal(pixels(saved(PICTURE, format)), SCENE)
+
+
+def test_lossless_webp_comes_back_as_it_was() -> None:
+    assert np.array_equal(pixels(saved(PICTURE, "WEBP", lossless=True)), SCENE)
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "GIF", "JPEG", "WEBP"])
+def test_grey_gets_three_equal_channels(format: str) -> None:
+    encoded = saved(PICTURE.convert("L"), format, lossless=True)
+    actual = pixels(encoded)
+    assert (actual == actual[..., :1]).all()
+    assert np.array_equal(actual, by_pillow(encoded))
+    if format != "JPEG":
+        assert np.array_equal(actual[..., 0], np.asarray(PICTURE.convert("L")))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "GIF"])
+def test_one_bit_becomes_black_and_white(format: str) -> None:
+    bits = SCENE[..., 0] > 100
+    expected = np.repeat(np.where(bits, 255, 0)[..., None], 3, axis=-1)
+    assert np.array_equal(pixels(saved(Image.fromarray(bits), format)), expected)
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "GIF"])
+@pytest.mark.parametrize("colors", [2, 4, 16, 256])
+def test_a_palette_is_looked_up(format: str, colors: int) -> None:
+    image = PICTURE.quantize(colors)
+    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    assert np.array_equal(pixels(saved(image, format)), palette[np.asarray(image)])
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF"])
+def test_the_transparent_color_of_a_palette_is_a_color(format: str) -> None:
+    image = PICTURE.quantize(16)
+    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    assert np.array_equal(pixels(saved(image, format, transparency=3)), palette[np.asarray(image)])
+
+
+def test_the_alphas_of_a_palette_are_dropped() -> None:
+    image = PICTURE.quantize(16)
+    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    encoded = saved(image, "PNG", transparency=bytes(range(0, 160, 10)))
+    assert np.array_equal(pixels(encoded), palette[np.asarray(image)])
+
+
+def test_the_transparent_color_of_rgb_is_a_color() -> None:
+    assert np.array_equal(pixels(saved(PICTURE, "PNG", transparency=tuple(SCENE[3, 4].tolist()))), SCENE)
+
+
+@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True, "exact": True})])
+def test_alpha_is_dropped(format: str, options: dict[str, Any]) -> None:
+    image = PICTURE.copy()
+    image.putalpha(ALPHA)
+    assert np.array_equal(pixels(saved(image, format, **options)), SCENE)
+
+
+def test_grey_with_alpha_is_grey() -> None:
+    grey = PICTURE.convert("L")
+    image = Image.merge("LA", (grey, ALPHA))
+    assert np.array_equal(pixels(saved(image, "PNG")), np.repeat(np.asarray(grey)[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_is_decoded_as_pillow_does(mode: str, progressive: bool) -> None:
+    encoded = saved(PICTURE.convert(mode), "JPEG", quality=95, progressive=progressive)
+    assert np.array_equal(pixels(encoded), by_pillow(encoded))
+    grey = PICTURE.convert("L").convert("RGB") if mode == "L" else PICTURE
+    assert np.abs(pixels(encoded).astype(int) - np.asarray(grey)).mean() < 12
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_lossy_webp_is_decoded_as_pillow_does(mode: str) -> None:
+    encoded = saved(PICTURE.convert(mode), "WEBP", quality=80)
+    assert np.array_equal(pixels(encoded), by_pillow(encoded))
+
+
+def test_each_of_the_65536_greys_becomes_its_high_byte() -> None:
+    values = np.arange(65536, dtype=">u2").reshape(256, 256)
+    actual = pixels(png(256, 256, 16, 0, values.tobytes()))
+    assert np.array_equal(actual, np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("color_type", "channels", "kept"), [(0, 1, [0, 0, 0]), (2, 3, [0, 1, 2]), (4, 2, [0, 0, 0]), (6, 4, [0, 1, 2])]
+)
+def test_sixteen_bits_become_their_high_byte(color_type: int, channels: int, kept: list[int]) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, channels)).astype(">u2")
+    actual = pixels(png(WIDTH, HEIGHT, 16, color_type, values.tobytes()))
+    assert np.array_equal(actual, (values >> 8).astype(np.uint8)[..., kept])
+
+
+def test_sixteen_bit_grey_with_a_transparent_color_is_read() -> None:
+    encoded = png(2, 1, 16, 0, b"\x12\x34\xff\xff", before=chunk(b"tRNS", b"\x12\x34"))
+    assert pixels(encoded).tolist() == [[[0x12] * 3, [0xFF] * 3]]
+
+
+@pytest.mark.parametrize(("bits", "row"), [(1, 0b01000000), (2, 0b00011011), (4, 0x5A)])
+def test_grey_of_few_bits_spans_black_to_white(bits: int, row: int) -> None:
+    count = 8 // bits
+    values = [row >> (8 - bits * (i + 1)) & (1 << bits) - 1 for i in range(count)]
+    expected = [[[value * 255 // ((1 << bits) - 1)] * 3 for value in values]]
+    assert pixels(png(count, 1, bits, 0, bytes([row]))).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("GIF", {}), ("GIF", {"disposal": 2}), ("GIF", {"disposal": 3}), ("PNG", {}), ("WEBP", {"lossless": True})],
+)
+def test_an_animation_is_its_first_frame(format: str, options: dict[str, Any]) -> None:
+    first = PICTURE.quantize(200).convert("RGB")
+    others = [first.transpose(Image.Transpose.ROTATE_180), Image.new("RGB", first.size, "red")]
+    encoded = saved(first, format, save_all=True, append_images=others, duration=40, **options)
+    assert Image.open(BytesIO(encoded)).n_frames == 3  # type: ignore[attr-defined]
+    assert np.array_equal(pixels(encoded), np.asarray(first))
+
+
+def test_a_jpeg_with_several_pictures_is_its_first() -> None:
+    encoded = saved(PICTURE, "MPO", save_all=True, append_images=[Image.new("RGB", (5, 5))])
+    assert Image.open(BytesIO(encoded)).format == "MPO"
+    assert np.array_equal(pixels(encoded), by_pillow(encoded))
+
+
+# Orientation: how the stored picture is turned by what the EXIF says (EXIF 2.32, 4.6.4 A)
+
+TURN: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.swapaxes(np.rot90(a, 2), 0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def exif(orientation: object) -> Image.Exif:
+    result = Image.Exif()
+    result[ExifTags.Base.Orientation] = orientation
+    return result
+
+
+@pytest.mark.parametrize("orientation", TURN)
+@pytest.mark.parametrize(("format", "options"), [("JPEG", {}), ("PNG", {}), ("WEBP", {"lossless": True})])
+def test_a_picture_is_turned_upright(format: str, options: dict[str, Any], orientation: int) -> None:
+    encoded = saved(PICTURE, format, exif=exif(orientation), **options)
+    assert np.array_equal(pixels(encoded), TURN[orientation](by_pillow(encoded)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+def test_a_picture_of_any_mode_is_turned_upright(mode: str) -> None:
+    image = PICTURE.convert("L").convert("I;16") if mode == "I;16" else PICTURE.convert(mode)
+    plain = pixels(saved(image, "PNG"))
+    assert np.array_equal(pixels(saved(image, "PNG", exif=exif(6))), TURN[6](plain))
+
+
+def test_the_orientation_of_xmp_counts_where_there_is_no_exif() -> None:
+    encoded = saved(PICTURE, "JPEG", xmp=b'<x:xmpmeta tiff:Orientation="8"/>')
+    assert np.array_equal(pixels(encoded), TURN[8](by_pillow(encoded)))
+
+
+def exif_block(*entries: tuple[int, int, int, bytes], more: bytes = b"") -> bytes:
+    """EXIF by hand; an entry is its tag, its type, its count and its value or the position of it."""
+    rows = b"".join(
+        struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0") for tag, kind, count, value in entries
+    )
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + rows + b"\0" * 4 + more
+
+
+SHORT, ASCII, RATIONAL = 3, 2, 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),
+    [(SHORT, 1, b"\0\0"), (SHORT, 1, b"\x09\0"), (SHORT, 1, b"\xff\xff"), (SHORT, 0, b""), (SHORT, 2, b"\0\0\6\0"),
+     (ASCII, 2, b"6"), (7, 4, b"\6\6\6\6"), (99, 1, b"\6")],
+)  # fmt: skip
+def test_an_orientation_that_means_nothing_turns_nothing(kind: int, count: int, value: bytes) -> None:
+    encoded = saved(PICTURE, "JPEG", exif=exif_block((0x0112, kind, count, value)))
+    assert np.array_equal(pixels(encoded), by_pillow(encoded))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"", b"MM", b"no TIFF header", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01", saved(PICTURE, "PNG")],
+)
+def test_exif_that_cannot_be_read_does_not_make_a_picture_unreadable(block: bytes) -> None:
+    assert np.array_equal(pixels(small_png(before=chunk(b"eXIf", block))), [[[1, 2, 3], [4, 5, 6]]])
+    encoded = saved(PICTURE, "JPEG", exif=b"Exif\0\0" + block)
+    assert np.array_equal(pixels(encoded), by_pillow(saved(PICTURE, "JPEG")))
+
+
+def test_exif_that_pillow_cannot_write_again_still_turns_the_picture() -> None:
+    description = (0x010E, RATIONAL, 1, struct.pack("<I", 38))  # a number where a text belongs
+    block = exif_block(description, (0x0112, SHORT, 1, b"\6"), more=struct.pack("<II", 1, 2))
+    encoded = saved(PICTURE, "JPEG", exif=block)
+    assert np.array_equal(pixels(encoded), TURN[6](by_pillow(encoded)))
+
+
+# Base64
+
+
+def read(data: str, limits: ImageLimits = LIMITS) -> Pixels:
+    return np.asarray(ImageReader(limits, None).read(ImageSource(data, "images[0]"), lambda picture: picture))
+
+
+ENCODED = saved(PICTURE, "PNG")
+TEXT = base64.b64encode(ENCODED).decode()
+MIME_TEXT = base64.encodebytes(ENCODED).decode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT,
+        MIME_TEXT,
+        MIME_TEXT.replace("\n", "\r\n"),
+        "\n" + TEXT + "\n\n",
+        " ".join(re.findall(r".{1,7}", TEXT)),
+        "data:image/png;base64," + TEXT,
+        "data:image/png;base64," + MIME_TEXT,
+        "data:image/png;base64,\n" + TEXT,
+        "data:image/png;name=a.png;base64," + TEXT,
+        "data:;base64," + TEXT,
+        "DATA:IMAGE/PNG;BASE64," + TEXT,
+        "data:image/jpeg;base64," + TEXT,  # what the bytes are goes before what they are called
+    ],
+)
+def test_base64_is_read_bare_broken_into_lines_or_in_a_data_uri(data: str) -> None:
+    assert np.array_equal(read(data), SCENE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["!!!!", "YWJ", "YWJjZ", "=", "YW=Jj", "YWJ-", "YWJ_", "\u00e9" * 4, "\0\0\0\0", "\ud800aaa", "data:;base64,YWJ",
+     "data:;base64,%41%41"],
+)  # fmt: skip
+def test_what_is_not_base64_is_refused(data: str) -> None:
+    with pytest.raises(BadRequest, match="not valid base64") as refused:
+        read(data)
+    assert (refused.value.code, refused.value.param) == ("invalid_image", "images[0]")
+
+
+@pytest.mark.parametrize("data", ["", " ", "\r\n", "data:;base64,", "data:image/png;base64,\n"])
+def test_nothing_is_refused_as_empty(data: str) -> None:
+    with pytest.raises(BadRequest, match="empty"):
+        read(data)
+
+
+@pytest.mark.parametrize(
+    "data", ["data:", "data:,", "data:image/png," + TEXT, "data:image/png;base64", "data:image/png;base64;x," + TEXT]
+)
+def test_a_data_uri_without_base64_is_told_the_form(data: str) -> None:
+    with pytest.raises(BadRequest, match=re.escape("data:image/png;base64,<data>")):
+        read(data)
+
+
+@settings(deadline=None)
+@given(content=st.binary(min_size=1, max_size=300), line=st.integers(1, 90), end=st.sampled_from(("\n", "\r\n")))
+def test_line_breaks_count_against_no_limit(content: bytes, line: int, end: str) -> None:
+    text = base64.b64encode(content).decode()
+    broken = "".join(text[i : i + line] + end for i in range(0, len(text), line))
+    assert from_base64(broken, len(content)) == content
+    with pytest.raises(TooLarge):
+        from_base64("A" * 4 + broken, len(content))
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_base64_over_the_limit_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    monkeypatch.setattr(base64, "b64decode", lambda *args, **options: pytest.fail("decoded"))
+    with pytest.raises(TooLarge, match="1,000 bytes") as refused:
+        from_base64(prefix + "A" * 1400, 1000)
+    assert refused.value.code == "image_too_large"
+
+
+@pytest.mark.parametrize(("data", "error"), [("!!!!", BadRequest), ("A" * 4000, TooLarge), (TEXT, TooLarge)])
+def test_every_refusal_names_the_path_of_the_image(data: str, error: type[RequestError]) -> None:
+    with pytest.raises(error) as refused:
+        ImageReader(ImageLimits(2000, 100), None).read(
+            ImageSource(data, "messages[2].content[1].image_url.url"), lambda picture: picture
+        )
+    assert refused.value.param == "messages[2].content[1].image_url.url"
+
+
+# Limits
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_limit_on_pixels_is_exact_and_names_the_size(format: str) -> None:
+    encoded = saved(PICTURE, format)
+    assert decode(encoded, ImageLimits(10_000, WIDTH * HEIGHT)).size == (WIDTH, HEIGHT)
+    error = refusal(encoded, ImageLimits(10_000, WIDTH * HEIGHT - 1))
+    assert (type(error), error.code) == (TooLarge, "image_too_large")
+    assert f"{WIDTH} x {HEIGHT}" in error.message
+    assert str(WIDTH * HEIGHT - 1) in error.message
+
+
+def test_a_limit_above_pillows_own_is_the_one_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = saved(PICTURE, "PNG")
+    for pillows in (None, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
+        assert decode(encoded, ImageLimits(10_000, WIDTH * HEIGHT)).size == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_limit_on_bytes_is_exact_and_checked_first(monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    encoded = saved(PICTURE, format)
+    assert decode(encoded, ImageLimits(len(encoded), 1000)).size == (WIDTH, HEIGHT)
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("opened"))
+    error = refusal(encoded, ImageLimits(len(encoded) - 1, 1))
+    assert (type(error), error.code) == (TooLarge, "image_too_large")
+    assert f"{len(encoded) - 1:,} bytes" in error.message
+
+
+JPEG = saved(PICTURE, "JPEG")
+HUGE = {
+    "PNG": patched(small_png(), 8, chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))),
+    "PNG without data": png(50_000, 50_000, 8, 2, b""),
+    "PNG of 2 billion squared": png(2**31 - 1, 2**31 - 1, 16, 6, b""),
+    "JPEG": patched(JPEG, JPEG.index(b"\xff\xc0") + 5, struct.pack(">HH", 65_000, 65_000)),
+    "GIF": gif((65_535, 65_535), (1, 1), 0),
+    "GIF with a large frame": gif((1, 1), (50_000, 50_000), 0),
+    "GIF with a frame to be cleared": gif((50_000, 50_000), (50_000, 50_000), 2),
+    "GIF with a frame to be restored": gif((1, 1), (50_000, 50_000), 3),
+    "BMP": bmp(50_000, 50_000, 0, b""),
+    "BMP upside down": bmp(50_000, -50_000, 0, b""),
+    "WebP canvas": webp_canvas(16_383, 16_383),
+    "WebP canvas of 60,000 squared": webp_canvas(60_000, 60_000),
+    "WebP lossy": patched(saved(PICTURE, "WEBP"), 26, struct.pack("<HH", 16_383, 16_383)),
+    "WebP lossless": patched(saved(PICTURE, "WEBP", lossless=True), 21, struct.pack("<I", 16_382 | 16_382 << 14)),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_huge_picture_in_a_small_file_is_refused_without_decoding(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert len(HUGE[name]) < 2000
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    error = refusal(HUGE[name])
+    assert (type(error), error.code) == (TooLarge, "image_too_large")
+    assert "50,000,000 pixels" in error.message
+
+
+def test_huge_pictures_cost_no_memory() -> None:
+    # In a process of its own: the peak of this one says nothing.
+    script = """
+import base64, json, resource, sys
+from llava_serving.errors import TooLarge
+from llava_serving.inputs.image import ImageLimits, decode
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def read(name, data, limits):
+    try: decode(base64.b64decode(data), limits)
+    except TooLarge: return
+    raise SystemExit(f"{name} was not refused")
+files = json.load(sys.stdin)
+for name, data in files.items(): read(name, data, ImageLimits(10**6, 10))  # what Pillow loads the first time
+for name, data in files.items():
+    before = peak()
+    read(name, data, ImageLimits(10**6, 50_000_000))
+    if peak() - before > 16 * 1024: raise SystemExit(f"{name} took {peak() - before} KiB")
+print("done", len(files))
+"""
+    files = {name: base64.b64encode(data).decode() for name, data in HUGE.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(files), env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"done {len(HUGE)}\n"
+
+
+def progressive_scans(count: int) -> bytes:
+    """A JPEG whose last scan is repeated until it has `count` of them."""
+    encoded = saved(PICTURE, "JPEG", progressive=True)
+    last = encoded[encoded.rindex(b"\xff\xda") : -2]
+    return encoded[:-2] + last * (count - encoded.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def exif_blocks(count: int) -> bytes:
+    return JPEG[:2] + b"\xff\xe1\0\x0aExif\0\0MM" * count + JPEG[2:]
+
+
+def color_profiles(count: int) -> bytes:
+    return small_png(before=chunk(b"iCCP", b"name\0\0" + zlib.compress(b"profile")) * count)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [(progressive_scans, "JPEG scans"), (exif_blocks, "EXIF blocks"), (color_profiles, "color profiles")],
+)
+def test_parts_that_keep_a_decoder_busy_are_counted(build: Callable[[int], bytes], name: str) -> None:
+    assert decode(build(100), LIMITS).mode == "RGB"
+    error = refusal(build(101))
+    assert (type(error), error.code) == (BadRequest, "invalid_image")
+    assert f"more than 100 {name}" in error.message
+
+
+def test_a_run_length_encoded_bmp_is_refused_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    error = refusal(bmp(50_000_000, 1, 1, b"\1\1\0\0"))  # half a minute's work on a slow core
+    assert (type(error), error.code) == (BadRequest, "invalid_image")
+    assert "run-length" in error.message
+    assert "PNG" in error.message
+
+
+# What is not an image, or not one of the five
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"\0", b"hello", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\0\0\0\0WEBPVP8 ", bytes(10_000),
+        b"<html></html>", b"%PDF-1.7\n", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"PK\3\4",
+        np.random.default_rng(0).bytes(10_000),
+        png(0, 5, 8, 2, b""), gif((0, 0), (0, 0), 0), bmp(0, 5, 0, b""),
+        *(saved(PICTURE, format) for format in ("TIFF", "PPM", "ICO", "JPEG2000", "PCX", "TGA", "DDS", "AVIF")),
+    ],
+)  # fmt: skip
+def test_what_is_no_accepted_format_is_refused_with_their_names(encoded: bytes) -> None:
+    error = refusal(encoded)
+    assert (type(error), error.code) == (BadRequest, "invalid_image")
+    for format in FORMATS:
+        assert format in error.message
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_half_a_file_is_refused(format: str) -> None:
+    encoded = saved(PICTURE, format)
+    error = refusal(encoded[: len(encoded) // 2 + len(encoded) // 4])
+    assert (type(error), error.code) == (BadRequest, "invalid_image")
+    assert format in error.message
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_cut_anywhere_is_read_or_refused(format: str) -> None:
+    encoded = saved(PICTURE.resize((6, 5)), format)
+    for length in range(0, len(encoded), 1 + len(encoded) // 400):
+        accepts_or_refuses(encoded[:length])
+
+
+def test_a_damaged_picture_is_told_its_format() -> None:
+    error = refusal(png(2, 1, 8, 2, b"") + chunk(b"IDAT", b"no zlib stream"))
+    assert error.message.startswith("the PNG image is damaged")
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"tEXt", b"eXIf"])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_chunk_that_inflates_a_thousandfold_is_read_or_refused(kind: bytes, place: str) -> None:
+    bomb = zlib.compress(bytes(8 * 1024 * 1024))
+    data = {
+        b"zTXt": b"a\0\0" + bomb,
+        b"iTXt": b"a\0\1\0\0\0" + bomb,
+        b"iCCP": b"a\0\0" + bomb,
+        b"tEXt": b"a\0" + bytes(1024 * 1024),
+        b"eXIf": bytes(1024 * 1024),
+    }[kind]
+    accepts_or_refuses(small_png(**{place: chunk(kind, data) * 3}))
+
+
+def test_many_text_chunks_are_read_or_refused() -> None:
+    accepts_or_refuses(small_png(before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1024 * 1024))) * 80))
+
+
+def with_checksums(encoded: bytes) -> bytes:
+    """A damaged PNG with its checksums made right again, so that the damage is reached."""
+    result, position = bytearray(encoded), 8
+    while encoded.startswith(b"\x89PNG\r\n\x1a\n") and position + 12 <= len(result):
+        end = position + 8 + int.from_bytes(result[position : position + 4])
+        if end + 4 > len(result):
+            break
+        result[end : end + 4] = struct.pack(">I", zlib.crc32(result[position + 4 : end]))
+        position = end + 4
+    return bytes(result)
+
+
+def valid_files() -> list[bytes]:
+    tagged = exif(6)
+    tagged[ExifTags.Base.XResolution] = 72.0
+    tagged[ExifTags.Base.ImageDescription] = "x"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "b" * 50, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    text.add_text("Raw profile type exif", "\nexif\n  4\n4d4d002a")
+    frames: dict[str, Any] = {"save_all": True, "append_images": [PICTURE.rotate(180)]}
+    return [
+        *(saved(PICTURE.convert(mode), "PNG", exif=tagged) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")),
+        png(WIDTH, HEIGHT, 16, 0, bytes(WIDTH * HEIGHT * 2)),
+        saved(PICTURE, "PNG", pnginfo=text, icc_profile=b"1" * 300),
+        saved(PICTURE, "PNG", **frames),
+        *(saved(PICTURE.convert(mode), "JPEG", exif=tagged, dpi=(3, 3)) for mode in ("L", "RGB", "CMYK")),
+        saved(PICTURE, "JPEG", progressive=True, icc_profile=b"1" * 100, xmp=b"<tiff:Orientation>3<"),
+        saved(PICTURE, "MPO", **frames, exif=tagged),
+        *(saved(PICTURE.convert(mode), "WEBP", exif=tagged) for mode in ("RGB", "RGBA")),
+        saved(PICTURE, "WEBP", lossless=True),
+        saved(PICTURE, "WEBP", **frames),
+        *(saved(PICTURE.convert(mode), "GIF", comment=b"x") for mode in ("1", "L", "P")),
+        saved(PICTURE, "GIF", **frames, disposal=2, transparency=1, loop=3),
+        *(saved(PICTURE.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB", "RGBA")),
+        bmp(9, 7, 1, b"\x09\x01\0\0\x05\x02\0\0\0\2\1\1\0\3abc\0\0\1"),
+    ]
+
+
+FILES = valid_files()
+EDITS = st.lists(
+    st.tuples(
+        st.floats(0, 1, exclude_max=True), st.booleans(),
+        st.integers(0, 4),
+        st.one_of(st.binary(max_size=4), st.sampled_from((b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 4))),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None)
+@given(encoded=st.sampled_from(FILES), edits=EDITS, checksums=st.booleans(), length=st.floats(0, 1.5))
+def test_a_damaged_file_is_read_or_refused(
+    encoded: bytes, edits: list[tuple[float, bool, int, bytes]], checksums: bool, length: float
+) -> None:
+    for place, in_header, dropped, inserted in edits:
+        position = int(place * min(len(encoded), 120 if in_header else len(encoded)))
+        encoded = encoded[:position] + inserted + encoded[position + dropped :]
+    if length < 1:
+        encoded = encoded[: int(length * len(encoded))]
+    accepts_or_refuses(with_checksums(encoded) if checksums else encoded, ImageLimits(100_000, 1_000_000))
+
+
+MAGIC = st.sampled_from((b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\0\0\0\0WEBPVP8X"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(magic=MAGIC, content=st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(magic: bytes, content: bytes) -> None:
+    accepts_or_refuses(magic + content, ImageLimits(100_000, 1_000_000))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.one_of(st.text(max_size=100), st.from_regex(r"(?i)data:[^,]{0,20},?.{0,50}", fullmatch=True)))
+def test_any_text_is_read_or_refused_with_its_path(data: str) -> None:
+    with pytest.raises((BadRequest, TooLarge)) as refused:  # no text this short is an image
+        read(data)
+    assert refused.value.param == "images[0]"

@@ -1,0 +1,494 @@
+"""Fetching by URL against a real TLS server on the loopback: what is refused, what is limited, where it connects."""
+
+import datetime
+import gzip
+import ipaddress
+import itertools
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from urllib3.connection import HTTPSConnection
+
+from llava_serving.errors import BadRequest, RequestError, TooLarge
+from llava_serving.inputs import image_url
+from llava_serving.inputs.image import ImageLimits, ImageReader
+from llava_serving.inputs.image_url import AllowListFetcher
+from llava_serving.inputs.prompt import ImageSource
+from llava_serving.settings import Settings
+
+HOST = "images.example.com"
+URL = f"https://{HOST}/cat.png?size=2"
+PUBLIC = "93.184.216.34"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nConnection: close\r\n"
+DEADLINE = 0.4  # of the tests that run into it
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate of `name` and its key, as files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, key_pem = folder / f"{name}.pem", folder / f"{name}.key"
+    pem.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key_pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return pem, key_pem
+
+
+@dataclass
+class TlsServer:
+    """One answer to whoever connects: an iterable of pieces, sent until the client goes away."""
+
+    ca_certs: Path
+    answer: Callable[[], Iterator[bytes]]
+    requests: list[bytes] = field(default_factory=list)
+    sent: int = 0
+    addresses: list[str] = field(default_factory=list)  # to which the fetcher meant to connect
+
+    def connect(self, host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
+        """The service's own connection, led to this server."""
+        connection = image_url.connect(host, address, timeout_seconds)
+        assert (connection.host, connection.port) == (address, 443)
+        self.addresses.append(address)
+        connection.host, connection.port = "127.0.0.1", self.port
+        connection.ca_certs = str(self.ca_certs)
+        return connection
+
+    def serve(self, context: ssl.SSLContext) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._context = context
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                raw, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                with raw, self._context.wrap_socket(raw, server_side=True) as client:
+                    client.settimeout(5)
+                    self.requests.append(client.recv(65536))
+                    for piece in self.answer():
+                        client.sendall(piece)
+                        self.sent += len(piece)
+            except OSError:
+                pass  # the client hung up
+
+    def close(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)):  # wakes accept
+            self._listener.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+Serve = Callable[..., TlsServer]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    folder = tmp_path_factory.mktemp("certificates")
+    return {name: certificate(folder, name) for name in (HOST, "other.example.com")}
+
+
+@pytest.fixture
+def serve(certificates: dict[str, tuple[Path, Path]]) -> Iterator[Serve]:
+    servers = []
+
+    def start(*pieces: bytes, answer: Callable[[], Iterator[bytes]] | None = None, name: str = HOST) -> TlsServer:
+        pem, key = certificates[name]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem, key)
+        server = TlsServer(pem, answer or (lambda: iter(pieces)))
+        server.serve(context)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def fetcher(
+    server: TlsServer, timeout_seconds: float = 5.0, addresses: tuple[str, ...] = (PUBLIC,)
+) -> AllowListFetcher:
+    return AllowListFetcher((HOST,), timeout_seconds, lambda host: list(addresses), server.connect)
+
+
+def never(*args: object) -> None:
+    pytest.fail("looked up a name or opened a connection")
+
+
+def refusal(fetch: AllowListFetcher, url: str = URL, max_bytes: int = 1000) -> RequestError:
+    with pytest.raises(RequestError) as refused:
+        fetch(url, max_bytes)
+    return refused.value
+
+
+def with_length(body: bytes) -> bytes:
+    return OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+# What is refused without a connection
+
+
+def test_no_host_is_allowed_by_default() -> None:
+    assert Settings.from_environment({}).image_url_hosts == ()
+
+
+@pytest.mark.parametrize("url", [URL, "http://a/b", "HTTPS://A/B", "ftp://a/b", "file:///etc/passwd", "s3:bucket/x"])
+def test_where_urls_are_not_allowed_the_answer_names_base64_and_data_uris(url: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        ImageReader(ImageLimits(1000, 1000), None).read(
+            ImageSource(url, "input_data.images[1]"), lambda picture: picture
+        )
+    assert refused.value.code == "image_url_not_allowed"
+    assert refused.value.param == "input_data.images[1]"
+    assert "base64" in refused.value.message
+    assert "data:" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://{HOST}/a.png",
+        f"ftp://{HOST}/a.png",
+        f"file://{HOST}/etc/passwd",
+        f"https://{HOST}:8443/a.png",
+        f"https://{HOST}:80/a.png",
+        f"https://{HOST}:0/a.png",
+        f"https://{HOST}:99999/a.png",
+        f"https://{HOST}:x/a.png",
+        f"https://user@{HOST}/a.png",
+        f"https://user:password@{HOST}/a.png",
+        f"https://:password@{HOST}/a.png",
+        "https://[::1/a.png",
+        "https:",
+        "https:///a.png",
+        f"https:{HOST}/a.png",
+        "https://other.example.com/a.png",
+        f"https://{HOST}.example.org/a.png",
+        f"https://evil{HOST}/a.png",
+        f"https://{HOST}@other.example.com/a.png",
+        f"https://other.example.com#@{HOST}/a.png",
+        f"https://other.example.com\\@{HOST}/a.png",
+        f"https://other.example.com?{HOST}",
+        f"https://{HOST}./a.png",
+        f"https://{PUBLIC}/a.png",
+        "https://127.0.0.1/a.png",
+        "https://[::1]/a.png",
+        "https://localhost/a.png",
+    ],
+)
+def test_a_url_off_the_list_is_refused_before_any_look_up(url: str) -> None:
+    error = refusal(AllowListFetcher((HOST,), 1.0, never, never), url)
+    assert (error.status, error.code) == (400, "image_url_not_allowed")
+
+
+def test_another_host_is_told_which_hosts_are_allowed() -> None:
+    error = refusal(AllowListFetcher(("b.example.com", "a.example.com"), 1.0, never, never), "https://c.example.com/")
+    assert "'c.example.com'" in error.message
+    assert "a.example.com, b.example.com" in error.message
+
+
+NOT_PUBLIC = [
+    "0.0.0.0", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254", "172.16.0.1",
+    "172.31.255.255", "192.0.0.1", "192.0.2.1", "192.168.0.1", "198.18.0.1", "198.51.100.1", "203.0.113.1",
+    "224.0.0.1", "239.255.255.250", "240.0.0.1", "255.255.255.255",
+    "168.63.129.16",  # Azure's host
+    "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12:3456::1", "fec0::1", "ff02::1", "ff0e::1", "2001:db8::1",
+    "::ffff:10.0.0.1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:100.64.0.1", "::ffff:a9fe:a9fe",
+    "::10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "2002:a00:1::", "2002:7f00:1::1",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",  # Teredo
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC)
+def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address: str) -> None:
+    for addresses in ([address], [PUBLIC, address], [address, PUBLIC]):
+        error = refusal(AllowListFetcher((HOST,), 1.0, lambda host, found=addresses: found, never))
+        assert (error.status, error.code) == (400, "image_url_not_allowed")
+        assert HOST in error.message
+        assert address not in error.message  # nothing about the operator's network in the answer
+
+
+@pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "20.50.2.1", "2606:4700:4700::1111", "2a01:111:f403::1"])
+def test_a_public_address_is_connected_to(serve: Serve, address: str) -> None:
+    server = serve(with_length(b"bytes"))
+    assert fetcher(server, addresses=(address,))(URL, 1000) == b"bytes"
+    assert server.addresses == [address]
+
+
+@pytest.mark.parametrize("failure", [socket.gaierror(8, "no such name"), UnicodeError("label too long")])
+def test_a_name_that_does_not_resolve_is_refused(failure: Exception) -> None:
+    def resolve(host: str) -> list[str]:
+        raise failure
+
+    error = refusal(AllowListFetcher((HOST,), 1.0, resolve, never))
+    assert (error.status, error.code) == (400, "image_url_failed")
+    assert HOST in error.message
+
+
+def test_a_name_without_addresses_is_refused() -> None:
+    assert refusal(AllowListFetcher((HOST,), 1.0, lambda host: [], never)).status == 400
+
+
+def test_a_second_answer_of_the_dns_is_not_asked_for(serve: Serve) -> None:
+    server = serve(with_length(b"bytes"))
+    answers = iter([[PUBLIC], ["127.0.0.1"]])
+    assert AllowListFetcher((HOST,), 5.0, lambda host: next(answers), server.connect)(URL, 1000) == b"bytes"
+    assert server.addresses == [PUBLIC]
+    assert next(answers) == ["127.0.0.1"]
+
+
+def test_the_connection_holds_the_address_and_the_name_of_the_certificate() -> None:
+    connection = image_url.connect(HOST, "2606:4700:4700::1111", 3.0)
+    assert (connection.host, connection.port) == ("2606:4700:4700::1111", 443)
+    assert (connection.server_hostname, connection.timeout) == (HOST, 3.0)
+    assert connection.cert_reqs == ssl.CERT_REQUIRED
+
+
+def test_resolving_gives_addresses_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2606:4700::1", 443, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 443)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, type: found)
+    addresses = image_url.resolve(HOST)
+    assert addresses == ["2606:4700::1", PUBLIC]
+    assert [ipaddress.ip_address(address).version for address in addresses] == [6, 4]
+
+
+# What is asked and what is answered
+
+
+def test_the_body_is_returned_and_the_request_names_the_host(serve: Serve) -> None:
+    body = bytes(range(256)) * 1000
+    server = serve(with_length(body))
+    assert fetcher(server)(URL, len(body)) == body
+    [request] = server.requests
+    lines = request.decode("ascii").split("\r\n")
+    assert lines[0] == "GET /cat.png?size=2 HTTP/1.1"
+    assert [line for line in lines if line.lower().startswith("host:")] == [f"Host: {HOST}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        (f"https://{HOST}", "/"),
+        (f"https://{HOST}?a=b", "/?a=b"),
+        (f"https://{HOST.upper()}:443/A%20b?c=%2F#fragment", "/A%20b?c=%2F"),
+        (f"https://{HOST}//127.0.0.1/x", "//127.0.0.1/x"),
+        (f"https://{HOST}/a b/\u00e9?q=\u00fc \x7f", "/a%20b/%C3%A9?q=%C3%BC%20%7F"),
+        (f"https://{HOST}/a\r\nX-Header: 1", "/aX-Header:%201"),
+    ],
+)
+def test_any_path_and_query_becomes_one_request_line(serve: Serve, url: str, target: str) -> None:
+    server = serve(with_length(b"bytes"))
+    assert fetcher(server)(url, 1000) == b"bytes"
+    assert server.requests[0].split(b"\r\n")[0].decode("ascii") == f"GET {target} HTTP/1.1"
+    assert b"\r\nX-Header" not in server.requests[0]
+
+
+def test_a_chunked_body_is_put_together(serve: Serve) -> None:
+    server = serve(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    assert fetcher(server)(URL, 5) == b"abcde"
+
+
+def test_a_body_without_a_length_ends_with_the_connection(serve: Serve) -> None:
+    assert fetcher(serve(OK + b"\r\n", b"abc", b"de"))(URL, 5) == b"abcde"
+
+
+@pytest.mark.parametrize("status", [201, 204, 301, 302, 304, 307, 308, 401, 403, 404, 429, 500, 503])
+def test_a_status_other_than_200_is_refused(serve: Serve, status: int) -> None:
+    server = serve(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+    error = refusal(fetcher(server))
+    assert (error.status, error.code) == (400, "image_url_failed")
+    assert str(status) in error.message
+
+
+def test_a_redirect_is_not_followed(serve: Serve) -> None:
+    server = serve(
+        b"HTTP/1.1 302 Found\r\nLocation: https://169.254.169.254/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+    assert "redirects are not followed" in refusal(fetcher(server)).message
+    assert len(server.requests) == len(server.addresses) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"not http at all\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        OK + b"Content-Length: 100\r\n\r\nshort",
+        OK + b"Content-Length: 3, 4\r\n\r\nabc",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",
+    ],
+)
+def test_an_answer_that_breaks_http_is_refused(serve: Serve, answer: bytes) -> None:
+    error = refusal(fetcher(serve(answer)))
+    assert (error.status, error.code) == (400, "image_url_failed")
+    assert HOST in error.message
+
+
+def test_a_port_nobody_listens_on_is_refused(serve: Serve) -> None:
+    def connect(host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
+        connection = image_url.connect(host, address, timeout_seconds)
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            connection.host, connection.port = "127.0.0.1", closed.getsockname()[1]
+        return connection
+
+    error = refusal(AllowListFetcher((HOST,), 5.0, lambda host: [PUBLIC], connect))
+    assert (error.status, error.code) == (400, "image_url_failed")
+
+
+def test_a_certificate_of_another_name_is_refused_before_the_request(serve: Serve) -> None:
+    server = serve(with_length(b"bytes"), name="other.example.com")
+    error = refusal(fetcher(server))
+    assert (error.status, error.code) == (400, "image_url_failed")
+    assert not server.requests
+
+
+def test_a_certificate_of_an_unknown_issuer_is_refused_before_the_request(
+    serve: Serve, certificates: dict[str, tuple[Path, Path]]
+) -> None:
+    server = serve(with_length(b"bytes"))
+    server.ca_certs = certificates["other.example.com"][0]
+    error = refusal(fetcher(server))
+    assert (error.status, error.code) == (400, "image_url_failed")
+    assert not server.requests
+
+
+# Limits
+
+
+def test_a_body_of_exactly_the_limit_is_accepted_and_a_byte_more_is_not(serve: Serve) -> None:
+    server = serve(with_length(b"x" * 1000))
+    assert fetcher(server)(URL, 1000) == b"x" * 1000
+    error = refusal(fetcher(server), max_bytes=999)
+    assert (type(error), error.code) == (TooLarge, "image_too_large")
+    assert "999" in error.message
+
+
+def test_an_endless_body_is_left_at_the_limit(serve: Serve) -> None:
+    server = serve(answer=lambda: itertools.chain([OK + b"\r\n"], itertools.repeat(b"x" * 65536, 1000)))
+    assert type(refusal(fetcher(server), max_bytes=100_000)) is TooLarge
+    assert server.sent < 32 * 1024 * 1024  # of 64 MiB: what fits in the buffers between, and no more
+
+
+def test_a_compressed_body_is_not_unpacked(serve: Serve) -> None:
+    packed = gzip.compress(bytes(1_000_000))
+    server = serve(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed)
+    assert fetcher(server)(URL, len(packed)) == packed
+
+
+def drip(head: bytes) -> Iterator[bytes]:
+    """A byte now and then: each one comes well within the time limit, the whole never."""
+    yield head
+    for _ in range(int(20 / (DEADLINE / 8))):
+        time.sleep(DEADLINE / 8)
+        yield b"x"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",  # the status line
+        b"HTTP/1.1 200 OK\r\nX: ",  # a header
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+        OK + b"Content-Length: 100000\r\n\r\n",
+        OK + b"\r\n",  # a body that ends with the connection: cut off is not ended
+        OK + b"Transfer-Encoding: chunked\r\n\r\n186a0\r\n",
+    ],
+)
+def test_a_server_that_drips_is_cut_off_at_the_time_limit(serve: Serve, head: bytes) -> None:
+    server = serve(answer=lambda: drip(head))
+    started = time.monotonic()
+    error = refusal(fetcher(server, DEADLINE), max_bytes=1_000_000)
+    assert (error.status, error.code) == (400, "image_url_failed")
+    assert "too slow" in error.message
+    assert time.monotonic() - started < 10  # of the 20 s it would go on
+
+
+def test_a_server_that_says_nothing_is_left_at_the_time_limit(serve: Serve) -> None:
+    done = threading.Event()
+
+    def silent() -> Iterator[bytes]:
+        done.wait(20)
+        yield b""
+
+    error = refusal(fetcher(serve(answer=silent), DEADLINE))
+    done.set()
+    assert (error.status, error.code) == (400, "image_url_failed")
+    assert "too slow" in error.message
+
+
+def test_a_server_that_does_not_shake_hands_is_left_at_the_time_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def connect(host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
+            connection = image_url.connect(host, address, timeout_seconds)
+            connection.host, connection.port = "127.0.0.1", listener.getsockname()[1]
+            return connection
+
+        error = refusal(AllowListFetcher((HOST,), DEADLINE, lambda host: [PUBLIC], connect))
+    assert (error.status, error.code) == (400, "image_url_failed")
+
+
+def test_no_thread_is_left_behind(serve: Serve) -> None:
+    server = serve(with_length(b"bytes"))
+    before = set(threading.enumerate())
+    fetcher(server, 60.0)(URL, 1000)
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(5)  # a canceled timer ends at once
+    assert not any(thread.is_alive() for thread in left)
+
+
+def test_the_reader_decodes_what_was_fetched_and_names_the_path_of_what_was_not() -> None:
+    png = bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
+        "53de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+    )
+    limits = ImageLimits(1000, 1000)
+    asked: list[tuple[str, int]] = []
+
+    def fetch(url: str, max_bytes: int) -> bytes:
+        asked.append((url, max_bytes))
+        return png if url == URL else b"<html>"
+
+    image = ImageReader(limits, fetch).read(ImageSource(URL, "images[0]"), lambda picture: picture)
+    assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (1, 1), (255, 0, 0))
+    assert asked == [(URL, 1000)]
+    with pytest.raises(BadRequest) as refused:
+        ImageReader(limits, fetch).read(ImageSource(URL + "&other", "images[1]"), lambda picture: picture)
+    assert refused.value.param == "images[1]"

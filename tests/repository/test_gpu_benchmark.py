@@ -1,0 +1,54 @@
+"""benchmarks/gpu.py from outside: every phase with a toy model on a CPU, in Triton's interpreter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).resolve().parents[2]
+PHASES = {"bandwidth", "kernels", "prefill", "decode", "chats", "launches", "equality"}
+
+
+def python(*command: object) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, *map(str, command)]
+    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("gpu") / "small.json"
+    run = python("benchmarks/gpu.py", "--small", "--output", output)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return output
+
+
+@pytest.fixture(scope="module")
+def phases(result: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.read_text())["phases"]
+    return found
+
+
+def test_every_phase_runs_and_finds_right_results(result: Path, phases: dict[str, Any]) -> None:
+    assert json.loads(result.read_text())["small"] is True
+    assert phases.keys() == PHASES
+    assert all(phase["holds"] and "error" not in phase for phase in phases.values())
+
+
+def test_a_layer_of_a_decode_step_is_at_most_nine_launches(phases: dict[str, Any]) -> None:
+    """One sequence: five of the layer's own and split attention's two, less a norm; more: two norms beside them."""
+    found = {(row["path"], row["sequences"]): row["a_layer"] for row in phases["launches"]["rows"]}
+    assert found == {("eager", 1): 6, ("eager", 2): 8, ("eager", 4): 8, ("graph", 1): 6}
+
+
+def test_the_report_shows_what_was_measured(result: Path, tmp_path: Path) -> None:
+    for source in (result, ROOT / "benchmarks" / "results" / "gpu_h100.json"):
+        run = python("benchmarks/gpu_report.py", source, "--plot", tmp_path / "plot.svg")
+        assert run.returncode == 0, run.stderr
+        assert "| captured graph |" in run.stdout
+        assert (tmp_path / "plot.svg").read_text().startswith("<svg")
