@@ -1,6 +1,5 @@
 """Which devices a process loads its model onto, and in which numbers."""
 
-import fcntl
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from accelerate.utils import get_balanced_memory, infer_auto_device_map
 from torch import nn
 
 from ..errors import StartupError
+from ..file_lock import lock_file
 from .card import Card, check_card, check_dtype
 
 SPREAD = "balanced"
@@ -87,13 +87,10 @@ def claim(count: int, folder: Path) -> int:
     """A number below `count` that no other living process has claimed in `folder`. Raises StartupError without one."""
     for number in range(count):
         lock = (folder / f"llava-serving-gpu-{number}.lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            continue
-        _claims.append(lock)
-        return number
+        if lock_file(lock):
+            _claims.append(lock)
+            return number
+        lock.close()
     raise StartupError(f"each of the {count} GPUs is another worker's; WORKER_COUNT may be at most {count}")
 
 
