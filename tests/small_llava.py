@@ -17,7 +17,7 @@ from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.scheduler import Scheduler
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import Backend
-from llava_serving.model.build import Vocabulary, build_runner
+from llava_serving.model.runner_builder import Vocabulary, build_runner
 from llava_serving.model.kv_cache import BLOCK_SIZE, bytes_per_block
 
 TEXT_IDS, IMAGE_TOKEN, EOS, IMAGE_LENGTH, CONTEXT = 200, 200, 2, 4, 256

@@ -9,7 +9,7 @@ import torch
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import triton_backend
 from llava_serving.model.kv_cache import BLOCK_SIZE
-from llava_serving.model.vision import ImageEncoder
+from llava_serving.model.image_encoder import ImageEncoder
 
 from .context import PUBLISHED_FLOPS, Context
 from .runners import Steps, make_runner, random_ids

@@ -14,7 +14,7 @@ from llava_serving.engine.scheduler import Batch, Scheduler
 from llava_serving.engine.sequence import Sequence
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import Backend
-from llava_serving.model.build import Vocabulary, build_runner
+from llava_serving.model.runner_builder import Vocabulary, build_runner
 from llava_serving.model.kv_cache import BLOCK_SIZE, bytes_per_block
 from llava_serving.model.model_runner import ModelRunner
 

@@ -22,7 +22,7 @@ from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
 from llava_serving.engine.request import RequestHandle, SequenceEnd, TextDelta
 from llava_serving.errors import InternalError, Overloaded, RequestError, Unavailable
-from llava_serving.model import build
+from llava_serving.model import runner_builder
 from llava_serving.service.startup import build_engine
 from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
@@ -179,7 +179,7 @@ def test_greedy_tokens_in_stages_equal_stock_generate(
     parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
     places |= {f"model.language_model.{part}": "cpu" for part in parts}
     dispatch_model(loaded.model, places, force_hooks=True)
-    monkeypatch.setattr(build, "by_device", lambda model: [[layer] for layer in model.layers])
+    monkeypatch.setattr(runner_builder, "group_by_device", lambda model: [[layer] for layer in model.layers])
     test_greedy_tokens_equal_stock_generate_in_company(loaded, prompts, pressure)
 
 

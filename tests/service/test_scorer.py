@@ -18,7 +18,7 @@ from llava_serving.api.body import HttpRequest
 from llava_serving.api.response import HttpResponse
 from llava_serving.inputs.clip_preprocessor import ClipPreprocessor
 from llava_serving.inputs.tokenizer import Tokenizer
-from llava_serving.model.lm_head import Head
+from llava_serving.model.lm_head import LMHead
 from llava_serving.model.model_runner import ModelRunner
 from llava_serving.service.metrics import Metrics
 from llava_serving.service.request_log import RequestLog
@@ -186,9 +186,9 @@ def test_eos_ends_a_text_unless_it_is_ignored(scorer: Scorer, monkeypatch: pytes
 @contextmanager
 def likeliest_eos(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A model whose likeliest token is always EOS."""
-    logits_of = Head.__call__
+    logits_of = LMHead.__call__
     with monkeypatch.context() as patch:
-        patch.setattr(Head, "__call__", lambda self, hidden: logits_of(self, hidden).index_fill(-1, EOS, 99.0))
+        patch.setattr(LMHead, "__call__", lambda self, hidden: logits_of(self, hidden).index_fill(-1, EOS, 99.0))
         yield
 
 

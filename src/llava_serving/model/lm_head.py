@@ -23,7 +23,7 @@ def torch_project(hidden: torch.Tensor, norm: Norm, linear: Linear) -> torch.Ten
     return linear(norm(hidden))
 
 
-class Head:
+class LMHead:
     """The final norm and `lm_head`, whose weight is given whole groups of rows on a GPU."""
 
     def __init__(self, norm: Any, lm_head: Any, project: Project) -> None:

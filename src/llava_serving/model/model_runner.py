@@ -11,13 +11,13 @@ from transformers import LlavaForConditionalGeneration
 from ..engine.completion import SampledToken
 from ..engine.scheduler import Batch, Scheduled
 from .attention import Attend, Plan, Span
-from .lm_head import Head
+from .lm_head import LMHead
 from .paged_attention import PagedAttention
 from .sampler import Sampled, Sampler, SamplingPlan, sampled_tokens
-from .stage import Stage
+from .pipeline_stage import Stage
 from .staging_buffer import Staging
 from .static_decode import StaticDecode
-from .vision import ImageEncoder
+from .image_encoder import ImageEncoder
 
 Staged = Mapping[str, torch.Tensor]
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -37,7 +37,7 @@ class ModelRunner:
         model: LlavaForConditionalGeneration,
         stages: Sequence[Stage],
         images: ImageEncoder,
-        head: Head,
+        head: LMHead,
         sampler: Sampler,
         staging: Staging,
         max_num_seqs: int,

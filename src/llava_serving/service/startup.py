@@ -16,7 +16,7 @@ from ..engine.scheduler import Scheduler
 from ..engine.stats import Stats
 from ..export.merged_cache import kept
 from ..model.backend import Backend
-from ..model.build import Vocabulary, build_runner
+from ..model.runner_builder import Vocabulary, build_runner
 from ..model.kv_cache import BLOCK_SIZE
 from ..settings import Settings
 from ..weights.loader import LoadedModel, load_model

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launching import early
+from .dependent_launch import early
 
 LOG2_E = 1.4426950408889634
 TILE, NUM_WARPS = 32, 4

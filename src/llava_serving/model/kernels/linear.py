@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launching import early
+from .dependent_launch import early
 from .norm import add_rms_norm
 
 LARGE_SHARED_MEMORY = (9, 0)

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launching import early
+from .dependent_launch import early
 
 
 @triton.jit

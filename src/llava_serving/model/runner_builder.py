@@ -18,12 +18,12 @@ from . import backend as backends
 from .backend import Backend
 from .kv_cache import BLOCK_SIZE, bytes_per_block
 from .kv_cache_sizing import GIB, CudaMemory, bytes_asked_for, num_blocks, room_on_gpu
-from .lm_head import Head
+from .lm_head import LMHead
 from .model_runner import ModelRunner
 from .sampler import Sampler
-from .stage import Layers, Stage, by_device, device_of
+from .pipeline_stage import Layers, Stage, group_by_device, device_of
 from .staging_buffer import Staging
-from .vision import ImageEncoder
+from .image_encoder import ImageEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def build_runner(
 
     `backend` is by default what the device is best at.
     """
-    groups = by_device(model.model.language_model)
+    groups = group_by_device(model.model.language_model)
     backend = backend or _best_backend(model, groups)
     assemble = partial(_assemble, model, groups, vocabulary, config, stats, backend)
     blocks = _num_blocks(model, groups, config, assemble)
@@ -71,7 +71,7 @@ def _assemble(
 ) -> tuple[ModelRunner, list[Stage]]:  # fmt: skip
     language_model = model.model.language_model
     stages = [Stage(language_model, layers, blocks, backend) for layers in groups]
-    head = Head(language_model.norm, model.lm_head, backend.project)
+    head = LMHead(language_model.norm, model.lm_head, backend.project)
     staging = Staging(language_model.embed_tokens.weight.device)
     if staging.device.type == "cuda":
         staging.reserve(_staged_bytes(model, config))

@@ -47,7 +47,7 @@ def rotary_tables(model: LlamaModel, device: torch.device) -> tuple[torch.Tensor
     return cos[0].to(device).contiguous(), sin[0].to(device).contiguous()
 
 
-def by_device(model: LlamaModel) -> list[Layers]:
+def group_by_device(model: LlamaModel) -> list[Layers]:
     """The model's layers in order, those side by side on one device together."""
     return [list(layers) for _, layers in groupby(model.layers, key=lambda layer: device_of([layer]))]
 
