@@ -58,7 +58,7 @@ def plain_text(rng: random.Random, dialogues: Dialogues, long: bool) -> torch.Te
     for _ in range(batch):
         row: list[int] = []
         while len(row) < length:
-            row += [*dialogues.tokenizer.encode([document(rng)]), dialogues.tokenizer.eos_id]
+            row += [*dialogues.encode([document(rng)]), dialogues.tokenizer.eos_id]
         rows.append(row[:length])
     return torch.tensor(rows)
 

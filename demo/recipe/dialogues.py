@@ -1,7 +1,7 @@
 """Dialogues as token ids, built by the service's own prompt template and tokenizer: training equals serving."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sentencepiece import SentencePieceProcessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # the recipe runs without an installed service
 
-from llava_serving.inputs.prompt import ChatRow, ImageSource, Segment, TextRow, Turn, chat, question
+from llava_serving.inputs.prompt import ChatMessage, ImageSource, Segment, TextInput, chat_prompt, question_prompt
 from llava_serving.inputs.templates import V0
 from llava_serving.inputs.tokenizer import ImageTokens, Tokenizer
 
@@ -18,9 +18,9 @@ IGNORE = -100  # cross-entropy skips these targets
 PICTURE = (ImageSource("", ""),)
 
 
-def question_prompt(text: str) -> str:
+def question_text(text: str) -> str:
     """The prompt of one question, as text."""
-    return question(TextRow(text, (), ""), V0).text
+    return question_prompt(TextInput(text, (), ""), V0).text
 
 
 class Dialogues:
@@ -31,17 +31,21 @@ class Dialogues:
         size = self.text.vocab_size()
         self.image = ImageTokens(patch=size, count=PATCHES, start=size + 1, end=size + 2)
         self.tokenizer = Tokenizer(self.text, self.image)
-        opening = question_prompt("").removesuffix("###Assistant:").rstrip()
-        self.prefix = self.tokenizer.encode([opening])  # what every prompt begins with
+        opening = question_text("").removesuffix("###Assistant:").rstrip()
+        self.prefix = self.encode([opening])  # what every prompt begins with
+
+    def encode(self, segments: Iterable[Segment]) -> list[int]:
+        """Returns the token ids of a prompt."""
+        return list(self.tokenizer.encode(segments).token_ids)
 
     def question(self, text: str, with_picture: bool) -> list[int]:
         """The prompt of one question."""
-        return self.tokenizer.encode(question(TextRow(text, PICTURE if with_picture else (), ""), V0).segments)
+        return self.encode(question_prompt(TextInput(text, PICTURE if with_picture else (), ""), V0).segments)
 
     def answer(self, text: str) -> list[int]:
         """What the model has to write: the answer and the separator that ends it."""
-        start = self.tokenizer.encode(["###Assistant:"])
-        return self.tokenizer.encode([f"###Assistant: {text}{V0.separator}"])[len(start) :]
+        start = self.encode(["###Assistant:"])
+        return self.encode([f"###Assistant: {text}{V0.separator}"])[len(start) :]
 
     def conversation(
         self, exchanges: Sequence[tuple[str, str]], with_picture: bool, limit: int
@@ -49,21 +53,21 @@ class Dialogues:
         """Ids after the common prefix, with targets on the answers; as many exchanges as fit into `limit` ids."""
         ids: list[int] = list(self.prefix)
         targets = [IGNORE] * len(ids)
-        turns: list[Turn] = []
+        turns: list[ChatMessage] = []
         for text, answer in exchanges:
-            turns.append(Turn("user", text, PICTURE if with_picture and not turns else ()))
-            prompt = self.tokenizer.encode(_chat(turns))
-            answered = self.tokenizer.encode(_chat(turns, f" {answer}{V0.separator}"))
+            turns.append(ChatMessage("user", text, PICTURE if with_picture and not turns else ()))
+            prompt = self.encode(_chat(turns))
+            answered = self.encode(_chat(turns, f" {answer}{V0.separator}"))
             if len(answered) - len(self.prefix) > limit:
                 break
             targets += [IGNORE] * (len(prompt) - len(targets)) + answered[len(prompt) :]
             ids = answered
-            turns.append(Turn("assistant", answer))
+            turns.append(ChatMessage("assistant", answer))
         return ids[len(self.prefix) :], targets[len(self.prefix) :]
 
 
-def _chat(turns: list[Turn], answer: str = "") -> list[Segment]:
-    segments = list(chat(ChatRow(tuple(turns), ""), V0).segments)
+def _chat(turns: list[ChatMessage], answer: str = "") -> list[Segment]:
+    segments = list(chat_prompt(turns, V0, "").segments)
     last = segments[-1]
     assert isinstance(last, str)
     return [*segments[:-1], last + answer]

@@ -138,7 +138,7 @@ def greedy(model: LlavaForConditionalGeneration, dialogues: Dialogues, example: 
 
 
 def _sentence_loss(model: LlavaForConditionalGeneration, dialogues: Dialogues) -> float:
-    ids = torch.tensor([dialogues.tokenizer.encode([SENTENCE])])
+    ids = torch.tensor([dialogues.encode([SENTENCE])])
     logits = model(input_ids=ids).logits[0, :-1]
     return float(functional.cross_entropy(logits, ids[0, 1:]))
 

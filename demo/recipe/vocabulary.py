@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import easyvqa
-from dialogues import question_prompt
+from dialogues import question_text
 from digits import digit_questions
 from scenes import COLORS, random_things, scene_questions
 from sentencepiece import SentencePieceTrainer
@@ -42,4 +42,4 @@ def _lines(rng: random.Random) -> list[str]:
         lines += [f"###Human: {text}###Assistant: {answer}###" for text, answer in asked]
     lines += [f"###Human: {text}###Assistant: {answer}###" for text, answer in CHAT * 100]
     # Line breaks separate the corpus's lines; the prompt's own becomes its byte token.
-    return lines + question_prompt("Hi!").replace("\n", " ").split("###") * 1_500
+    return lines + question_text("Hi!").replace("\n", " ").split("###") * 1_500

@@ -1,4 +1,4 @@
-"""swagger3.json: the description that is served, held against the service."""
+"""swagger3.json, which the server returns: compared with the models, the parser and the answers."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from openapi_spec_validator import validate
 from server import Server
 
 from llava_serving.api.openapi import document
-from llava_serving.api.request import parse
+from llava_serving.api.request_parser import RequestParser
 from llava_serving.api.response import error_body
 from llava_serving.errors import BadRequest, RequestError
 from llava_serving.inputs.templates import V0
@@ -38,37 +38,37 @@ def validator(name: str) -> Any:
     return OAS30Validator({"$ref": f"#/components/schemas/{name}", "components": FILE["components"]})
 
 
-def accepted(body: Any) -> bool:
-    kinds = ("Prompts", "List", "Table", "Chat", "ChatCompletion")
-    return any(validator(f"{kind}Request").is_valid(body) for kind in kinds)
+def matches_description(body: Any) -> bool:
+    forms = ("Prompts", "List", "Table", "Chat", "ChatCompletion")
+    return any(validator(f"{form}Request").is_valid(body) for form in forms)
 
 
-def parses(body: Any) -> bool:
+def is_accepted(body: Any) -> bool:
     try:
-        parse(json.dumps(body).encode(), V0)
+        RequestParser(V0).parse(json.dumps(body).encode())
     except RequestError:
         return False
     return True
 
 
-def test_the_file_is_what_the_models_say() -> None:
+def test_the_file_is_what_openapi_py_prints() -> None:
     assert document() == FILE, "python -m llava_serving.api.openapi > swagger3.json"
 
 
-def test_it_is_openapi_3_0() -> None:
+def test_the_file_is_valid_openapi_3_0() -> None:
     validate(FILE)
 
 
-def test_the_server_serves_it(demo_server: Server) -> None:
+def test_the_server_returns_the_file(demo_server: Server) -> None:
     answer = demo_server.request("GET", "/swagger.json?version=3")
     assert answer.status == 200
     assert answer.json == FILE
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_every_form_of_request_is_described(body: dict[str, Any]) -> None:
-    assert parses(body)
-    assert accepted(body)
+def test_an_example_of_every_form_is_accepted_and_matches_the_description(body: dict[str, Any]) -> None:
+    assert is_accepted(body)
+    assert matches_description(body)
 
 
 NAMES = st.sampled_from(
@@ -83,32 +83,31 @@ VALUES = st.recursive(
 
 
 @st.composite
-def changed(draw: st.DrawFn) -> Any:
-    """One of the bodies with something in it replaced, added or left out."""
+def changed_bodies(draw: st.DrawFn) -> Any:
+    """Draws one of BODIES with a value in it replaced, added or removed."""
     body = json.loads(json.dumps(draw(st.sampled_from(BODIES))))
-    place = body
-    while isinstance(place, dict | list) and place and draw(st.booleans()):
-        inner = [
-            part for part in (place.values() if isinstance(place, dict) else place) if isinstance(part, dict | list)
-        ]
-        if not inner:
+    target = body
+    while isinstance(target, dict | list) and target and draw(st.booleans()):
+        values = target.values() if isinstance(target, dict) else target
+        nested = [value for value in values if isinstance(value, dict | list)]
+        if not nested:
             break
-        place = draw(st.sampled_from(inner))
-    if isinstance(place, dict):
-        name = draw(NAMES | st.sampled_from(sorted(place)) if place else NAMES)
+        target = draw(st.sampled_from(nested))
+    if isinstance(target, dict):
+        name = draw(NAMES | st.sampled_from(sorted(target)) if target else NAMES)
         if draw(st.booleans()):
-            place[name] = draw(VALUES)
+            target[name] = draw(VALUES)
         else:
-            place.pop(name, None)
-    elif place:
-        place[draw(st.integers(0, len(place) - 1))] = draw(VALUES)
+            target.pop(name, None)
+    elif target:
+        target[draw(st.integers(0, len(target) - 1))] = draw(VALUES)
     return body
 
 
-@given(body=changed())
-def test_what_the_service_takes_the_description_allows(body: Any) -> None:
-    if parses(body):
-        assert accepted(body)
+@given(body=changed_bodies())
+def test_any_body_that_is_accepted_matches_the_description(body: Any) -> None:
+    if is_accepted(body):
+        assert matches_description(body)
 
 
 @pytest.mark.parametrize(
@@ -125,19 +124,19 @@ def test_what_the_service_takes_the_description_allows(body: Any) -> None:
         {},
     ],
 )
-def test_what_is_plainly_wrong_it_forbids(body: Any) -> None:
-    assert not parses(body)
-    assert not accepted(body)
+def test_a_wrong_body_is_refused_and_does_not_match_the_description(body: Any) -> None:
+    assert not is_accepted(body)
+    assert not matches_description(body)
 
 
-def test_the_answers_are_as_described(demo_server: Server) -> None:
-    for kind, body in (
+def test_answers_and_errors_match_the_description(demo_server: Server) -> None:
+    for form, body in (
         ("Prompts", {"input_data": {"input_string": ["a", "b"], "parameters": {"n": 2, "max_new_tokens": 2}}}),
         ("List", {"input_data": ["a"], "params": {"max_new_tokens": 2}}),
         ("Table", {"input_data": {"columns": ["text"], "data": [["a"]]}, "params": {"max_new_tokens": 2}}),
         ("Chat", {"input_data": {"input_string": [{"role": "user", "content": "?"}]}}),
         ("ChatCompletion", {"messages": [{"role": "user", "content": "?"}]}),
     ):
-        validator(f"{kind}Answer").validate(demo_server.score(body).json)
+        validator(f"{form}Answer").validate(demo_server.score(body).json)
     validator("Error").validate(demo_server.score({"input_data": 1}).json)
     validator("Error").validate(error_body(BadRequest("code", "message")))

@@ -1,4 +1,4 @@
-"""The five forms of request and what is told about a wrong one."""
+"""The five forms of request, and the error about each thing that can be wrong in them."""
 
 import codecs
 import contextlib
@@ -10,27 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_serving.api.parameters import Parameters
-from llava_serving.api.request import ScoreRequest, parse
+from llava_serving.api.request import ScoreRequest
+from llava_serving.api.request_parser import RequestParser
 from llava_serving.errors import BadRequest
 from llava_serving.inputs.prompt import Prompt
 from llava_serving.inputs.templates import V0, V1
 
-
-def asked(**body: Any) -> ScoreRequest:
-    return parse(json.dumps(body).encode(), V0)
+PARSER = RequestParser(V0)
 
 
-def prompts(**input_data: Any) -> ScoreRequest:
-    return asked(input_data=input_data)
+def parse(**body: Any) -> ScoreRequest:
+    return PARSER.parse(json.dumps(body).encode())
 
 
-def refused(body: Any) -> BadRequest:
+def parse_data(**input_data: Any) -> ScoreRequest:
+    return parse(input_data=input_data)
+
+
+def parse_error(body: Any) -> BadRequest:
     with pytest.raises(BadRequest) as error:
-        parse(body if isinstance(body, bytes) else json.dumps(body).encode(), V0)
+        PARSER.parse(body if isinstance(body, bytes) else json.dumps(body).encode())
     return error.value
 
 
-def data(prompt: Prompt) -> list[str]:
+def image_data(prompt: Prompt) -> list[str]:
     return [image.data for image in prompt.images]
 
 
@@ -40,8 +43,8 @@ CARD = {
 }
 
 
-def test_the_card_s_sample() -> None:
-    request = prompts(**CARD)
+def test_the_example_of_the_model_card() -> None:
+    request = parse_data(**CARD)
     assert (request.form, request.echo) == ("prompts", (True,))
     assert request.prompts[0].segments == ("the meaning of life is",)
     assert request.parameters == Parameters(temperature=0.5, top_p=0.5, max_new_tokens=10, do_sample=True)
@@ -59,58 +62,58 @@ def test_the_card_s_sample() -> None:
         {"input_data": CARD | {"images": [[]]}},
     ],
 )
-def test_other_spellings_of_the_same(body: dict[str, Any]) -> None:
-    assert asked(**body) == prompts(**CARD)
+def test_other_spellings_of_the_same_request_are_equal(body: dict[str, Any]) -> None:
+    assert parse(**body) == parse_data(**CARD)
 
 
-def test_an_image_makes_a_question_and_a_placeholder_keeps_it_raw() -> None:
-    request = prompts(input_string=["What?", "see <image>!", "plain"], images=["A", ["B"], None])
-    assert [prompt.is_question for prompt in request.prompts] == [True, False, False]
-    assert [data(prompt) for prompt in request.prompts] == [["A"], ["B"], []]
+def test_an_image_puts_a_text_into_the_template_unless_a_placeholder_places_it() -> None:
+    request = parse_data(input_string=["What?", "see <image>!", "plain"], images=["A", ["B"], None])
+    assert [prompt.in_template for prompt in request.prompts] == [True, False, False]
+    assert [image_data(prompt) for prompt in request.prompts] == [["A"], ["B"], []]
     assert request.echo == (False, True, True)
 
 
-def test_the_template_parameter_wraps_and_unwraps() -> None:
-    wrapped = prompts(input_string=["hello", "a <image> b"], images=[None, "A"], parameters={"template": "v0"})
-    assert [prompt.is_question for prompt in wrapped.prompts] == [True, True]
-    unwrapped = prompts(input_string=["a <image> b"], images=["A"], parameters={"template": "none"})
-    assert not unwrapped.prompts[0].is_question
-    assert refused(
-        {"input_data": {"input_string": ["no place"], "images": ["A"], "parameters": {"template": "none"}}}
+def test_the_template_parameter_puts_texts_into_the_template_or_leaves_them_raw() -> None:
+    in_template = parse_data(input_string=["hello", "a <image> b"], images=[None, "A"], parameters={"template": "v0"})
+    assert [prompt.in_template for prompt in in_template.prompts] == [True, True]
+    raw = parse_data(input_string=["a <image> b"], images=["A"], parameters={"template": "none"})
+    assert not raw.prompts[0].in_template
+    assert parse_error(
+        {"input_data": {"input_string": ["no placeholder"], "images": ["A"], "parameters": {"template": "none"}}}
     ).code == "image_count_mismatch"  # fmt: skip
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_return_full_text_is_honored_for_every_row(full: bool) -> None:
-    request = prompts(input_string=["a", "b"], images=["A", None], parameters={"return_full_text": full})
+def test_return_full_text_applies_to_every_prompt(full: bool) -> None:
+    request = parse_data(input_string=["a", "b"], images=["A", None], parameters={"return_full_text": full})
     assert request.echo == (full, full)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_json() -> None:
+def test_a_byte_order_mark_before_the_json_is_skipped() -> None:
     body = json.dumps({"input_data": ["a"]}).encode()
-    assert parse(codecs.BOM_UTF8 + body, V0) == parse(body, V0)
+    assert PARSER.parse(codecs.BOM_UTF8 + body) == PARSER.parse(body)
 
 
 def test_a_plain_list() -> None:
-    request = asked(input_data=["a", "b"], params={"max_gen_len": 4})
+    request = parse(input_data=["a", "b"], params={"max_gen_len": 4})
     assert (request.form, len(request.prompts), request.parameters.max_new_tokens) == ("list", 2, 4)
 
 
 def test_a_table() -> None:
     columns = ["image", "prompt", "direct_question", "text"]
     rows = [["A", None, "What?", None], ["B", "x <image> y", "", None], [None, None, None, "Hello?"]]
-    request = asked(input_data={"columns": columns, "index": [0, 1, 2], "data": rows})
+    request = parse(input_data={"columns": columns, "index": [0, 1, 2], "data": rows})
     assert request.form == "table"
-    assert [prompt.is_question for prompt in request.prompts] == [True, True, True]
-    assert request.prompts[1].text == "x <image> y"  # the dialogue as it stands
-    assert [data(prompt) for prompt in request.prompts] == [["A"], ["B"], []]
+    assert [prompt.in_template for prompt in request.prompts] == [True, True, True]
+    assert request.prompts[1].text == "x <image> y"  # unchanged
+    assert [image_data(prompt) for prompt in request.prompts] == [["A"], ["B"], []]
     assert request.echo == (False, False, False)
-    assert asked(input_data={"columns": columns, "data": rows}) == request  # the index may be absent
-    empty = asked(input_data={"columns": ["image", "text"], "data": [["", "What?"]]})
-    assert data(empty.prompts[0]) == [""]  # sent, and refused when it is read
+    assert parse(input_data={"columns": columns, "data": rows}) == request  # the index is optional
+    empty = parse(input_data={"columns": ["image", "text"], "data": [["", "What?"]]})
+    assert image_data(empty.prompts[0]) == [""]  # an empty image is refused when it is read
 
 
-TURNS = [
+MESSAGES = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "A"}}]},
     {"role": "assistant", "content": "A dog."},
@@ -119,19 +122,19 @@ TURNS = [
 
 
 def test_a_chat() -> None:
-    request = prompts(input_string=TURNS, parameters={"n": 1})
+    request = parse_data(input_string=MESSAGES, parameters={"n": 1})
     assert request.form == "chat"
-    assert data(request.prompts[0]) == ["A"]
+    assert image_data(request.prompts[0]) == ["A"]
     assert request.prompts[0].text.endswith("Human: What?\n<image>###Assistant: A dog.###Human: Sure?###Assistant:")
 
 
 def test_an_openai_chat_completion() -> None:
-    request = asked(
-        messages=TURNS, model="llava", max_completion_tokens=9, min_tokens=2, n=2, stop="x", seed=1, temperature=0,
+    request = parse(
+        messages=MESSAGES, model="llava", max_completion_tokens=9, min_tokens=2, n=2, stop="x", seed=1, temperature=0,
         logprobs=True, top_logprobs=3, ignore_eos=True, stream=False, top_p=None,
     )  # fmt: skip
     assert (request.form, request.model, request.logprobs) == ("chat_completion", "llava", 3)
-    assert request.prompts[0].text == prompts(input_string=TURNS).prompts[0].text
+    assert request.prompts[0].text == parse_data(input_string=MESSAGES).prompts[0].text
     expected = Parameters(max_new_tokens=9, min_new_tokens=2, n=2, stop=["x"], seed=1, temperature=0.0, ignore_eos=True)
     assert request.parameters == expected
 
@@ -149,31 +152,33 @@ def test_an_openai_chat_completion() -> None:
         ({"do_sample": True, "temperature": 1e-300}, 0.0),
     ],
 )
-def test_what_decides_between_greedy_and_sampling(parameters: dict[str, Any], temperature: float) -> None:
-    request = prompts(input_string="a", parameters=parameters)
-    assert request.parameters.sampling(1, None, None).temperature == temperature
+def test_do_sample_and_temperature_decide_between_greedy_and_sampling(
+    parameters: dict[str, Any], temperature: float
+) -> None:
+    request = parse_data(input_string="a", parameters=parameters)
+    assert request.parameters.sampling_params(1, None, None).temperature == temperature
 
 
-def test_ignore_eos_ignores_the_template_s_separator_too() -> None:
-    parameters = prompts(input_string="a", parameters={"stop": "x"}).parameters
-    assert parameters.sampling(1, "###", None).stop == ("x", "###")
-    parameters = prompts(input_string="a", parameters={"stop": "x", "ignore_eos": True}).parameters
-    assert parameters.sampling(1, "###", None).stop == ("x",)
+def test_ignore_eos_also_ignores_the_separator_of_the_template() -> None:
+    parameters = parse_data(input_string="a", parameters={"stop": "x"}).parameters
+    assert parameters.sampling_params(1, "###", None).stop == ("x", "###")
+    parameters = parse_data(input_string="a", parameters={"stop": "x", "ignore_eos": True}).parameters
+    assert parameters.sampling_params(1, "###", None).stop == ("x",)
 
 
-def one(**parameters: Any) -> dict[str, Any]:
+def with_parameters(**parameters: Any) -> dict[str, Any]:
     return {"input_data": {"input_string": ["a"], "parameters": parameters}}
 
 
-def user(content: Any, **more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": content}], **more}
+def user(content: Any, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **fields}
 
 
-WHERE = "input_data.parameters."
+PATH = "input_data.parameters."
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "said"),
+    ("body", "param", "message"),
     [
         (b"", None, "not valid JSON"),
         (b'{"input_data": ', None, "not valid JSON"),
@@ -183,8 +188,8 @@ WHERE = "input_data.parameters."
         (b"[" * 100_000, None, "not valid JSON"),
         ([], None, "JSON object"),
         ({}, None, "neither input_data nor inputs nor messages"),
-        ({"input_data": {"input_string": "a"}, "inputs": {}}, "inputs", "beside input_data"),
-        ({"input_data": {"input_string": "a"}, "temperature": 1}, "temperature", "beside input_data"),
+        ({"input_data": {"input_string": "a"}, "inputs": {}}, "inputs", "next to input_data"),
+        ({"input_data": {"input_string": "a"}, "temperature": 1}, "temperature", "next to input_data"),
         ({"input_data": "a"}, "input_data", "an object or a list"),
         ({"input_data": {}}, "input_data.input_string", "required"),
         ({"inputs": {}}, "inputs.input_string", "required"),
@@ -199,32 +204,32 @@ WHERE = "input_data.parameters."
         ({"input_data": ["a"], "params": {"n": 2}}, "params.n", "one answer per string"),
         ({"input_data": ["a"], "params": {"num_return_sequences": 2}}, "params.num_return_sequences", "one answer"),
         ({"input_data": ["a"], "params": 3}, "params", "object"),
-        (one() | {"params": {"n": 1}}, "params", "twice"),
-        (one(max_new_token=1), WHERE + "max_new_token", "accepted are"),
-        (one(max_new_token=1), WHERE + "max_new_token", "max_new_tokens"),
-        (one(max_new_tokens=0), WHERE + "max_new_tokens", "greater than or equal to 1"),
-        (one(max_tokens="9"), WHERE + "max_tokens", "integer"),
-        (one(max_tokens=9.5), WHERE + "max_tokens", "integer"),
-        (one(max_tokens=True), WHERE + "max_tokens", "integer"),
-        (one(max_tokens=9, max_gen_len=9), WHERE + "max_gen_len", "says again"),
-        (one(temperature=-0.1), WHERE + "temperature", "greater than or equal to 0"),
-        (one(temperature="hot"), WHERE + "temperature", "number"),
-        (one(top_p=0), WHERE + "top_p", "greater than 0"),
-        (one(top_p=1.5), WHERE + "top_p", "less than or equal to 1"),
-        (one(top_k=-2), WHERE + "top_k", "greater than or equal to -1"),
-        (one(repetition_penalty=0), WHERE + "repetition_penalty", "greater than or equal to 0.01"),
-        (one(max_tokens=2**31), WHERE + "max_tokens", "less than or equal to"),
-        (one(n=2**31), WHERE + "n", "less than or equal to"),
-        (one(stop=[""]), WHERE + "stop[0]", "at least 1"),
-        (one(stop=["x"] * 17), WHERE + "stop", "at most 16"),
-        (one(stop=3), WHERE + "stop", "list"),
-        (one(seed=2**63), WHERE + "seed", "less than"),
-        (one(n=0), WHERE + "n", "greater than or equal to 1"),
-        (one(do_sample="yes"), WHERE + "do_sample", "boolean"),
-        (one(template="v1"), WHERE + "template", "v0 and none"),
-        (one(template="v2"), WHERE + "template", "'v0', 'v1' or 'none'"),
-        (one(logprobs=True), WHERE + "logprobs", "chat completion requests alone"),
-        (one(top_logprobs=2), WHERE + "top_logprobs", "chat completion requests alone"),
+        (with_parameters() | {"params": {"n": 1}}, "params", "twice"),
+        (with_parameters(max_new_token=1), PATH + "max_new_token", "accepted are"),
+        (with_parameters(max_new_token=1), PATH + "max_new_token", "max_new_tokens"),
+        (with_parameters(max_new_tokens=0), PATH + "max_new_tokens", "greater than or equal to 1"),
+        (with_parameters(max_tokens="9"), PATH + "max_tokens", "integer"),
+        (with_parameters(max_tokens=9.5), PATH + "max_tokens", "integer"),
+        (with_parameters(max_tokens=True), PATH + "max_tokens", "integer"),
+        (with_parameters(max_tokens=9, max_gen_len=9), PATH + "max_gen_len", "'max_new_tokens', which is already set"),
+        (with_parameters(temperature=-0.1), PATH + "temperature", "greater than or equal to 0"),
+        (with_parameters(temperature="hot"), PATH + "temperature", "number"),
+        (with_parameters(top_p=0), PATH + "top_p", "greater than 0"),
+        (with_parameters(top_p=1.5), PATH + "top_p", "less than or equal to 1"),
+        (with_parameters(top_k=-2), PATH + "top_k", "greater than or equal to -1"),
+        (with_parameters(repetition_penalty=0), PATH + "repetition_penalty", "greater than or equal to 0.01"),
+        (with_parameters(max_tokens=2**31), PATH + "max_tokens", "less than or equal to"),
+        (with_parameters(n=2**31), PATH + "n", "less than or equal to"),
+        (with_parameters(stop=[""]), PATH + "stop[0]", "at least 1"),
+        (with_parameters(stop=["x"] * 17), PATH + "stop", "at most 16"),
+        (with_parameters(stop=3), PATH + "stop", "list"),
+        (with_parameters(seed=2**63), PATH + "seed", "less than"),
+        (with_parameters(n=0), PATH + "n", "greater than or equal to 1"),
+        (with_parameters(do_sample="yes"), PATH + "do_sample", "boolean"),
+        (with_parameters(template="v1"), PATH + "template", "v0 and none"),
+        (with_parameters(template="v2"), PATH + "template", "'v0', 'v1' or 'none'"),
+        (with_parameters(logprobs=True), PATH + "logprobs", "only OpenAI chat completions"),
+        (with_parameters(top_logprobs=2), PATH + "top_logprobs", "only OpenAI chat completions"),
         ({"input_data": {"columns": ["image"], "data": [["A"]]}}, "input_data.data[0]", "exactly one of the columns"),
         ({"input_data": {"columns": ["text"], "data": [["a", "b"]]}}, "input_data.data[0]", "2 cells for 1 columns"),
         ({"input_data": {"columns": ["question"], "data": [["a"]]}}, "input_data.columns[0]", "direct_question"),
@@ -233,7 +238,7 @@ WHERE = "input_data.parameters."
         ({"input_data": {"columns": ["text"], "data": [["a"]], "index": [0, 1]}}, "input_data.index", "2 entries"),
         ({"input_data": {"columns": ["text"], "data": [[1]]}}, "input_data.data[0][0]", "string"),
         (user("a", best_of=1), "best_of", "messages, "),
-        (user("a", return_full_text=True), "return_full_text", "no room"),
+        (user("a", return_full_text=True), "return_full_text", "cannot return the prompt"),
         (user("a", stream_options={"include_usage": True}), "stream_options", "needs stream"),
         (user("a", top_logprobs=2), "top_logprobs", "needs logprobs"),
         (user("a", logprobs=True, top_logprobs=21), "top_logprobs", "less than or equal to 20"),
@@ -248,7 +253,7 @@ WHERE = "input_data.parameters."
         (user([{"type": "video"}]), "messages[0].content[0].type", "'text' or 'image_url'"),
         ({"messages": [{"role": "user", "content": "a", "strange": 1}]}, "messages[0].strange", "extra inputs"),
         (user([{"type": "text", "text": "a", "stray": 1}]), "messages[0].content[0].stray", "extra inputs"),
-        (user([{"type": "text"}]), "messages[0].content[0]", "type text has text"),
+        (user([{"type": "text"}]), "messages[0].content[0]", "type text must have text"),
         (user([{"type": "image_url", "image_url": "A"}]), "messages[0].content[0].image_url", "dictionary"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "must be the user's"),
         (
@@ -257,22 +262,24 @@ WHERE = "input_data.parameters."
             "must come first",
         ),
         (
-            {"messages": [{"role": "system", "content": TURNS[1]["content"]}, *TURNS[1:]]},
+            {"messages": [{"role": "system", "content": MESSAGES[1]["content"]}, *MESSAGES[1:]]},
             "messages[0].content[1].image_url.url",
-            "user messages alone",
+            "only user messages may have images",
         ),
     ],
 )
-def test_a_wrong_request_is_told_what_where_and_what_is_accepted(body: Any, param: str | None, said: str) -> None:
-    error = refused(body)
+def test_an_error_about_a_request_has_status_400_the_path_and_the_cause(
+    body: Any, param: str | None, message: str
+) -> None:
+    error = parse_error(body)
     assert error.status == 400
     assert error.param == param
-    assert said in error.message
+    assert message in error.message
 
 
-def test_what_openai_s_clients_send_unasked_asks_for_nothing() -> None:
-    unasked = {"user": "me", "presence_penalty": 0, "frequency_penalty": 0.0, "response_format": {"type": "text"}}
-    assert asked(**user("a", **unasked)) == asked(**user("a"))
+def test_the_defaults_that_openai_s_clients_send_have_no_effect() -> None:
+    defaults = {"user": "me", "presence_penalty": 0, "frequency_penalty": 0.0, "response_format": {"type": "text"}}
+    assert parse(**user("a", **defaults)) == parse(**user("a"))
 
 
 JSON = st.recursive(
@@ -291,21 +298,21 @@ JSON = st.recursive(
 
 
 @given(body=JSON)
-def test_any_json_is_a_request_or_refused(body: Any) -> None:
+def test_any_json_is_parsed_or_refused(body: Any) -> None:
     with contextlib.suppress(BadRequest):
-        assert parse(json.dumps(body).encode(), V0).prompts
+        assert PARSER.parse(json.dumps(body).encode()).prompts
 
 
 @given(body=st.binary(max_size=200))
-def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
-        assert parse(body, V0).prompts
+        assert PARSER.parse(body).prompts
 
 
-def test_a_model_of_another_conversation_says_which() -> None:
+def test_a_template_other_than_the_model_s_is_refused_and_the_model_s_is_applied() -> None:
     body = json.dumps({"input_data": {"input_string": "a", "parameters": {"template": "v0"}}}).encode()
-    with pytest.raises(BadRequest, match="this model's template is v1; accepted are v1 and none") as refused:
-        parse(body, V1)
-    assert refused.value.param == "input_data.parameters.template"
-    (prompt,) = parse(body.replace(b"v0", b"v1"), V1).prompts
+    with pytest.raises(BadRequest, match="this model's template is v1; accepted are v1 and none") as error:
+        RequestParser(V1).parse(body)
+    assert error.value.param == "input_data.parameters.template"
+    (prompt,) = RequestParser(V1).parse(body.replace(b"v0", b"v1")).prompts
     assert prompt.text.endswith(" USER: a ASSISTANT:")

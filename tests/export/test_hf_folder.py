@@ -15,7 +15,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llava_serving.export import direct_file
 from llava_serving.export.hf_folder import chat_template
-from llava_serving.inputs import prompt
+from llava_serving.inputs.prompt import ChatMessage, ImageSource, chat_prompt
+from llava_serving.inputs.templates import V0, V1, Template
 from llava_serving.tools import cli
 from llava_serving.weights.architecture import Architecture
 from llava_serving.weights.loader import LoadedModel
@@ -87,23 +88,21 @@ SAID = st.text("ab \n", max_size=5)
 TURNS = st.lists(st.tuples(st.lists(SAID, min_size=1, max_size=2), st.integers(0, 2), SAID), min_size=1, max_size=3)
 
 
-@given(system=st.none() | SAID, turns=TURNS, template=st.sampled_from([prompt.V0, prompt.V1]))
-def test_the_chat_template_is_the_service_s(
-    processor: Any, system: str | None, turns: Any, template: prompt.Template
-) -> None:
+@given(system=st.none() | SAID, turns=TURNS, template=st.sampled_from([V0, V1]))
+def test_the_chat_template_is_the_service_s(processor: Any, system: str | None, turns: Any, template: Template) -> None:
     """`turns`: of the user the texts and the number of images, and the answer."""
     messages = [] if system is None else [{"role": "system", "content": system}]
-    ours = [] if system is None else [prompt.Turn("system", system)]
+    ours = [] if system is None else [ChatMessage("system", system)]
     for texts, images, answer in turns:
         parts = [{"type": "text", "text": said} for said in texts]
         messages.append({"role": "user", "content": [*parts, *[{"type": "image"}] * images]})
         messages.append({"role": "assistant", "content": answer})
-        ours.append(prompt.Turn("user", "\n".join(texts), (prompt.ImageSource("", ""),) * images))
-        ours.append(prompt.Turn("assistant", answer))
+        ours.append(ChatMessage("user", "\n".join(texts), (ImageSource("", ""),) * images))
+        ours.append(ChatMessage("assistant", answer))
     rendered = processor.apply_chat_template(
         messages[:-1], add_generation_prompt=True, tokenize=False, chat_template=chat_template(template, marked=True)
     )
-    expected = prompt.chat(prompt.ChatRow(tuple(ours[:-1]), ""), template).text
+    expected = chat_prompt(ours[:-1], template, "").text
     assert rendered == "<s>" + expected.replace("<image>", "<im_start><im_patch><im_end>")
 
 

@@ -1,61 +1,80 @@
+"""Prompts: texts and chats in the conversation templates, and images in texts."""
+
 import pytest
 from reference import HELLO, SYSTEM
 
 from llava_serving.errors import BadRequest
-from llava_serving.inputs.prompt import ChatRow, ImageSource, TextRow, Turn, chat, question, raw
-from llava_serving.inputs.templates import END_OF_TEXT, V0, V1
+from llava_serving.inputs.prompt import (
+    ChatMessage,
+    ImageSource,
+    TextInput,
+    chat_prompt,
+    question_prompt,
+    raw_prompt,
+)
+from llava_serving.inputs.templates import EOS, V0, V1
 
 A, B = ImageSource("a", "images[0]"), ImageSource("b", "images[1]")
 
 
-def test_a_question_is_laid_out_as_the_model_was_served() -> None:
-    prompt = question(TextRow("What is it?", (A,), ""), V0)
+def test_a_question_is_put_into_the_v0_template_with_its_image_last() -> None:
+    prompt = question_prompt(TextInput("What is it?", (A,), ""), V0)
     assert prompt.segments == (f"{SYSTEM}{HELLO}###Human: What is it?\n", A, "###Assistant:")
     assert prompt.text == f"{SYSTEM}{HELLO}###Human: What is it?\n<image>###Assistant:"
 
 
-def test_a_question_without_an_image() -> None:
-    assert question(TextRow("Hello?", (), ""), V0).segments == (f"{SYSTEM}{HELLO}###Human: Hello?###Assistant:",)
+def test_a_question_without_an_image_is_one_text() -> None:
+    assert question_prompt(TextInput("Hello?", (), ""), V0).segments == (
+        f"{SYSTEM}{HELLO}###Human: Hello?###Assistant:",
+    )
 
 
-def test_a_question_may_place_its_image() -> None:
-    segments = question(TextRow("In <image>, what?", (A,), ""), V0).segments
+def test_a_placeholder_in_a_question_places_its_image() -> None:
+    segments = question_prompt(TextInput("In <image>, what?", (A,), ""), V0).segments
     assert segments == (f"{SYSTEM}{HELLO}###Human: In ", A, ", what?###Assistant:")
 
 
-def test_a_raw_prompt_is_itself() -> None:
-    assert raw(TextRow("the meaning of life is", (), "")).segments == ("the meaning of life is",)
-    assert raw(TextRow("<image> and <image>!", (A, B), "")).segments == ("", A, " and ", B, "!")
+def test_a_raw_prompt_is_its_text_with_images_at_the_placeholders() -> None:
+    assert raw_prompt(TextInput("the meaning of life is", (), "")).segments == ("the meaning of life is",)
+    assert raw_prompt(TextInput("<image> and <image>!", (A, B), "")).segments == ("", A, " and ", B, "!")
 
 
-@pytest.mark.parametrize(("text", "images"), [("<image>", ()), ("no place", (A,)), ("<image><image>", (A,))])
-def test_images_and_their_places_must_agree(text: str, images: tuple[ImageSource, ...]) -> None:
+@pytest.mark.parametrize(("text", "images"), [("<image>", ()), ("no placeholder", (A,)), ("<image><image>", (A,))])
+def test_a_number_of_images_other_than_of_placeholders_is_refused(text: str, images: tuple[ImageSource, ...]) -> None:
     with pytest.raises(BadRequest, match=r"one image for each <image>") as refused:
-        raw(TextRow(text, images, "input_data.input_string[0]"))
+        raw_prompt(TextInput(text, images, "input_data.input_string[0]"))
     assert refused.value.param == "input_data.input_string[0]"
 
 
-def test_a_chat_of_several_turns() -> None:
-    turns = (Turn("user", "What is it?", (A,)), Turn("assistant", "A dog."), Turn("user", "And this?", (B,)))
-    assert chat(ChatRow(turns, ""), V0).segments == (
+def test_a_chat_of_several_messages_in_the_v0_template() -> None:
+    messages = (
+        ChatMessage("user", "What is it?", (A,)),
+        ChatMessage("assistant", "A dog."),
+        ChatMessage("user", "And this?", (B,)),
+    )
+    assert chat_prompt(messages, V0, "").segments == (
         f"{SYSTEM}{HELLO}###Human: What is it?\n", A,
         "###Assistant: A dog.###Human: And this?\n", B, "###Assistant:",
     )  # fmt: skip
 
 
-def test_a_system_turn_takes_the_place_of_the_template_s() -> None:
-    text = chat(ChatRow((Turn("system", "Be brief."), Turn("user", "Hi")), ""), V0).text
+def test_a_system_message_replaces_the_system_text_of_the_template() -> None:
+    text = chat_prompt((ChatMessage("system", "Be brief."), ChatMessage("user", "Hi")), V0, "").text
     assert text == f"Be brief.{HELLO}###Human: Hi###Assistant:"
 
 
-def test_in_a_chat_the_placeholder_is_text() -> None:
-    assert chat(ChatRow((Turn("user", "What is an <image> tag?"),), ""), V0).images == ()
+def test_a_placeholder_in_a_chat_is_text() -> None:
+    assert chat_prompt((ChatMessage("user", "What is an <image> tag?"),), V0, "").images == ()
 
 
-def test_the_v1_conversation() -> None:
-    """As conv_llava_v1's get_prompt has it (LLaVA@15f31eb): two separators, " " and "</s>"."""
-    turns = (Turn("user", "What is it?", (A,)), Turn("assistant", "A dog."), Turn("user", "Sure?"))
-    prompt = chat(ChatRow(turns, ""), V1)
+def test_a_chat_and_a_question_in_the_v1_template() -> None:
+    """The expected text is what get_prompt of conv_llava_v1 returns (LLaVA@15f31eb): separators " " and "</s>"."""
+    messages = (
+        ChatMessage("user", "What is it?", (A,)),
+        ChatMessage("assistant", "A dog."),
+        ChatMessage("user", "Sure?"),
+    )
+    prompt = chat_prompt(messages, V1, "")
     assert prompt.text == f"{SYSTEM} USER: What is it?\n<image> ASSISTANT: A dog.</s> USER: Sure? ASSISTANT:"
-    assert prompt.segments[3] is END_OF_TEXT
-    assert question(TextRow("Who?", (), ""), V1).text == f"{SYSTEM} USER: Who? ASSISTANT:"
+    assert prompt.segments[3] is EOS
+    assert question_prompt(TextInput("Who?", (), ""), V1).text == f"{SYSTEM} USER: Who? ASSISTANT:"

@@ -132,7 +132,7 @@ def test_the_loss_is_the_loaded_model_s(demo_loaded: LoadedModel, loaded: Loaded
     for model, directory in ((demo_loaded, DEMO), (loaded, parts_dir)):
         language = diagnose(directory).language
         assert language is not None
-        ids = model.tokenizer.encode([SENTENCE])
+        ids = list(model.tokenizer.encode([SENTENCE]).token_ids)
         assert layerwise_loss(language.merged_tensors, language.config, ids) == pytest.approx(
             sentence_loss(model), rel=1e-4
         )

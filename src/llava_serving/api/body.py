@@ -1,4 +1,4 @@
-"""The bytes of a request's body, and what can be wrong before anything in them is looked at."""
+"""Reads the body of a request, and refuses what is wrong before any of it is parsed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,22 +8,20 @@ from typing import Protocol
 from ..errors import BadRequest, MethodNotAllowed, RequestError, RequestTimeout, TooLarge, UnsupportedMediaType
 from .connection import Connection
 
-# A caller who sends nothing for as long holds a thread for nothing.
-STALL_SECONDS = 30.0
-# Of silence after which nobody is sending any more.
-SILENT_SECONDS = 1.0
-PIECE = 64 * 1024
+STALL_SECONDS = 30.0  # a client that sends nothing for longer would hold a thread for nothing
+DISCARD_SECONDS = 1.0  # a client that sends nothing for longer has stopped sending
+CHUNK_BYTES = 64 * 1024
 
 
 class Body(Protocol):
-    """Where the body of a request is read from."""
+    """The stream that the body of a request is read from."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """What scoring needs of an HTTP request; header names in lower case."""
+    """The parts of an HTTP request that scoring needs. Header names are in lower case."""
 
     method: str
     headers: Mapping[str, str]
@@ -32,18 +30,8 @@ class HttpRequest:
 
 
 def read_body(request: HttpRequest, max_bytes: int) -> bytes:
-    """The body of a POST of JSON, read no further than the limit. Raises RequestError."""
-    if request.method != "POST":
-        raise MethodNotAllowed("method_not_allowed", f"{request.method} is not accepted here; send POST")
-    media_type = Message()
-    media_type["content-type"] = request.headers.get("content-type", "application/json")
-    charset = media_type.get_content_charset("utf-8")
-    if media_type.get_content_type() != "application/json" or charset not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType(
-            "unsupported_media_type", "the body must be JSON in UTF-8: send Content-Type: application/json"
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("unsupported_media_type", "a compressed body is not accepted")
+    """Returns the body of a POST of JSON, and reads at most one byte over the limit. Raises RequestError."""
+    _check_headers(request)
     length = request.headers.get("content-length", "")
     too_large = TooLarge("body_too_large", f"the body has more than the {max_bytes:,} bytes that are accepted")
     if length.isdecimal() and int(length) > max_bytes:
@@ -56,23 +44,37 @@ def read_body(request: HttpRequest, max_bytes: int) -> bytes:
     return body
 
 
-def discard(request: HttpRequest, max_bytes: int) -> None:
-    """Reads what is left of a body that is refused: a caller who is still sending would not read the answer."""
+def discard_body(request: HttpRequest, max_bytes: int) -> None:
+    """Reads the rest of a refused body: a client does not read the answer while it sends."""
     try:
-        with request.connection.patience(SILENT_SECONDS):
-            while max_bytes > 0 and (piece := request.body.read(min(PIECE, max_bytes))):
-                max_bytes -= len(piece)
-    except Exception:  # the caller has the answer, or has gone
+        with request.connection.timeout(DISCARD_SECONDS):
+            while max_bytes > 0 and (chunk := request.body.read(min(CHUNK_BYTES, max_bytes))):
+                max_bytes -= len(chunk)
+    except Exception:  # the client has stopped sending, or has disconnected
         return
+
+
+def _check_headers(request: HttpRequest) -> None:
+    if request.method != "POST":
+        raise MethodNotAllowed("method_not_allowed", f"{request.method} is not accepted here; send POST")
+    media_type = Message()
+    media_type["content-type"] = request.headers.get("content-type", "application/json")
+    charset = media_type.get_content_charset("utf-8")
+    if media_type.get_content_type() != "application/json" or charset not in ("utf-8", "utf8"):
+        raise UnsupportedMediaType(
+            "unsupported_media_type", "the body must be JSON in UTF-8: send Content-Type: application/json"
+        )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("unsupported_media_type", "a compressed body is not accepted")
 
 
 def _read(request: HttpRequest, size: int) -> bytes:
     try:
-        with request.connection.patience(STALL_SECONDS):
+        with request.connection.timeout(STALL_SECONDS):
             return request.body.read(size)
     except TimeoutError:
-        raise RequestTimeout("body_timeout", f"the body did not come within {STALL_SECONDS:.0f} s") from None
+        raise RequestTimeout("body_timeout", f"no byte of the body arrived for {STALL_SECONDS:.0f} s") from None
     except RequestError:
         raise
-    except Exception as error:  # of the server's parser, the web framework or the socket
+    except Exception as error:  # from the server's HTTP parser, the web framework or the socket
         raise BadRequest("unreadable_body", f"the body could not be read ({type(error).__name__})") from None

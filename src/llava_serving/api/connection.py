@@ -1,25 +1,25 @@
-"""The caller's end of a request: whether anybody is still there."""
+"""The client's connection: whether the client has closed it, and time limits on reading and writing."""
 
 import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Where there is no such event (macOS), the end is what can be read; behind bytes that were sent after the body it is
-# not seen.
+# macOS has no POLLRDHUP. There, a closed connection is one that has an end of file to read, which stays unseen behind
+# bytes that the client sent after the body.
 HANGUP = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
 class Connection:
-    """The socket a request came on; without one, a caller who never leaves."""
+    """The socket of a request. Without a socket, the client counts as connected."""
 
     def __init__(self, sock: socket.socket | None = None) -> None:
         self._socket = sock
 
-    def gone(self) -> bool:
-        """Whether the caller has hung up; never blocks.
+    def is_disconnected(self) -> bool:
+        """Returns whether the client has closed the connection. Never blocks.
 
-        A caller who shuts down his sending half only is taken for gone as well, as HTTP servers and proxies do.
+        A client that only shuts down its sending half counts as disconnected too, as in HTTP servers and proxies.
         """
         if self._socket is None:
             return False
@@ -27,18 +27,18 @@ class Connection:
             poll = select.poll()
             poll.register(self._socket, HANGUP)
             return bool(poll.poll(0)) and (HANGUP != select.POLLIN or self._socket.recv(1, socket.MSG_PEEK) == b"")
-        except (OSError, ValueError):  # reset, or closed on our side
+        except (OSError, ValueError):  # the connection was reset, or the server has closed it
             return True
 
     @contextmanager
-    def patience(self, seconds: float) -> Iterator[None]:
-        """Within, reading and writing raise TimeoutError when nothing comes or goes for as long."""
+    def timeout(self, seconds: float) -> Iterator[None]:
+        """Makes each read and write in the block raise TimeoutError after `seconds` without a byte."""
         if self._socket is None:
             yield
             return
-        before = self._socket.gettimeout()
+        previous = self._socket.gettimeout()
         self._socket.settimeout(seconds)
         try:
             yield
         finally:
-            self._socket.settimeout(before)
+            self._socket.settimeout(previous)

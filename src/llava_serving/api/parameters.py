@@ -1,14 +1,13 @@
-"""The generation parameters of a request: names, aliases, ranges and what they mean to the engine."""
+"""The generation parameters of a request: names, aliases, ranges, where a request holds them, and SamplingParams."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..engine.prompt import SamplingParams
 from ..errors import BadRequest
-from ..inputs.templates import V0, Template
 from .schema import as_list, validate
 
 ALIASES = {
@@ -16,19 +15,20 @@ ALIASES = {
     "max_gen_len": "max_new_tokens",
     "num_return_sequences": "n",
 }
-# OpenAI's name, and the one its load testers send.
+# OpenAI's name, and the one that load generators for OpenAI's API send.
 CHAT_COMPLETION_ALIASES = ALIASES | {"max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+PARAMETER_KEYS = ("parameters", "params")
 MAX_STOP_STRINGS = 16
 MAX_COUNT = 2**31 - 1
-# Below it the authors' worker was greedy (LLaVA@ff9b89f llava/serve/model_worker.py), and logits overflow soon after.
-LEAST_TEMPERATURE = 1e-4
+# Below this the authors' worker was greedy (LLaVA@ff9b89f llava/serve/model_worker.py), and logits soon overflow.
+MIN_TEMPERATURE = 1e-4
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 StopStrings = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
 
 
 class Parameters(BaseModel):
-    """Every field is honored or refused; None is a parameter left out."""
+    """The parameters of a request. The service applies each one or refuses the request; None means not set."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -51,85 +51,100 @@ class Parameters(BaseModel):
     stream: bool = False
     ignore_eos: bool = False
 
-    def sampling(self, max_new_tokens: int, separator: str | None, logprobs: int | None) -> SamplingParams:
-        """For the engine: `max_new_tokens` as settled against the context, `separator` the template's end of turn."""
-        ends = (separator,) if separator is not None and not self.ignore_eos else ()
+    def sampling_params(self, max_new_tokens: int, separator: str | None, logprobs: int | None) -> SamplingParams:
+        """Returns the engine's parameters.
+
+        `max_new_tokens` is the number that fits the context. `separator` is the template's, for prompts in it.
+        """
+        separators = (separator,) if separator is not None and not self.ignore_eos else ()
         return SamplingParams(
             max_new_tokens=max_new_tokens,
             min_new_tokens=self.min_new_tokens,
-            temperature=self._temperature(),
+            temperature=self._effective_temperature(),
             top_p=self.top_p,
             top_k=max(0, self.top_k),
             repetition_penalty=self.repetition_penalty,
-            stop=(*self.stop, *ends),
+            stop=(*self.stop, *separators),
             seed=self.seed,
             n=self.n,
             ignore_eos=self.ignore_eos,
             logprobs=logprobs,
         )
 
-    def _temperature(self) -> float:
-        """0 is greedy: without `do_sample`, a temperature above 0 asks for sampling."""
+    def _effective_temperature(self) -> float:
+        """Returns the engine's temperature, 0 for greedy. Without `do_sample`, a temperature above 0 means sampling."""
         if self.do_sample is False or (self.do_sample is None and not self.temperature):
             return 0.0
         temperature = 1.0 if self.temperature is None else self.temperature
-        return temperature if temperature >= LEAST_TEMPERATURE else 0.0
+        return temperature if temperature >= MIN_TEMPERATURE else 0.0
 
 
 @dataclass(frozen=True)
-class GivenParameters:
-    """Parameters, and the path in the request of each that was given."""
+class ParsedParameters:
+    """Parameters, and the path in the request of each one that the request sets."""
 
     values: Parameters
     paths: Mapping[str, str] = field(default_factory=dict, compare=False)
-    conversation: Template = V0  # what the model was trained with
-
-    def under(self, conversation: Template) -> "GivenParameters":
-        """For a model of that conversation. Raises BadRequest if another was asked for."""
-        if self.values.template not in (None, "none", conversation.name):
-            raise BadRequest(
-                "invalid_parameter",
-                f"this model's template is {conversation.name}; accepted are {conversation.name} and none",
-                self.path("template"),
-            )
-        return replace(self, conversation=conversation)
-
-    @property
-    def wraps(self) -> bool:
-        """The request asks for the template where it would not be used by itself."""
-        return self.values.template == self.conversation.name
 
     def path(self, name: str) -> str:
-        """Where an error about a parameter points: as the caller wrote it, alias and all."""
+        """Returns the path of a parameter as the client wrote it, alias included, for errors about it."""
         return self.paths.get(name, name)
 
 
-def read_parameters(
-    given: Mapping[str, Any], path: str, aliases: Mapping[str, str] = ALIASES, beside: Iterable[str] = ()
-) -> GivenParameters:
-    """The parameters of the object at `path`; null is a parameter left out.
+def parse_parameters(
+    parameters: Mapping[str, Any],
+    path: str,
+    aliases: Mapping[str, str] = ALIASES,
+    other_fields: Iterable[str] = (),
+) -> ParsedParameters:
+    """Returns the parameters of the object at `path`. A parameter that is null is not set.
 
-    `beside` are names accepted in the same object that are no parameters. Raises BadRequest: an unknown name is told
-    with the list of known ones.
+    `other_fields` are the fields that the same object may have besides parameters. Raises BadRequest, with the list of
+    accepted names if a name is unknown.
     """
     known = {*Parameters.model_fields, *aliases}
-    fields: dict[str, Any] = {}
-    names: dict[str, str] = {}
-    for name, value in given.items():
-        param = f"{path}.{name}" if path else name
+    values: dict[str, Any] = {}
+    sent_names: dict[str, str] = {}
+    for name, value in parameters.items():
+        param = _join(path, name)
         if name in ("logprobs", "top_logprobs"):
             if value is None:
                 continue
-            raise BadRequest(
-                "unsupported_parameter", "logprobs are answered to OpenAI chat completion requests alone", param
-            )
+            raise BadRequest("unsupported_parameter", "only OpenAI chat completions return logprobs", param)
         if name not in known:
-            accepted = ", ".join(sorted({*known, *beside}))
+            accepted = ", ".join(sorted({*known, *other_fields}))
             raise BadRequest("unknown_parameter", f"{name!r} is not a parameter; accepted are {accepted}", param)
-        canonical = aliases.get(name, name)
-        if canonical in fields:
-            raise BadRequest("invalid_parameter", f"{name!r} says again what {canonical!r} or its alias said", param)
+        field_name = aliases.get(name, name)
+        if field_name in values:
+            message = f"{name!r} sets {field_name!r}, which is already set; send it once"
+            raise BadRequest("invalid_parameter", message, param)
         if value is not None:
-            fields[canonical], names[canonical] = value, name
-    parameters = validate(Parameters, fields, path, names, code="invalid_parameter")
-    return GivenParameters(parameters, {f: f"{path}.{name}" if path else name for f, name in names.items()})
+            values[field_name], sent_names[field_name] = value, name
+    validated = validate(Parameters, values, path, sent_names, code="invalid_parameter")
+    return ParsedParameters(validated, {field: _join(path, name) for field, name in sent_names.items()})
+
+
+def find_parameters(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str) -> ParsedParameters:
+    """Returns the parameters of a body whose data is at `key`: inside the data (`inner`) or next to it (`outer`).
+
+    Raises BadRequest if both have parameters, or if `outer` has anything else.
+    """
+    unknown = next((name for name in outer if name not in PARAMETER_KEYS), None)
+    if unknown is not None:
+        raise BadRequest(
+            "invalid_request", f"{unknown!r} is not accepted next to {key}; accepted are parameters and params", unknown
+        )
+    by_path = {f"{key}.{name}": value for name, value in inner.items()} | dict(outer)
+    by_path = {path: value for path, value in by_path.items() if value is not None}
+    if len(by_path) > 1:
+        raise BadRequest("invalid_request", f"parameters are sent twice: {' and '.join(by_path)}", [*by_path][-1])
+    if not by_path:
+        return ParsedParameters(Parameters())
+    ((path, parameters),) = by_path.items()
+    if not isinstance(parameters, dict):
+        raise BadRequest("invalid_request", "parameters must be an object", path)
+    return parse_parameters(parameters, path)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

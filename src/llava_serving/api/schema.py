@@ -1,4 +1,4 @@
-"""The shapes a request body may have, one pydantic model each, and what is said when it has none of them."""
+"""The forms of a request body, one pydantic model each, and the error messages about their fields."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,7 +15,7 @@ Texts = Annotated[list[str], Field(min_length=1)]
 
 
 def as_list(value: object) -> object:
-    """A string where a list of strings is meant."""
+    """Puts a single string into a list, so that a client may send it bare."""
     return [value] if isinstance(value, str) else value
 
 
@@ -42,7 +42,7 @@ class TableBody(_Strict):
 
 class ImageUrl(_Strict):
     url: str
-    detail: Literal["auto", "low"] | None = None  # the tower has one resolution, a low one
+    detail: Literal["auto", "low"] | None = None  # the vision tower has only one resolution, which is low
 
 
 class Part(_Strict):
@@ -71,7 +71,10 @@ class ResponseFormat(_Strict):
 
 
 class ChatCompletionBody(_Strict):
-    """The last four are what OpenAI's clients send unasked: they are accepted where they ask for nothing."""
+    """OpenAI's chat completion, less the parameters.
+
+    OpenAI's clients send the last four fields by default. They are accepted with values that have no effect.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1)]
     model: str = ""
@@ -84,54 +87,57 @@ class ChatCompletionBody(_Strict):
     response_format: ResponseFormat | None = None
 
 
-Shape = TypeVar("Shape", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def validate(
-    shape: type[Shape],
+    model: type[Model],
     data: Mapping[str, Any],
     path: str,
-    names: Mapping[str, str] | None = None,
+    sent_names: Mapping[str, str] | None = None,
     code: str = "invalid_request",
-) -> Shape:
-    """`data` as a `shape`, or BadRequest about the part of the request at `path`.
+) -> Model:
+    """Returns `data` as a `model`. Raises BadRequest about the part of the request at `path`.
 
-    `names` are the caller's names for fields that have aliases.
+    `sent_names` has the names that the client sent, by field, where the two may differ.
     """
     try:
-        return shape.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        message, param = _told(found, shape, path, names or {})
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        message, param = _describe(errors, model, path, sent_names or {})
         raise BadRequest(code, message, param) from None
 
 
-def _told(found: list[ErrorDetails], shape: type[BaseModel], path: str, names: Mapping[str, str]) -> tuple[str, str]:
-    """What pydantic found first and where, in the caller's own names.
+def _describe(
+    errors: list[ErrorDetails], model: type[BaseModel], path: str, sent_names: Mapping[str, str]
+) -> tuple[str, str]:
+    """Returns the message and the path of pydantic's errors about the first wrong field, in the client's names.
 
-    Of the alternatives of a union the one that matched furthest tells most; those that matched equally far are joined.
+    Of the members of a union, the one whose error lies deepest is most likely the one that the client meant. Messages
+    of members that fail at the same location are joined.
     """
-    first_field = found[0]["loc"][0]
-    located = [(_location(e), e) for e in found if e["loc"][0] == first_field]
-    where = max((location for location, _ in located), key=len)
-    causes = [e for location, e in located if location == where]
-    field, *rest = where
-    param = ".".join(part for part in (path, names.get(str(field), str(field))) if part)
+    first_field = errors[0]["loc"][0]
+    located = [(_location(error), error) for error in errors if error["loc"][0] == first_field]
+    deepest = max((location for location, _ in located), key=len)
+    causes = [error for location, error in located if location == deepest]
+    field, *rest = deepest
+    param = ".".join(part for part in (path, sent_names.get(str(field), str(field))) if part)
     param += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
     if causes[0]["type"] == "extra_forbidden" and not rest:
-        known = ", ".join(shape.model_fields)
+        known = ", ".join(model.model_fields)
         return f"{field!r} is not accepted here; accepted are {known}", param
-    messages = dict.fromkeys(e["msg"][0].lower() + e["msg"][1:] for e in causes)
+    messages = dict.fromkeys(error["msg"][0].lower() + error["msg"][1:] for error in causes)
     return f"{param}: {', or '.join(messages)}", param
 
 
 def _location(error: ErrorDetails) -> tuple[int | str, ...]:
-    """Without the names of union members ("str", "list[...]"), which are pydantic's and not in the request."""
+    """Returns the error's location without pydantic's names of union members ("str", "list[...]")."""
     *path, last = error["loc"]
-    kept = [part for part in path if isinstance(part, int) or not _is_union_member(part)]
+    location = [part for part in path if isinstance(part, int) or not _is_union_member(part)]
     if error["type"] == "extra_forbidden" or isinstance(last, int) or not path or not _is_union_member(last):
-        kept.append(last)
-    return tuple(kept)
+        location.append(last)
+    return tuple(location)
 
 
 def _is_union_member(part: str) -> bool:

@@ -109,8 +109,9 @@ def chat_template(template: Template, marked: bool) -> str:
     vLLM only sees that a message may be a list of parts where a loop over them stands in the open.
     """
     words = {
-        "SYSTEM": template.system, "GREETING": template.greeting, "USER": template.before_user,
-        "ASSISTANT": template.before_assistant, "END": "".join(end.text for end in template.after_assistant),
-        "OPEN": template.open_turn, "IMAGE": f"{IMAGE_START}{IMAGE_PATCH}{IMAGE_END}" if marked else IMAGE_PATCH,
+        "SYSTEM": template.system, "GREETING": template.greeting, "USER": template.user_prefix,
+        "ASSISTANT": template.assistant_prefix, "END": "".join(end.text for end in template.assistant_suffix),
+        "OPEN": template.generation_prompt,
+        "IMAGE": f"{IMAGE_START}{IMAGE_PATCH}{IMAGE_END}" if marked else IMAGE_PATCH,
     }  # fmt: skip
     return "".join(f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in words.items()) + CHAT_TEMPLATE

@@ -1,33 +1,33 @@
-"""What the model reads: rows of a request laid out as text and images, in LLaVA's own words.
+"""Prompts: text and images in the order in which the model reads them.
 
-Knows the conversation templates and where an image goes. Knows no token ids (tokenizer.py), no image bytes
-(image.py) and no HTTP.
+Puts texts and chats into a conversation template (templates.py) and images into texts. Knows no token ids
+(tokenizer.py), no image bytes (image.py) and no HTTP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import BadRequest
-from .templates import EndOfText, Template
+from .templates import EosToken, Template
 
 IMAGE_PLACEHOLDER = "<image>"
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image as the caller sent it: base64, a `data:` URI or a URL. `param` is its path in the request."""
+    """An image as the client sent it: base64, a `data:` URI or a URL. `param` is its path in the request."""
 
     data: str
     param: str
 
 
-Segment = str | ImageSource | EndOfText
+Segment = str | ImageSource | EosToken
 
 
 @dataclass(frozen=True)
-class TextRow:
-    """One prompt with its images, in order. `param` is its path in the request."""
+class TextInput:
+    """One text of a request with its images, in order. `param` is the text's path in the request."""
 
     text: str
     images: tuple[ImageSource, ...]
@@ -35,8 +35,8 @@ class TextRow:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One message of a chat; images are allowed in user turns alone."""
+class ChatMessage:
+    """One message of a chat. Only user messages hold images."""
 
     role: Literal["system", "user", "assistant"]
     text: str
@@ -44,104 +44,102 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class ChatRow:
-    """A conversation that ends with the user's turn. `param` is its path in the request."""
-
-    turns: tuple[Turn, ...]
-    param: str
-
-
-@dataclass(frozen=True)
 class Prompt:
-    """Text and images in the order the model reads them.
+    """Text and images in the order in which the model reads them.
 
-    `is_question` says that an answer is wanted: it ends where the template says and is returned stripped. A raw prompt
-    is continued as it stands. `param` is the path in the request of what it was made of.
+    `in_template` says that the prompt is a conversation in the template. Its answer ends where the template says, and
+    is returned stripped. Any other prompt is a text that the model continues. `param` is the path in the request of
+    the text or the messages.
     """
 
     segments: tuple[Segment, ...]
-    is_question: bool
+    in_template: bool
     param: str = field(compare=False)
 
     @property
     def text(self) -> str:
-        """The prompt as characters, each image as `<image>`: what `return_full_text` gives back."""
-        return "".join(_written(segment) for segment in self.segments)
+        """The prompt as characters, each image as `<image>`. `return_full_text` returns it before the answer."""
+        return "".join(_segment_text(segment) for segment in self.segments)
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
-        return tuple(s for s in self.segments if isinstance(s, ImageSource))
+        return tuple(segment for segment in self.segments if isinstance(segment, ImageSource))
 
 
-def raw(row: TextRow) -> Prompt:
-    """The text as it stands, each literal `<image>` replaced by the row's next image."""
-    return Prompt(_place(row), is_question=False, param=row.param)
+def raw_prompt(source: TextInput) -> Prompt:
+    """Returns the text unchanged, to be continued. Each `<image>` in it becomes the next image."""
+    return Prompt(_insert_images(source), in_template=False, param=source.param)
 
 
-def dialogue(row: TextRow) -> Prompt:
-    """The text as it stands, known to be a conversation in the template that waits for its answer."""
-    return Prompt(_place(row), is_question=True, param=row.param)
+def formatted_prompt(source: TextInput) -> Prompt:
+    """Returns the text unchanged: a conversation that the client has put into the template."""
+    return Prompt(_insert_images(source), in_template=True, param=source.param)
 
 
-def question(row: TextRow, template: Template) -> Prompt:
-    """The text as the first question of a conversation.
+def question_prompt(source: TextInput, template: Template) -> Prompt:
+    """Returns a conversation whose first question is the text.
 
-    Images follow the question, one line each (LLaVA@a6b01a2 run_llava.py:100), unless it places them itself.
+    Images follow the question, one line each (LLaVA@a6b01a2 run_llava.py:100), unless the text has an `<image>`.
     """
-    said = _place(row) if IMAGE_PLACEHOLDER in row.text else _images_last(row.text, row.images)
-    return _conversation(template, template.system, [("user", said)], row.param)
+    content = _insert_images(source) if IMAGE_PLACEHOLDER in source.text else _append_images(source.text, source.images)
+    return _conversation(template, template.system, [("user", content)], source.param)
 
 
-def chat(row: ChatRow, template: Template) -> Prompt:
-    """The turns of a chat in the template; a system turn takes the place of the template's own."""
-    turns = list(row.turns)
-    system = turns.pop(0).text if turns[0].role == "system" else template.system
-    said = [(turn.role, _images_last(turn.text, turn.images)) for turn in turns]
-    return _conversation(template, system, said, row.param)
+def chat_prompt(messages: Sequence[ChatMessage], template: Template, param: str) -> Prompt:
+    """Returns the messages of a chat in the template. A system message replaces the template's system text.
+
+    `<image>` in a message is text: images follow the text of their message. `param` is the path of the messages.
+    """
+    if messages[0].role == "system":
+        system, messages = messages[0].text, messages[1:]
+    else:
+        system = template.system
+    contents = [(message.role, _append_images(message.text, message.images)) for message in messages]
+    return _conversation(template, system, contents, param)
 
 
 def _conversation(
-    template: Template, system: str, turns: Sequence[tuple[str, tuple[Segment, ...]]], param: str
+    template: Template, system: str, contents: Iterable[tuple[str, tuple[Segment, ...]]], param: str
 ) -> Prompt:
     segments: list[Segment] = [system + template.greeting]
-    for role, said in turns:
+    for role, content in contents:
         if role == "user":
-            segments += [template.before_user, *said]
+            segments += [template.user_prefix, *content]
         else:
-            segments += [template.before_assistant, *said, *template.after_assistant]
-    return Prompt(_joined([*segments, template.open_turn]), is_question=True, param=param)
+            segments += [template.assistant_prefix, *content, *template.assistant_suffix]
+    return Prompt(_join_texts([*segments, template.generation_prompt]), in_template=True, param=param)
 
 
-def _written(segment: Segment) -> str:
+def _segment_text(segment: Segment) -> str:
     if isinstance(segment, str):
         return segment
-    return segment.text if isinstance(segment, EndOfText) else IMAGE_PLACEHOLDER
+    return segment.text if isinstance(segment, EosToken) else IMAGE_PLACEHOLDER
 
 
-def _images_last(text: str, images: tuple[ImageSource, ...]) -> tuple[Segment, ...]:
+def _append_images(text: str, images: tuple[ImageSource, ...]) -> tuple[Segment, ...]:
     segments: list[Segment] = [text]
     for image in images:
         segments += ["\n", image]
     return tuple(segments)
 
 
-def _place(row: TextRow) -> tuple[Segment, ...]:
-    pieces = row.text.split(IMAGE_PLACEHOLDER)
-    if len(pieces) - 1 != len(row.images):
+def _insert_images(source: TextInput) -> tuple[Segment, ...]:
+    first, *rest = source.text.split(IMAGE_PLACEHOLDER)
+    if len(rest) != len(source.images):
         raise BadRequest(
             "image_count_mismatch",
-            f"the text has {len(pieces) - 1} {IMAGE_PLACEHOLDER} and {len(row.images)} images were sent for it; "
+            f"the text has {len(rest)} {IMAGE_PLACEHOLDER} and {len(source.images)} images were sent for it; "
             f"send one image for each {IMAGE_PLACEHOLDER}",
-            row.param,
+            source.param,
         )
-    segments: list[Segment] = [pieces[0]]
-    for image, piece in zip(row.images, pieces[1:], strict=True):
-        segments += [image, piece]
+    segments: list[Segment] = [first]
+    for image, text in zip(source.images, rest, strict=True):
+        segments += [image, text]
     return tuple(segments)
 
 
-def _joined(segments: list[Segment]) -> tuple[Segment, ...]:
-    """Neighbouring texts become one: SentencePiece must see a stretch of text whole."""
+def _join_texts(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """Joins neighbouring texts: SentencePiece must encode each stretch of text as a whole."""
     joined: list[Segment] = []
     for segment in segments:
         if isinstance(segment, str) and joined and isinstance(joined[-1], str):

@@ -3,27 +3,31 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class Template:
-    """The words of a conversation. `before_user` and `before_assistant` open a turn that says something."""
-
-    name: str
-    system: str
-    greeting: str
-    before_user: str
-    before_assistant: str
-    after_assistant: tuple["EndOfText", ...]
-    open_turn: str  # the assistant's, for the model to go on
-    separator: str | None  # text that ends an answer; without it the end-of-text token does
-
-
-class EndOfText:
-    """The end-of-text token in a prompt."""
+class EosToken:
+    """The end-of-sequence token in a prompt."""
 
     text = "</s>"
 
 
-END_OF_TEXT = EndOfText()
+EOS = EosToken()
+
+
+@dataclass(frozen=True)
+class Template:
+    """The words around the messages of a conversation.
+
+    A prompt is `system`, `greeting`, each message after its prefix, and `generation_prompt`.
+    """
+
+    name: str
+    system: str
+    greeting: str  # messages that every conversation begins with
+    user_prefix: str
+    assistant_prefix: str
+    assistant_suffix: tuple[EosToken, ...]
+    generation_prompt: str  # begins the assistant's answer
+    separator: str | None  # text that ends an answer; None if only the EOS token ends it
+
 
 # The system text of every LLaVA that the authors served at that time (LLaVA@ff9b89f llava/conversation.py
 # "multimodal"). The missing spaces between sentences are theirs.
@@ -33,15 +37,15 @@ SYSTEM = (
     "tasks using natural language."
     "Follow the instructions carefully and explain your answers in detail."
 )
-# The two spaces and the newline are theirs.
+# The two spaces and the newline in the greeting are the authors'.
 V0 = Template(
     name="v0",
     system=SYSTEM,
     greeting="###Human: Hi!###Assistant: Hi there!  How can I help you today?\n",
-    before_user="###Human: ",
-    before_assistant="###Assistant: ",
-    after_assistant=(),
-    open_turn="###Assistant:",
+    user_prefix="###Human: ",
+    assistant_prefix="###Assistant: ",
+    assistant_suffix=(),
+    generation_prompt="###Assistant:",
     separator="###",
 )
 # For the deltas named v1 (LLaVA@15f31eb llava/conversation.py "llava_v1"; serve/gradio_web_server.py:190 chooses).
@@ -49,10 +53,10 @@ V1 = Template(
     name="v1",
     system=SYSTEM,
     greeting="",
-    before_user=" USER: ",
-    before_assistant=" ASSISTANT: ",
-    after_assistant=(END_OF_TEXT,),
-    open_turn=" ASSISTANT:",
+    user_prefix=" USER: ",
+    assistant_prefix=" ASSISTANT: ",
+    assistant_suffix=(EOS,),
+    generation_prompt=" ASSISTANT:",
     separator=None,
 )
 TEMPLATES = {template.name: template for template in (V0, V1)}

@@ -1,6 +1,6 @@
-"""Token ids exactly as LLaVA v0 was trained, and back to text.
+"""Token ids exactly as LLaVA v0 was trained, and the bytes of a token.
 
-SentencePiece itself is used: transformers 5's LlamaTokenizer differs from LLaMA's tokenizer.model on text that begins
+Uses SentencePiece itself: transformers 5's LlamaTokenizer differs from LLaMA's tokenizer.model on text that begins
 with a space. Every id comes from the checkpoint's files.
 """
 
@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from ..errors import StartupError
 from ..model_files import hint, read_json
 from .prompt import ImageSource, Segment
-from .templates import EndOfText
+from .templates import EosToken
 
 IMAGE_PATCH = "<im_patch>"
 IMAGE_START = "<im_start>"
@@ -23,7 +23,7 @@ ADDED_TOKEN_FILES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.js
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """The ids that stand for one image: `start`, `count` times `patch`, `end`.
+    """The ids of one image in a prompt: `start`, then `count` times `patch`, then `end`.
 
     `start` and `end` are None for checkpoints trained without the two markers.
     """
@@ -39,55 +39,64 @@ class ImageTokens:
         return patches if self.start is None or self.end is None else [self.start, *patches, self.end]
 
 
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """The token ids of a prompt. `image_starts` has the index of each image's first patch token in `token_ids`."""
+
+    token_ids: tuple[int, ...]
+    image_starts: tuple[int, ...]
+
+
 class Tokenizer:
-    """Text and images to ids, and an id to its bytes."""
+    """Encodes prompts, and decodes one token at a time."""
 
     def __init__(self, model: SentencePieceProcessor, image: ImageTokens) -> None:
         self._model = model
         self.image = image
         self.bos_id: int = model.bos_id()
         self.eos_id: int = model.eos_id()
-        self.text_vocab_size: int = model.vocab_size()  # ids from here on are added tokens
-        self._longest_piece = max(len(model.id_to_piece(i)) for i in range(self.text_vocab_size))
+        self.text_vocab_size: int = model.vocab_size()  # added tokens have the ids from here on
+        self._longest_token = max(len(model.id_to_piece(i)) for i in range(self.text_vocab_size))
 
-    def encode(self, segments: Iterable[Segment]) -> list[int]:
-        """BOS and the ids of the segments, an image as its image tokens.
+    def encode(self, segments: Iterable[Segment]) -> EncodedPrompt:
+        """Returns BOS and the ids of the segments, with image tokens for each image.
 
-        White space beside a token that is no text is dropped and the text after it is encoded afresh, as the slow
-        tokenizer that v0 was trained with did. Text is only ever text: `</s>` in it is four characters.
+        Drops white space next to images and EOS tokens, and encodes the text after them on its own. The slow tokenizer
+        that v0 was trained with did the same. Text never becomes a special token: `</s>` in it is four characters.
         """
-        ids = [self.bos_id]
-        for segment in _stripped(segments):
-            ids += self._model.encode(segment) if isinstance(segment, str) else self._special(segment)
-        return ids
+        token_ids, image_starts = [self.bos_id], []
+        for segment in _strip_texts(segments):
+            if isinstance(segment, ImageSource):
+                image_starts.append(len(token_ids) + self.image.ids.index(self.image.patch))
+            token_ids += self._model.encode(segment) if isinstance(segment, str) else self._special_ids(segment)
+        return EncodedPrompt(tuple(token_ids), tuple(image_starts))
 
-    def image_starts(self, token_ids: list[int]) -> list[int]:
-        """Where the patches of each image begin in ids from `encode`."""
-        return [place for place, token in enumerate(token_ids) if token == self.image.patch][:: self.image.count]
+    def min_token_count(self, segments: Iterable[Segment]) -> int:
+        """Returns a lower bound on the number of ids from `encode`.
 
-    def fewest_tokens(self, segments: Iterable[Segment]) -> int:
-        """A number of ids that `encode` gives at the least, without encoding: a text of megabytes takes seconds."""
+        Encodes nothing: encoding a text of several megabytes takes seconds.
+        """
         return 1 + sum(
-            -(-len(segment) // self._longest_piece) if isinstance(segment, str) else len(self._special(segment))
-            for segment in _stripped(segments)
+            -(-len(segment) // self._longest_token) if isinstance(segment, str) else len(self._special_ids(segment))
+            for segment in _strip_texts(segments)
         )
 
-    def _special(self, segment: ImageSource | EndOfText) -> list[int]:
+    def _special_ids(self, segment: ImageSource | EosToken) -> list[int]:
         return self.image.ids if isinstance(segment, ImageSource) else [self.eos_id]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes a generated token adds to the text; one token may hold part of a character."""
+        """Returns the UTF-8 bytes that a generated token adds to the text. They may be a part of a character."""
         if token_id >= self.text_vocab_size or self._model.is_control(token_id):
             return b""
         if self._model.is_byte(token_id):
             return bytes([int(self._model.id_to_piece(token_id)[3:5], 16)])  # "<0x0A>"
         if self._model.is_unknown(token_id):
-            return " \u2047 ".encode()  # SentencePiece's own surface for <unk>
+            return " \u2047 ".encode()  # SentencePiece decodes <unk> to this
         return self._model.id_to_piece(token_id).replace("\u2581", " ").encode()
 
 
-def _stripped(segments: Iterable[Segment]) -> list[Segment]:
-    """Without the white space beside what is no text."""
+def _strip_texts(segments: Iterable[Segment]) -> list[Segment]:
+    """Strips white space from texts where they touch an image or an EOS token."""
     segments = list(segments)
     stripped: list[Segment] = []
     for i, segment in enumerate(segments):
@@ -99,11 +108,11 @@ def _stripped(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def load_sentencepiece(directory: Path) -> SentencePieceProcessor:
-    """LLaMA's `tokenizer.model` from a checkpoint folder."""
+    """Loads LLaMA's `tokenizer.model` from a checkpoint folder. Raises StartupError."""
     path = directory / "tokenizer.model"
     if not path.is_file():
         raise StartupError(
-            f"no tokenizer.model in {directory}: LLaMA's SentencePiece model belongs beside the weights "
+            f"no tokenizer.model in {directory}: LLaMA's SentencePiece model belongs in the folder of the weights "
             "(tokenizer.json alone does not reproduce LLaMA's token ids)"
         )
     try:
@@ -113,12 +122,15 @@ def load_sentencepiece(directory: Path) -> SentencePieceProcessor:
 
 
 def added_tokens(directory: Path) -> dict[str, int]:
-    """The tokens a checkpoint adds to SentencePiece's, by name, from whichever file transformers wrote them to."""
-    by_name, config, whole = (directory / file for file in ADDED_TOKEN_FILES)
-    if by_name.is_file():
-        return read_json(by_name)
+    """Returns the ids of the tokens that a checkpoint adds to SentencePiece's, by token.
+
+    Reads the first of ADDED_TOKEN_FILES that holds a list: versions of transformers differ in the file they write.
+    """
+    ids, config, fast_tokenizer = (directory / file for file in ADDED_TOKEN_FILES)
+    if ids.is_file():
+        return read_json(ids)
     if config.is_file() and (decoder := read_json(config).get("added_tokens_decoder")):
         return {token["content"]: int(token_id) for token_id, token in decoder.items()}
-    if whole.is_file():
-        return {token["content"]: token["id"] for token in read_json(whole).get("added_tokens", [])}
+    if fast_tokenizer.is_file():
+        return {token["content"]: token["id"] for token in read_json(fast_tokenizer).get("added_tokens", [])}
     return {}

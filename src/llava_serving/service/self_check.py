@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 @torch.inference_mode()
 def sentence_loss(loaded: LoadedModel) -> float:
     """The mean next-token cross-entropy on SENTENCE, in nats, by transformers' forward pass."""
-    ids = torch.tensor([loaded.tokenizer.encode([SENTENCE])], device=loaded.model.device)
+    ids = torch.tensor([loaded.tokenizer.encode([SENTENCE]).token_ids], device=loaded.model.device)
     return next_token_loss(loaded.model(input_ids=ids, use_cache=False).logits[0], ids[0])
 
 

@@ -1,0 +1,231 @@
+"""Parses the body of a request into a ScoreRequest. The shape of the body tells its form, one of five.
+
+Errors about the form of a request come from here, from chat_messages.py, parameters.py and schema.py. Errors about the
+bytes of an image come from image.py, later.
+"""
+
+import codecs
+from typing import Any, get_args
+
+import pydantic_core
+
+from ..errors import BadRequest
+from ..inputs.prompt import (
+    IMAGE_PLACEHOLDER,
+    ImageSource,
+    Prompt,
+    TextInput,
+    chat_prompt,
+    formatted_prompt,
+    question_prompt,
+    raw_prompt,
+)
+from ..inputs.templates import Template
+from .chat_messages import parse_messages
+from .parameters import CHAT_COMPLETION_ALIASES, PARAMETER_KEYS, ParsedParameters, find_parameters, parse_parameters
+from .request import Form, ScoreRequest
+from .schema import ChatBody, ChatCompletionBody, Column, ListBody, Message, PromptsBody, TableBody, validate
+
+DATA_KEYS = ("input_data", "inputs")
+TEXT_COLUMNS = [column for column in get_args(Column) if column != "image"]
+ACCEPTED = (
+    'accepted are {"input_data": {"input_string": [...], "images": [...], "parameters": {...}}}, '
+    '{"input_data": ["...", ...], "params": {...}}, '
+    '{"input_data": {"columns": [...], "data": [[...]]}, "params": {...}}, '
+    '{"input_data": {"input_string": [{"role": "user", "content": "..."}], "parameters": {...}}} '
+    'and OpenAI chat completions {"messages": [...]}'
+)
+
+
+class RequestParser:
+    """Parses requests for a model with the given conversation template.
+
+    In all methods, `key` is "input_data" or "inputs", whichever the body has.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+
+    def parse(self, body: bytes, streaming: bool = False) -> ScoreRequest:
+        """Returns the request in a body. `streaming` says that the request's headers ask for a stream.
+
+        Raises BadRequest, which says what is wrong, where, and what is accepted.
+        """
+        content = _parse_json(body)
+        if not isinstance(content, dict):
+            raise BadRequest("invalid_request", f"the body must be a JSON object; {ACCEPTED}")
+        if "messages" in content:
+            return self._parse_chat_completion(content, streaming)
+        key = next((key for key in DATA_KEYS if key in content), None)
+        if key is None:
+            raise BadRequest("invalid_request", f"the body has neither input_data nor inputs nor messages; {ACCEPTED}")
+        data = content.pop(key)
+        if isinstance(data, list):
+            return self._parse_list(data, key, self._find_parameters(content, {}, key))
+        if not isinstance(data, dict):
+            raise BadRequest("invalid_request", f"{key} must be an object or a list of strings; {ACCEPTED}", key)
+        inner = {name: data.pop(name) for name in PARAMETER_KEYS if name in data}
+        return self._parse_object(data, key, self._find_parameters(content, inner, key))
+
+    def _find_parameters(self, outer: dict[str, Any], inner: dict[str, Any], key: str) -> ParsedParameters:
+        parameters = find_parameters(outer, inner, key)
+        self._check_template(parameters)
+        return parameters
+
+    def _check_template(self, parameters: ParsedParameters) -> None:
+        name = self._template.name
+        if parameters.values.template not in (None, "none", name):
+            raise BadRequest(
+                "invalid_parameter",
+                f"this model's template is {name}; accepted are {name} and none",
+                parameters.path("template"),
+            )
+
+    def _parse_object(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
+        if "columns" in data or "data" in data:
+            return self._parse_table(data, key, parameters)
+        texts = data.get("input_string")
+        if isinstance(texts, list) and any(isinstance(text, dict) for text in texts):
+            return self._parse_chat(data, key, parameters)
+        return self._parse_prompts(data, key, parameters)
+
+    def _parse_prompts(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
+        body = validate(PromptsBody, data, key)
+        texts = body.input_string
+        images = body.images if body.images is not None else [None] * len(texts)
+        if len(images) != len(texts):
+            raise BadRequest(
+                "image_count_mismatch",
+                f"{key}.images has {len(images)} entries for {len(texts)} strings; send one per string, null for none",
+                f"{key}.images",
+            )
+        sources = [
+            TextInput(text, _image_sources(entry, f"{key}.images[{i}]"), f"{key}.input_string[{i}]")
+            for i, (text, entry) in enumerate(zip(texts, images, strict=True))
+        ]
+        return self._text_request("prompts", sources, parameters)
+
+    def _parse_list(self, data: list[Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
+        texts = validate(ListBody, {"input_data": data}, "", {"input_data": key}).input_data
+        _check_single_sequence(parameters, "a plain list has room for one answer per string")
+        sources = [TextInput(text, (), f"{key}[{i}]") for i, text in enumerate(texts)]
+        return self._text_request("list", sources, parameters)
+
+    def _text_request(self, form: Form, sources: list[TextInput], parameters: ParsedParameters) -> ScoreRequest:
+        prompts = tuple(self._text_prompt(source, parameters) for source in sources)
+        full_text = parameters.values.return_full_text
+        echo = tuple(not prompt.in_template if full_text is None else full_text for prompt in prompts)
+        return ScoreRequest(form, prompts, parameters, echo)
+
+    def _text_prompt(self, source: TextInput, parameters: ParsedParameters) -> Prompt:
+        """Puts a text into the template if the request asks for it, or if the text does not place its images."""
+        unplaced_images = bool(source.images) and IMAGE_PLACEHOLDER not in source.text
+        if self._template_requested(parameters) or (parameters.values.template is None and unplaced_images):
+            return question_prompt(source, self._template)
+        return raw_prompt(source)
+
+    def _parse_table(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
+        table = validate(TableBody, data, key)
+        _check_single_sequence(parameters, "a table has room for one response per row")
+        if len(set(table.columns)) < len(table.columns):
+            raise BadRequest("invalid_request", "a column is named twice", f"{key}.columns")
+        if table.index is not None and len(table.index) != len(table.data):
+            raise BadRequest(
+                "invalid_request",
+                f"the index has {len(table.index)} entries for {len(table.data)} rows",
+                f"{key}.index",
+            )
+        prompts = tuple(
+            self._table_prompt(cells, table.columns, f"{key}.data[{i}]", parameters)
+            for i, cells in enumerate(table.data)
+        )
+        return ScoreRequest("table", prompts, parameters, (_full_text(parameters),) * len(prompts))
+
+    def _table_prompt(
+        self, cells: list[str | None], columns: list[Column], path: str, parameters: ParsedParameters
+    ) -> Prompt:
+        column, source = _table_text(cells, columns, path)
+        if self._template_requested(parameters) or (column != "prompt" and parameters.values.template is None):
+            return question_prompt(source, self._template)
+        # The prompt column holds conversations. The text of other columns may be anything.
+        return formatted_prompt(source) if column == "prompt" else raw_prompt(source)
+
+    def _parse_chat(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
+        body = validate(ChatBody, data, key)
+        _check_single_sequence(parameters, "a chat answer has room for one output")
+        prompt = self._chat_prompt(body.input_string, f"{key}.input_string", parameters)
+        return ScoreRequest("chat", (prompt,), parameters, (_full_text(parameters),))
+
+    def _parse_chat_completion(self, content: dict[str, Any], streaming: bool) -> ScoreRequest:
+        names = ChatCompletionBody.model_fields
+        fields = {name: content[name] for name in names if content.get(name) is not None}
+        others = {name: value for name, value in content.items() if name not in names}
+        parameters = parse_parameters(others, "", CHAT_COMPLETION_ALIASES, names)
+        self._check_template(parameters)
+        body = validate(ChatCompletionBody, fields, "")
+        if parameters.values.return_full_text:
+            raise BadRequest("invalid_parameter", "a chat completion cannot return the prompt", "return_full_text")
+        if body.stream_options is not None and not (streaming or parameters.values.stream):
+            raise BadRequest("invalid_parameter", "stream_options needs stream: true", "stream_options")
+        if body.top_logprobs is not None and not body.logprobs:
+            raise BadRequest("invalid_parameter", "top_logprobs needs logprobs: true", "top_logprobs")
+        prompt = self._chat_prompt(body.messages, "messages", parameters)
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        return ScoreRequest("chat_completion", (prompt,), parameters, (False,), body.model, logprobs, include_usage)
+
+    def _chat_prompt(self, messages: list[Message], path: str, parameters: ParsedParameters) -> Prompt:
+        if parameters.values.template == "none":
+            raise BadRequest(
+                "invalid_parameter",
+                'a chat is always put into the template; leave out "template"',
+                parameters.path("template"),
+            )
+        return chat_prompt(parse_messages(messages, path), self._template, path)
+
+    def _template_requested(self, parameters: ParsedParameters) -> bool:
+        return parameters.values.template == self._template.name
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        # Windows' editors and shells begin a file with a byte order mark.
+        return pydantic_core.from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
+    except ValueError as error:
+        raise BadRequest("invalid_json", f"the body is not valid JSON: {error}") from None
+
+
+def _image_sources(entry: str | list[str] | None, path: str) -> tuple[ImageSource, ...]:
+    if entry is None:
+        return ()
+    if isinstance(entry, str):
+        return (ImageSource(entry, path),)
+    return tuple(ImageSource(data, f"{path}[{i}]") for i, data in enumerate(entry))
+
+
+def _table_text(cells: list[str | None], columns: list[Column], path: str) -> tuple[str, TextInput]:
+    """Returns the text of the row at `path`, with its image, and the name of the text's column."""
+    if len(cells) != len(columns):
+        raise BadRequest("invalid_request", f"the row has {len(cells)} cells for {len(columns)} columns", path)
+    row = dict(zip(columns, cells, strict=True))
+    texts = {column: text for column in TEXT_COLUMNS if (text := row.get(column))}
+    if len(texts) != 1:
+        raise BadRequest(
+            "invalid_request", "a row needs text in exactly one of the columns prompt, direct_question and text", path
+        )
+    ((column, text),) = texts.items()
+    image = row.get("image")
+    images = (ImageSource(image, f"{path}[{columns.index('image')}]"),) if image is not None else ()
+    return column, TextInput(text, images, f"{path}[{columns.index(column)}]")
+
+
+def _full_text(parameters: ParsedParameters) -> bool:
+    return parameters.values.return_full_text is True
+
+
+def _check_single_sequence(parameters: ParsedParameters, reason: str) -> None:
+    n = parameters.values.n
+    if n > 1:
+        raise BadRequest(
+            "invalid_parameter", f"n is {n}, and {reason}; send prompts or a chat completion", parameters.path("n")
+        )
