@@ -15,16 +15,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from llava_serving.batch.run import Batch
 from servers import ROOT, machine
 
 from llava_serving.batch.row_reader import Defaults
-from llava_serving.batch.run import Batch
-from llava_serving.bench.caller import Target
-from llava_serving.bench.workload import Question, bodies
+from llava_serving.bench.request import Target
+from llava_serving.bench.workload import Workload, request_bodies
+from llava_serving.service.engine_builder import build_engine
 from llava_serving.service.metrics import Metrics
 from llava_serving.service.request_log import RequestLog
 from llava_serving.service.scorer import Scorer
-from llava_serving.service.startup import Phases, build_engine, load
+from llava_serving.service.startup import PhaseTimes, load
 from llava_serving.settings import Settings
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "generate"))
@@ -42,14 +43,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     least, most = map(int, arguments.output_tokens.split(":"))
-    question = Question(arguments.workload, 224, (least, most))
+    workload = Workload(arguments.workload, 224, (least, most))
     batches = {"generate": generate(), "engine": engine()}
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(-1, arguments.rounds):  # the first warms up and is not told
             path = Path(folder) / f"{number}.jsonl"
             rows = 8 if number < 0 else arguments.rows
-            path.write_bytes(b"\n".join(bodies(Target("", "score", False), "", question, rows, number)))
+            path.write_bytes(b"\n".join(request_bodies(Target("", "score", False), "", workload, rows, number)))
             for kind in sorted(batches, reverse=number % 2 == 0):
                 seconds = measure(batches[kind], path, rows)
                 if number >= 0:
@@ -64,14 +65,14 @@ def main() -> None:
 
 
 def generate() -> Batch:
-    settings, loaded = load(Phases())
+    settings, loaded = load(PhaseTimes())
     made = GenerateEngine(loaded)
     return Batch(Scorer(settings, loaded, made, RequestLog(Metrics(made.stats))).answer, 1, DEFAULTS)  # type: ignore[arg-type]
 
 
 def engine() -> Batch:
     settings: Settings
-    settings, loaded = load(Phases())
+    settings, loaded = load(PhaseTimes())
     made = build_engine(loaded, settings)
     made.start()
     return Batch(

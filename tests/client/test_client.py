@@ -1,4 +1,4 @@
-"""`llava-serving score` and its Python side, against the real server and against one that is busy."""
+"""`llava-serving score` and llava_serving.client, against the real server and against a scripted one."""
 
 import base64
 import email.utils
@@ -25,36 +25,37 @@ SHAPES = DEMO / "pictures" / "shapes.png"
 DIGIT = DEMO / "pictures" / "digit.png"
 ABOUT_SHAPES = "a red circle, a blue cross, a yellow triangle"
 Score = Callable[..., tuple[int, str, str]]
+StartServer = Callable[..., "ScriptedServer"]
 
 
 @pytest.fixture
 def score(demo_server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Score:
-    """Runs the command in this process: its exit status, what it printed, and what it said."""
+    """Runs the command in this process; returns its exit status, standard output and standard error."""
 
     def run(*arguments: str, url: str = f"http://127.0.0.1:{demo_server.port}/score") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["llava-serving", "score", "--url", url, *arguments])
         status = cli.main()
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
 
     return run
 
 
-def test_asks_about_a_picture(score: Score) -> None:
+def test_score_command_prints_the_answer_about_an_image(score: Score) -> None:
     assert score("--image", str(SHAPES), "What is in the image?") == (0, ABOUT_SHAPES + "\n", "")
 
 
 @pytest.mark.parametrize("output", ["text", "table"])
-def test_several_prompts_have_a_picture_each(score: Score, output: str) -> None:
-    pictures = ("--image", str(SHAPES), "--image", str(DIGIT))
-    status, out, _ = score(*pictures, "--output", output, "What is in the image?", "What is in the image?")
+def test_several_prompts_have_an_image_each(score: Score, output: str) -> None:
+    images = ("--image", str(SHAPES), "--image", str(DIGIT))
+    status, out, _ = score(*images, "--output", output, "What is in the image?", "What is in the image?")
     assert status == 0
     first, second = out.splitlines()
     assert first == (ABOUT_SHAPES if output == "text" else f"  0  0  {ABOUT_SHAPES}")
     assert second != first
 
 
-def test_streams_the_same_text(score: Score) -> None:
+def test_stream_prints_the_same_text_as_a_complete_answer(score: Score) -> None:
     assert score("--stream", "--image", str(SHAPES), "What is in the image?") == (0, ABOUT_SHAPES + "\n", "")
     both = score("--stream", "--image", str(SHAPES), "What is in the image?", "What is in the image?")
     assert both == (0, f"{ABOUT_SHAPES}\n{ABOUT_SHAPES}\n", "")
@@ -64,23 +65,23 @@ def test_streams_the_same_text(score: Score) -> None:
     assert events[-1]["finish_reason"] == "stop"
 
 
-def test_streams_many_sequences_in_order_and_openai_s_form(score: Score, tmp_path: Path) -> None:
+def test_stream_prints_many_sequences_in_order_and_chat_completions(score: Score, tmp_path: Path) -> None:
     seeded = ("--parameter", "n=12", "--parameter", "temperature=2", "--parameter", "seed=1", "the sky is")
     assert score("--stream", *seeded) == score(*seeded)
     body = {"messages": [{"role": "user", "content": "Hi"}], "n": 2, "temperature": 2, "seed": 1, "max_tokens": 5}
     (tmp_path / "request.json").write_text(json.dumps(body))
-    whole = score("--file", str(tmp_path / "request.json"))
-    assert whole[1].strip()
-    assert score("--stream", "--file", str(tmp_path / "request.json")) == whole
+    complete = score("--file", str(tmp_path / "request.json"))
+    assert complete[1].strip()
+    assert score("--stream", "--file", str(tmp_path / "request.json")) == complete
 
 
-def test_parameters_and_json(score: Score) -> None:
+def test_parameters_are_sent_and_json_is_printed(score: Score) -> None:
     status, out, _ = score("--parameter", "max_new_tokens=3", "--parameter", "n=2", "--output", "json", "the sky is")
     assert status == 0
     assert json.loads(out)[0].keys() == {"0", "1"}
 
 
-def test_a_body_from_a_file_and_from_standard_input(
+def test_body_is_read_from_a_file_and_from_standard_input(
     score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5})
@@ -93,51 +94,54 @@ def test_a_body_from_a_file_and_from_standard_input(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ((), "give prompts, or a body"),
-        (("--file", "x", "a"), "give prompts, or a body"),
+        ((), "give either prompts or a body"),
+        (("--file", "x", "a"), "give either prompts or a body"),
         (("--image", "/no/such/file", "a"), "/no/such/file"),
         (("--parameter", "n", "a"), "--parameter n is not NAME=VALUE"),
         (("--image", str(SHAPES), "--image", str(SHAPES), "a", "b", "c"), "2 images for 3 prompts"),
         (("--file", str(SHAPES)), f"{SHAPES} is not one JSON value"),
         (("--file", "/dev/null"), "/dev/null is not one JSON value"),
-        (("--parameter", 'stop=["', "a"), "begins as JSON and is none"),
+        (("--parameter", 'stop=["', "a"), "begins like JSON but is not JSON"),
         (("--image", "https://example.com/cat.png", "a"), "images are files here"),
-        (("--timeout", "0", "a"), "a timeout is more than 0 s"),
-        (("--timeout", "inf", "a"), "a timeout is more than 0 s"),
-        (("--retries", "-1", "a"), "0 retries or more"),
-        (("--url", "127.0.0.1:5001/score", "a"), "is no URL: it begins with https://"),
-        (("--deployment", "gr\nün", "a"), "is no deployment's name"),
-        (("--parameter", "prompts=1", "a"), "prompts is no parameter"),
-        (("--stream", "--output", "table", "a"), "--output table is for whole answers"),
+        (("--timeout", "0", "a"), "the timeout must be over 0 s"),
+        (("--timeout", "inf", "a"), "the timeout must be over 0 s"),
+        (("--retries", "-1", "a"), "the number of retries must be 0 or more"),
+        (("--url", "127.0.0.1:5001/score", "a"), "is not a URL that begins with https://"),
+        (("--deployment", "gr\nün", "a"), "is not a deployment name"),
+        (("--parameter", "prompts=1", "a"), "prompts is not a parameter"),
+        (("--stream", "--output", "table", "a"), "--output table does not go with --stream"),
     ],
 )
-def test_what_cannot_be_asked(score: Score, arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_arguments_exit_with_2_and_a_message(score: Score, arguments: tuple[str, ...], message: str) -> None:
     status, out, err = score(*arguments)
     assert (status, out) == (2, "")
-    assert said in err
+    assert message in err
 
 
-def test_the_service_s_refusal_is_told(score: Score) -> None:
+def test_error_of_the_service_is_printed(score: Score) -> None:
     status, out, err = score("--parameter", "temperature=-1", "a")
     assert (status, out) == (1, "")
     assert "400 invalid_parameter" in err
     assert score("a", url="http://127.0.0.1:9/score")[0] == 1
 
 
-def test_a_url_without_its_path_is_told(score: Score, demo_server: Server) -> None:
+def test_url_without_a_path_gets_a_hint(score: Score, demo_server: Server) -> None:
     status, _, err = score("a", url=f"http://127.0.0.1:{demo_server.port}")
     assert status == 1
     assert "a scoring URI ends in /score" in err
 
 
-class Busy(ThreadingHTTPServer):
-    """Answers what it is told to, in order, and the last for ever; remembers what it was asked."""
+Response = tuple[int, dict[str, str], bytes]  # status, headers, body
 
-    def __init__(self, *answers: tuple[int, dict[str, str], bytes]) -> None:
-        self.answers = list(answers)
-        self.asked: list[dict[str, str]] = []
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Sends the given responses in order, then the last one again and again; records headers and times of requests."""
+
+    def __init__(self, *responses: Response) -> None:
+        self.responses = list(responses)
+        self.request_headers: list[dict[str, str]] = []
         self.times: list[float] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -148,12 +152,12 @@ class Busy(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        assert isinstance(self.server, Busy)
-        self.server.asked.append({name.lower(): value for name, value in self.headers.items()})
+        assert isinstance(self.server, ScriptedServer)
+        self.server.request_headers.append({name.lower(): value for name, value in self.headers.items()})
         self.server.times.append(time.monotonic())
         self.rfile.read(int(self.headers["Content-Length"]))
-        answers = self.server.answers
-        status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        responses = self.server.responses
+        status, headers, body = responses.pop(0) if len(responses) > 1 else responses[0]
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -168,11 +172,12 @@ OK = (200, {"x-llava-total-ms": "1.0"}, b'[{"0": "fine"}]')
 
 
 @pytest.fixture
-def busy() -> Iterator[Callable[..., Busy]]:
-    started: list[Busy] = []
+def start_server() -> Iterator[StartServer]:
+    """Starts scripted servers and stops them after the test."""
+    started: list[ScriptedServer] = []
 
-    def start(*answers: tuple[int, dict[str, str], bytes]) -> Busy:
-        server = Busy(*answers)
+    def start(*responses: Response) -> ScriptedServer:
+        server = ScriptedServer(*responses)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         started.append(server)
         return server
@@ -184,126 +189,130 @@ def busy() -> Iterator[Callable[..., Busy]]:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_endpoint_is_asked_again_when_it_says(busy: Callable[..., Busy], status: int) -> None:
-    server = busy((status, {"Retry-After": "1"}, b"{}"), OK)
+def test_429_and_503_are_retried_after_the_seconds_of_retry_after(start_server: StartServer, status: int) -> None:
+    server = start_server((status, {"Retry-After": "1"}, b"{}"), OK)
     answer = Endpoint(server.url).score(ask(["a"]))
     assert answer.body == [{"0": "fine"}]
     assert answer.headers["x-llava-total-ms"] == "1.0"
     assert 0.9 < server.times[1] - server.times[0] < 5
 
 
-def test_azure_s_424_around_a_busy_instance(busy: Callable[..., Busy]) -> None:
+def test_azure_s_424_is_read_as_the_status_of_the_service(start_server: StartServer) -> None:
     around_busy = (424, {"ms-azureml-model-error-statuscode": "429", "Retry-After": "0"}, b"{}")
-    assert Endpoint(busy(around_busy, OK).url).score(ask(["a"])).body == [{"0": "fine"}]
+    assert Endpoint(start_server(around_busy, OK).url).score(ask(["a"])).body == [{"0": "fine"}]
     refused = json.dumps({"error": {"code": "invalid_image", "message": "no"}}).encode()
-    server = busy((424, {"ms-azureml-model-error-statuscode": "400"}, refused), OK)
-    with pytest.raises(EndpointError, match=r"^400 invalid_image: no") as told:
+    server = start_server((424, {"ms-azureml-model-error-statuscode": "400"}, refused), OK)
+    with pytest.raises(EndpointError, match=r"^400 invalid_image: no") as raised:
         Endpoint(server.url).score(ask(["a"]))
-    assert told.value.status == 400
-    assert len(server.asked) == 1  # it would be refused again
+    assert raised.value.status == 400
+    assert len(server.request_headers) == 1  # no retry
 
 
-@pytest.mark.parametrize("told", ["soon", "Fri, 31 Dec 99999 23:59:59 GMT", "Fri, 31 Dec 9999999999 23:59:59 GMT"])
-def test_a_time_that_is_none_is_no_harm(busy: Callable[..., Busy], told: str) -> None:
-    assert Endpoint(busy((429, {"Retry-After": told}, b"{}"), OK).url).score(ask(["a"])).body == [{"0": "fine"}]
+@pytest.mark.parametrize(
+    "retry_after", ["soon", "Fri, 31 Dec 99999 23:59:59 GMT", "Fri, 31 Dec 9999999999 23:59:59 GMT"]
+)
+def test_invalid_retry_after_is_ignored(start_server: StartServer, retry_after: str) -> None:
+    assert Endpoint(start_server((429, {"Retry-After": retry_after}, b"{}"), OK).url).score(ask(["a"])).body == [
+        {"0": "fine"}
+    ]
 
 
-def test_the_environment_s_proxy_is_gone_through(busy: Callable[..., Busy], monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = busy(OK)
+def test_proxy_of_the_environment_is_used(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = start_server(OK)
     monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/score"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert Endpoint("http://llava.example/score").score(ask(["a"])).body == [{"0": "fine"}]
-    assert proxy.asked[0]["host"] == "llava.example"
-    assert Endpoint(busy(OK).url).score(ask(["a"])).body == [{"0": "fine"}]
-    assert len(proxy.asked) == 1
+    assert proxy.request_headers[0]["host"] == "llava.example"
+    assert Endpoint(start_server(OK).url).score(ask(["a"])).body == [{"0": "fine"}]
+    assert len(proxy.request_headers) == 1
     monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/score").replace("http://", "me:p%40ss@"))
     Endpoint("http://llava.example/score").score(ask(["a"]))
-    assert proxy.asked[1]["proxy-authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert proxy.request_headers[1]["proxy-authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
     monkeypatch.setenv("http_proxy", "nonsense://proxy")
     with pytest.raises(ValueError, match="proxy"):
         Endpoint("http://llava.example/score")
 
 
-def test_a_date_is_waited_for(busy: Callable[..., Busy]) -> None:
-    server = busy((503, {"Retry-After": email.utils.formatdate(time.time() + 3, usegmt=True)}, b"{}"), OK)
+def test_retry_after_may_be_a_date(start_server: StartServer) -> None:
+    server = start_server((503, {"Retry-After": email.utils.formatdate(time.time() + 3, usegmt=True)}, b"{}"), OK)
     Endpoint(server.url).score(ask(["a"]))
     assert server.times[1] - server.times[0] > 1.5
 
 
-def test_who_is_told_to_wait_for_long_is_not_kept_waiting(busy: Callable[..., Busy]) -> None:
-    server = busy((429, {"Retry-After": "3600"}, b'{"error": {"code": "overloaded", "message": "full"}}'), OK)
-    with pytest.raises(EndpointError, match=r"^429 overloaded: full \(come again in 3600 s\)"):
+def test_retry_after_of_an_hour_raises_at_once(start_server: StartServer) -> None:
+    server = start_server((429, {"Retry-After": "3600"}, b'{"error": {"code": "overloaded", "message": "full"}}'), OK)
+    with pytest.raises(EndpointError, match=r"^429 overloaded: full \(retry in 3600 s\)"):
         Endpoint(server.url).score(ask(["a"]))
-    assert len(server.asked) == 1
+    assert len(server.request_headers) == 1
 
 
-def test_a_wait_is_told(busy: Callable[..., Busy], caplog: pytest.LogCaptureFixture) -> None:
-    Endpoint(busy((429, {"Retry-After": "0"}, b'{"message": "full"}'), OK).url).score(ask(["a"]))
-    assert "429: full; asked again in 0 s" in caplog.text
+def test_retry_is_logged(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
+    Endpoint(start_server((429, {"Retry-After": "0"}, b'{"message": "full"}'), OK).url).score(ask(["a"]))
+    assert "429: full; retrying in 0 s" in caplog.text
 
 
-def test_an_endpoint_that_names_no_time_is_asked_later_each_time(
-    busy: Callable[..., Busy], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retry_delay_doubles_without_retry_after(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("llava_serving.client.endpoint.time.sleep", slept.append)
     with pytest.raises(EndpointError):
-        Endpoint(busy((429, {}, b"{}")).url).score(ask(["a"]))
+        Endpoint(start_server((429, {}, b"{}")).url).score(ask(["a"]))
     assert len(slept) == 4
-    assert all(most / 2 <= seconds <= most for seconds, most in zip(slept, (1, 2, 4, 8), strict=True))
+    assert all(limit / 2 <= seconds <= limit for seconds, limit in zip(slept, (1, 2, 4, 8), strict=True))
 
 
-def test_it_gives_up_with_the_last_answer(busy: Callable[..., Busy]) -> None:
-    full = b'{"error": {"code": "overloaded", "message": "as many as are let in"}}'
-    server = busy((429, {"Retry-After": "0"}, full))
-    with pytest.raises(EndpointError, match="429 overloaded: as many") as refused:
+def test_last_error_is_raised_after_all_retries(start_server: StartServer) -> None:
+    full = b'{"error": {"code": "overloaded", "message": "the queue is full"}}'
+    server = start_server((429, {"Retry-After": "0"}, full))
+    with pytest.raises(EndpointError, match="429 overloaded: the queue is full") as raised:
         Endpoint(server.url, retries=2).score(ask(["a"]))
-    assert (refused.value.status, len(server.asked)) == (429, 3)
+    assert (raised.value.status, len(server.request_headers)) == (429, 3)
 
 
 @pytest.mark.parametrize("body", [b'{"message": "who are you?"}', b"who are you?"])
-def test_the_platform_s_own_errors(busy: Callable[..., Busy], body: bytes) -> None:
-    with pytest.raises(EndpointError, match="401: who are you") as refused:
-        Endpoint(busy((401, {}, body)).url).score(ask(["a"]))
-    assert refused.value.status == 401
+def test_error_of_the_platform_is_raised(start_server: StartServer, body: bytes) -> None:
+    with pytest.raises(EndpointError, match="401: who are you") as raised:
+        Endpoint(start_server((401, {}, body)).url).score(ask(["a"]))
+    assert raised.value.status == 401
 
 
 @pytest.mark.parametrize("body", [b"null", b'"[{}]"', b'{"choices": [{"text": "a"}]}', b"7"])
-def test_a_body_of_no_known_form_is_told_and_printed_as_json(
-    busy: Callable[..., Busy], score: Score, body: bytes
+def test_answer_of_an_unknown_form_is_printed_only_as_json(
+    start_server: StartServer, score: Score, body: bytes
 ) -> None:
-    server = busy((200, {}, body))
+    server = start_server((200, {}, body))
     status, out, err = score("a", url=server.url)
     assert (status, out) == (1, "")
-    assert "--output json prints it as it is" in err
+    assert "--output json prints the body" in err
     assert json.loads(score("a", "--output", "json", url=server.url)[1]) == json.loads(body)
 
 
-def test_keys_tokens_and_deployments_go_with_their_own_requests(
-    busy: Callable[..., Busy], score: Score, monkeypatch: pytest.MonkeyPatch
+def test_key_token_and_deployment_are_sent_with_their_own_request_only(
+    start_server: StartServer, score: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = busy(OK)
+    server = start_server(OK)
     Endpoint(server.url, "key", "green").score(ask(["a"]))
     tokens = iter(["first", "second"])
     endpoint = Endpoint(server.url, lambda: next(tokens))
     endpoint.score(ask(["a"]))
     endpoint.score(ask(["a"]))
-    monkeypatch.setenv("AZUREML_ENDPOINT_KEY", "from the desk")
+    monkeypatch.setenv("AZUREML_ENDPOINT_KEY", "from a variable")
     assert score("--deployment", "blue", "a", url=server.url)[0] == 0
-    told = [(asked.get("authorization"), asked.get("azureml-model-deployment")) for asked in server.asked]
-    assert told == [
-        ("Bearer key", "green"), ("Bearer first", None), ("Bearer second", None), ("Bearer from the desk", "blue"),
+    sent = [
+        (headers.get("authorization"), headers.get("azureml-model-deployment")) for headers in server.request_headers
+    ]
+    assert sent == [
+        ("Bearer key", "green"), ("Bearer first", None), ("Bearer second", None), ("Bearer from a variable", "blue"),
     ]  # fmt: skip
     assert "key" not in repr(Endpoint(server.url, "key"))
 
 
-def test_a_key_is_no_header_s_worth_of_harm(
-    busy: Callable[..., Busy], score: Score, monkeypatch: pytest.MonkeyPatch
+def test_key_is_stripped_and_a_key_with_a_line_break_is_refused_unprinted(
+    start_server: StartServer, score: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = busy(OK)
+    server = start_server(OK)
     monkeypatch.setenv("AZUREML_ENDPOINT_KEY", " key\n")
     assert score("a", url=server.url)[0] == 0
-    assert server.asked[0]["authorization"] == "Bearer key"
+    assert server.request_headers[0]["authorization"] == "Bearer key"
     monkeypatch.setenv("AZUREML_ENDPOINT_KEY", "sec\nret")
     status, _, err = score("a", url=server.url)
     assert status == 1
@@ -311,8 +320,8 @@ def test_a_key_is_no_header_s_worth_of_harm(
     assert "sec" not in err
 
 
-def test_without_a_login_there_is_one_line(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nothing of the cloud is asked for: the environment names the one kind of login to look for.
+def test_missing_entra_login_prints_one_line(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+    # azure-identity looks only for the login that this variable names, and sends no request.
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "AzureCliCredential")
     monkeypatch.setenv("PATH", "")
     status, out, err = score("--entra", "a")
@@ -321,18 +330,18 @@ def test_without_a_login_there_is_one_line(score: Score, monkeypatch: pytest.Mon
     assert len(err.splitlines()) == 1
 
 
-def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
+def test_ask_takes_one_prompt_or_several_with_or_without_images() -> None:
     assert ask("What?") == ask(["What?"]) == {"input_data": {"input_string": ["What?"]}}
     assert ask("What?", [None]) == ask("What?")
     assert ask("What?", DIGIT) == ask("What?", str(DIGIT)) == ask("What?", [DIGIT])
     (empty,) = ask("What?", ["/dev/null"])["input_data"]["images"]
-    assert empty == [""], "a picture without a byte is one that the service refuses"
-    (alone,) = ask("a", [DIGIT])["input_data"]["images"]
-    assert ask(["a", "b"], [str(DIGIT), None])["input_data"]["images"] == [*alone, None]
+    assert empty == [""], "an empty file is sent, and the service refuses it"
+    (digit,) = ask("a", [DIGIT])["input_data"]["images"]
+    assert ask(["a", "b"], [str(DIGIT), None])["input_data"]["images"] == [*digit, None]
 
 
 @pytest.mark.parametrize(
-    ("stream", "said"),
+    ("stream", "message"),
     [
         (b'data: {"row": 0, "0": "a"}\n\n', "the stream was cut"),
         (
@@ -340,59 +349,59 @@ def test_one_prompt_needs_no_list_and_not_every_prompt_a_picture() -> None:
             "^deadline: late",
         ),
         (b"data: {\n\n", "the stream was cut"),
-        (b"data: 5\n\n", "5 is no event"),
+        (b"data: 5\n\n", "the event 5 is not a JSON object"),
         (b'data: {"error": "boom"}\n\n', "^boom$"),
     ],
 )
-def test_a_stream_that_goes_wrong(busy: Callable[..., Busy], stream: bytes, said: str) -> None:
-    with pytest.raises(EndpointError, match=said):
-        list(Endpoint(busy((200, {"Content-Type": "text/event-stream"}, stream)).url).stream(ask(["a"])))
+def test_broken_stream_raises(start_server: StartServer, stream: bytes, message: str) -> None:
+    with pytest.raises(EndpointError, match=message):
+        list(Endpoint(start_server((200, {"Content-Type": "text/event-stream"}, stream)).url).stream(ask(["a"])))
 
 
-def test_a_body_that_asks_for_a_stream_is_not_taken_for_an_answer(score: Score) -> None:
+def test_parameter_stream_without_the_option_is_refused(score: Score) -> None:
     status, out, err = score("--parameter", "stream=true", "the sky is")
     assert (status, out) == (1, "")
     assert "the body asks for a stream" in err
 
 
-def test_events_that_leave_things_out_are_no_harm(busy: Callable[..., Busy], score: Score) -> None:
+def test_events_with_missing_fields_are_printed(start_server: StartServer, score: Score) -> None:
     events = [{"choices": None}, {"choices": [{"delta": None}]}, {"choices": [{"delta": {"content": "a"}}]}, {"0": "b"}]
     stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
-    server = busy((200, {"Content-Type": "text/event-stream"}, stream))
+    server = start_server((200, {"Content-Type": "text/event-stream"}, stream))
     assert score("--stream", "a", url=server.url) == (0, "ab\n", "")
 
 
-def test_a_reader_who_has_enough_and_a_terminal_without_the_characters_end_nothing(busy: Callable[..., Busy]) -> None:
-    server = busy((200, {}, json.dumps([{"0": "\u2019\ud800 " * 50_000}]).encode()))
+def test_closed_pipe_and_ascii_terminal_raise_no_error(start_server: StartServer) -> None:
+    server = start_server((200, {}, json.dumps([{"0": "\u2019\ud800 " * 50_000}]).encode()))
     command = f"{Path(sys.executable).parent / 'llava-serving'} score --url {server.url} a"
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", f"{command} | head -c 6; status=${{PIPESTATUS[0]}}; echo; echo $status"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("\\u2019\n141\n", "")
+    assert (completed.stdout, completed.stderr) == ("\\u2019\n141\n", "")
     for encoding in ("ascii", "utf-8"):
-        done = subprocess.run(
+        completed = subprocess.run(
             ["bash", "-c", f"{command} --output json"], capture_output=True, encoding="utf-8",
             env={**os.environ, "PYTHONIOENCODING": encoding},
         )  # fmt: skip
-        assert json.loads(done.stdout)[0]["0"].startswith("\u2019\ud800 ")
+        assert json.loads(completed.stdout)[0]["0"].startswith("\u2019\ud800 ")
 
 
-def test_what_is_no_stream_is_not_taken_for_one(busy: Callable[..., Busy]) -> None:
+def test_complete_answer_is_not_read_as_a_stream_and_done_needs_no_newline(start_server: StartServer) -> None:
     with pytest.raises(EndpointError, match="did not stream"):
-        list(Endpoint(busy(OK).url).stream(ask(["a"])))
-    unended = b'data: {"row": 0, "0": "a"}\n\ndata: [DONE]'
-    server = busy((200, {"Content-Type": "text/event-stream"}, unended))
+        list(Endpoint(start_server(OK).url).stream(ask(["a"])))
+    unterminated = b'data: {"row": 0, "0": "a"}\n\ndata: [DONE]'
+    server = start_server((200, {"Content-Type": "text/event-stream"}, unterminated))
     assert list(Endpoint(server.url).stream(ask(["a"]))) == [{"row": 0, "0": "a"}]
 
 
-def test_an_error_in_a_stream_is_told_on_a_line_of_its_own(busy: Callable[..., Busy], score: Score) -> None:
+def test_error_in_a_stream_is_printed_on_its_own_line(start_server: StartServer, score: Score) -> None:
     stream = b'data: {"row": 0, "0": "a red"}\n\ndata: {"error": {"code": "deadline", "message": "late"}}\n\n'
-    told = score("--stream", "a", url=busy((200, {"Content-Type": "text/event-stream"}, stream)).url)
-    assert told == (1, "a red\n", "llava-serving: deadline: late\n")
+    printed = score("--stream", "a", url=start_server((200, {"Content-Type": "text/event-stream"}, stream)).url)
+    assert printed == (1, "a red\n", "llava-serving: deadline: late\n")
 
 
-def test_leaving_a_stream_ends_the_answer(demo_server: Server) -> None:
+def test_closing_a_stream_aborts_the_request_with_499(demo_server: Server) -> None:
     body = ask(["the sky is"], max_new_tokens=400, ignore_eos=True)
     events = Endpoint(f"http://127.0.0.1:{demo_server.port}/score").stream(body)
     assert "row" in next(events)

@@ -1,1 +1,1 @@
-"""The load generator of `llava-serving bench`: it measures any server and imports no torch."""
+"""The load generator of `llava-serving bench`, for any server. It imports no torch."""

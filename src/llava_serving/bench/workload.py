@@ -1,4 +1,4 @@
-"""What a load test asks: questions and pictures made up from a seed, before any clock starts."""
+"""The request bodies of a load test, made from a seed before the clock starts."""
 
 import base64
 import io
@@ -10,75 +10,77 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from .caller import Target
+from .request import Target
 
 WORKLOADS = ("text", "image", "mixed", "shared-image")
 SUBJECTS = ("color", "shape", "number", "size", "place", "mood", "light", "background", "foreground", "left half")
 
 
 @dataclass(frozen=True)
-class Question:
-    """`workload` is one of WORKLOADS: mixed is every other one with a picture, shared-image one picture for all.
+class Workload:
+    """Settings of the requests.
 
-    `output_tokens` are the least and the most tokens of an answer, each length as likely as any other.
+    `kind` is one of WORKLOADS: "mixed" has an image in every other request, "shared-image" one image for all requests.
+    `image_size` is in pixels. `output_tokens` are the minimum and maximum length of an answer, drawn uniformly.
     """
 
-    workload: str
+    kind: str
     image_size: int
     output_tokens: tuple[int, int]
 
 
-def bodies(target: Target, model: str, question: Question, count: int, seed: int) -> Iterator[bytes]:
-    """`count` request bodies, the same for the same seed."""
-    chosen = random.Random(f"workload {seed}")
-    shared = picture(chosen, question.image_size)
-    for number in range(count):
-        tokens = chosen.randint(*question.output_tokens)
-        text = f"What is the {chosen.choice(SUBJECTS)} of this, and why? ({number})"
+def request_bodies(target: Target, model: str, workload: Workload, count: int, seed: int) -> Iterator[bytes]:
+    """Yields `count` request bodies, the same for the same seed. `model` is a field of the `openai` form."""
+    rng = random.Random(f"workload {seed}")
+    shared_image = random_image(rng, workload.image_size)
+    is_shared = workload.kind == "shared-image"
+    for index in range(count):
+        tokens = rng.randint(*workload.output_tokens)
+        text = f"What is the {rng.choice(SUBJECTS)} of this, and why? ({index})"
         image = None
-        if question.workload == "shared-image":
-            image = shared
-        elif question.workload == "image" or (question.workload == "mixed" and number % 2 == 0):
-            image = picture(chosen, question.image_size)
-        # A prefix cache shares what comes first, which a shared picture therefore does.
-        first = question.workload == "shared-image"
+        if is_shared:
+            image = shared_image
+        elif workload.kind == "image" or (workload.kind == "mixed" and index % 2 == 0):
+            image = random_image(rng, workload.image_size)
+        # A prefix cache shares only the beginning of prompts, so a shared image stands before the text.
         if target.api == "openai":
-            yield json.dumps(_chat_completion(text, image, first, tokens) | _openai(target, model)).encode()
+            body = _chat_completion(text, image, is_shared, tokens) | _openai_options(target, model)
         else:
-            yield json.dumps(_prompts(text, image, first, tokens, target.stream)).encode()
+            body = _score_body(text, image, is_shared, tokens, target.stream)
+        yield json.dumps(body).encode()
 
 
-def picture(chosen: random.Random, size: int) -> str:
-    """A PNG of ten rectangles in base64, hardly ever the same twice."""
-    image = Image.new("RGB", (size, size), _color(chosen))
+def random_image(rng: random.Random, size: int) -> str:
+    """Returns a PNG in base64: ten random rectangles on `size` x `size` pixels."""
+    image = Image.new("RGB", (size, size), _random_color(rng))
     draw = ImageDraw.Draw(image)
     for _ in range(10):
-        left, top = chosen.randrange(size), chosen.randrange(size)
-        right, bottom = left + chosen.randrange(1, size), top + chosen.randrange(1, size)
-        draw.rectangle((left, top, right, bottom), fill=_color(chosen))
+        left, top = rng.randrange(size), rng.randrange(size)
+        right, bottom = left + rng.randrange(1, size), top + rng.randrange(1, size)
+        draw.rectangle((left, top, right, bottom), fill=_random_color(rng))
     file = io.BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _color(chosen: random.Random) -> tuple[int, int, int]:
-    return chosen.randrange(256), chosen.randrange(256), chosen.randrange(256)
+def _random_color(rng: random.Random) -> tuple[int, int, int]:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
 
 
-def _openai(target: Target, model: str) -> dict[str, Any]:
+def _openai_options(target: Target, model: str) -> dict[str, Any]:
     streaming = {"stream": True, "stream_options": {"include_usage": True}} if target.stream else {}
     return {"model": model, **streaming}
 
 
-def _prompts(text: str, image: str | None, image_first: bool, tokens: int, stream: bool) -> dict[str, Any]:
+def _score_body(text: str, image: str | None, image_first: bool, tokens: int, stream: bool) -> dict[str, Any]:
     parameters = {"max_new_tokens": tokens, "ignore_eos": True, "template": "v0", "stream": stream}
     text = f"<image>\n{text}" if image_first else text
     return {"input_data": {"input_string": [text], "images": [image], "parameters": parameters}}
 
 
 def _chat_completion(text: str, image: str | None, image_first: bool, tokens: int) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if image is not None:
         url = {"url": f"data:image/png;base64,{image}"}
-        parts.insert(0 if image_first else 1, {"type": "image_url", "image_url": url})
-    return {"messages": [{"role": "user", "content": parts}], "max_completion_tokens": tokens, "ignore_eos": True}
+        content.insert(0 if image_first else 1, {"type": "image_url", "image_url": url})
+    return {"messages": [{"role": "user", "content": content}], "max_completion_tokens": tokens, "ignore_eos": True}

@@ -1,6 +1,6 @@
-"""A caller of any endpoint of this service: what `az ml online-endpoint invoke` cannot do, streaming for one."""
+"""Sends requests to any endpoint of this service. It streams, which `az ml online-endpoint invoke` cannot do."""
 
-from .access import entra_token
+from .credentials import entra_token
 from .endpoint import Answer, Endpoint
 from .endpoint_error import EndpointError
 from .request_body import ask

@@ -1,10 +1,13 @@
-"""The texts in an answer's body: what the client prints and a batch tells."""
+"""The texts in the body of an answer."""
 
 from typing import Any
 
 
-def texts(body: Any) -> list[list[str]]:
-    """The answers of each row, whatever the form of the request was. Raises ValueError for what is no answer's body."""
+def answer_texts(body: Any) -> list[list[str]]:
+    """Returns the texts of each prompt's sequences, for every form of request.
+
+    Raises ValueError if `body` is not the body of an answer.
+    """
     try:
         if isinstance(body, dict) and "output" in body:
             return [[str(body["output"])]]
@@ -14,4 +17,4 @@ def texts(body: Any) -> list[list[str]]:
             return [[str(text) for text in row.values()] if isinstance(row, dict) else [str(row)] for row in body]
     except (KeyError, TypeError):
         pass
-    raise ValueError("the answer is of no form that is known")
+    raise ValueError("the answer has an unknown form")

@@ -1,4 +1,4 @@
-"""A request's body from texts and pictures on the disk."""
+"""The body of a request, from prompts and image files."""
 
 import base64
 from collections.abc import Sequence
@@ -9,32 +9,32 @@ from typing import Any
 def ask(
     prompts: str | Sequence[str], images: str | Path | Sequence[str | Path | None] = (), **parameters: Any
 ) -> dict[str, Any]:
-    """The body that asks `prompts`; a prompt with a picture is a question about it. `images` are files.
+    """Returns the body for `prompts`; `images` are paths of files, and a prompt with an image is a question about it.
 
-    One prompt has all `images`; several have one each, None for none, or share one. Raises ValueError for another
-    number of them, and OSError for a file that cannot be read.
+    A single prompt gets all `images`. Several prompts share one image, or have one each, where None stands for no
+    image. Raises ValueError for another number of images, and OSError for a file that cannot be read.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     images = [images] if isinstance(images, str | Path) else images
-    pictures: list[Any] = [None if image is None else _encoded(Path(image)) for image in images]
+    encoded: list[Any] = [None if image is None else _encode(Path(image)) for image in images]
     if len(prompts) == 1:
-        given = [picture for picture in pictures if picture is not None]
-        pictures = [given] if given else []
-    elif len(pictures) == 1:
-        pictures *= len(prompts)
-    elif pictures and len(pictures) != len(prompts):
-        raise ValueError(f"{len(pictures)} images for {len(prompts)} prompts: give one for all, or one for each")
-    asked: dict[str, Any] = {"input_string": prompts}
-    if pictures:
-        asked["images"] = pictures
+        present = [image for image in encoded if image is not None]
+        encoded = [present] if present else []
+    elif len(encoded) == 1:
+        encoded *= len(prompts)
+    elif encoded and len(encoded) != len(prompts):
+        raise ValueError(f"{len(encoded)} images for {len(prompts)} prompts: give one image for all, or one for each")
+    input_data: dict[str, Any] = {"input_string": prompts}
+    if encoded:
+        input_data["images"] = encoded
     if parameters:
-        asked["parameters"] = parameters
-    return {"input_data": asked}
+        input_data["parameters"] = parameters
+    return {"input_data": input_data}
 
 
-def _encoded(path: Path) -> str:
+def _encode(path: Path) -> str:
     if str(path).startswith(("http:/", "https:/", "data:")):
         raise ValueError(
-            "images are files here; a URI stands in a body of one's own, where the service allows its host"
+            "images are files here; write a URI into a body of your own, if the service allows the URI's host"
         )
     return base64.b64encode(path.read_bytes()).decode()

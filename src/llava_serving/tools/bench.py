@@ -1,7 +1,7 @@
-"""`llava-serving bench`: sends requests to this service, or to one that speaks OpenAI's chat completions, and measures.
+"""`llava-serving bench`: sends requests to this service, or to an OpenAI-compatible server, and measures the answers.
 
-Prints the figures, which figures.py defines, and as its last line all of them as JSON. An endpoint's key is read from
-AZUREML_ENDPOINT_KEY.
+Prints the results, which bench/statistics.py defines. The last line is JSON and holds all of them. The key of an
+endpoint is read from AZUREML_ENDPOINT_KEY.
 """
 
 import argparse
@@ -14,123 +14,130 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ..bench.caller import Outcome, Target, send
-from ..bench.statistics import card, summary
-from ..bench.workload import WORKLOADS, Question, bodies
-from ..client.access import KEY_VARIABLE
+from ..bench.request import Outcome, Target, send
+from ..bench.statistics import format_summary, summary
+from ..bench.workload import WORKLOADS, Workload, request_bodies
+from ..client.credentials import KEY_VARIABLE
 
 LIMITS = ("ttft", "tpot", "e2e")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default="http://127.0.0.1:5001/score", help="by default that of make serve")
-    parser.add_argument("--api", choices=("score", "openai"), default="score", help="the request's form")
-    parser.add_argument("--model", default="llava", help="of the openai form")
-    parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="such as Authorization")
-    parser.add_argument("--no-stream", action="store_true", help="whole answers; there is no TTFT then")
+    parser.add_argument("--url", default="http://127.0.0.1:5001/score", help="default: the server of make serve")
+    parser.add_argument("--api", choices=("score", "openai"), default="score", help="the form of the requests")
+    parser.add_argument("--model", default="llava", help="the model name in the openai form")
     parser.add_argument(
-        "--workload", choices=WORKLOADS, default="image", help="by default image: one with each request"
+        "--header", action="append", default=[], metavar="NAME:VALUE", help="an HTTP header, such as Authorization"
     )
-    parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="by default 224")
+    parser.add_argument("--no-stream", action="store_true", help="ask for complete answers, which have no TTFT")
     parser.add_argument(
-        "--output-tokens", type=token_range, default=(64, 64), metavar="N or MIN:MAX", help="by default 64"
+        "--workload", choices=WORKLOADS, default="image", help="default: image, which is one image per request"
+    )
+    parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="default: 224")
+    parser.add_argument(
+        "--output-tokens", type=token_range, default=(64, 64), metavar="N or MIN:MAX", help="default: 64"
     )
     parser.add_argument(
-        "--concurrency", type=int, default=8, help="callers that wait for each answer (closed loop), by default 8"
+        "--concurrency", type=int, default=8, help="clients that wait for each answer (closed loop), default: 8"
     )
-    parser.add_argument("--request-rate", type=float, metavar="R", help="Poisson arrivals, R a second (open loop)")
-    parser.add_argument("--num-requests", type=int, default=64, help="by default 64")
     parser.add_argument(
-        "--warmup", type=int, default=2, metavar="N", help="requests before the clock starts, by default 2"
+        "--request-rate", type=float, metavar="R", help="Poisson arrivals at R requests per second (open loop)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same pictures, questions, lengths and arrivals")
+    parser.add_argument("--num-requests", type=int, default=64, help="default: 64")
+    parser.add_argument("--warmup", type=int, default=2, metavar="N", help="requests before the test, default: 2")
+    parser.add_argument("--seed", type=int, default=0, help="decides images, questions, lengths and arrival times")
     parser.add_argument(
         "--goodput", nargs="*", type=limit, default=[], metavar="NAME:MS", help=f"limits on {', '.join(LIMITS)}"
     )
 
 
 def token_range(text: str) -> tuple[int, int]:
-    least, _, most = text.partition(":")
-    found = int(least), int(most or least)
-    if not 1 <= found[0] <= found[1]:
+    """Returns the minimum and maximum of N or MIN:MAX."""
+    first, _, second = text.partition(":")
+    minimum, maximum = int(first), int(second or first)
+    if not 1 <= minimum <= maximum:
         raise argparse.ArgumentTypeError("MIN must be at least 1 and at most MAX")
-    return found
+    return minimum, maximum
 
 
 def limit(text: str) -> tuple[str, float]:
-    """(name, seconds)."""
+    """Returns the name and the seconds of NAME:MS."""
     name, _, milliseconds = text.partition(":")
     if name not in LIMITS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(LIMITS)}")
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(LIMITS)}")
     return name, float(milliseconds) / 1e3
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures and prints; 0 if there were answers and no failure but 429."""
+    """Measures and prints. Returns 0 if there was an answer and no error but 429, else 1."""
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
     headers |= dict(header.split(":", 1) for header in arguments.header)
     target = Target(arguments.url, arguments.api, not arguments.no_stream, headers)
-    question = Question(arguments.workload, arguments.image_size, arguments.output_tokens)
-    whole = list(bodies(target, arguments.model, question, arguments.warmup + arguments.num_requests, arguments.seed))
-    for body in whole[: arguments.warmup]:
+    workload = Workload(arguments.workload, arguments.image_size, arguments.output_tokens)
+    count = arguments.warmup + arguments.num_requests
+    bodies = list(request_bodies(target, arguments.model, workload, count, arguments.seed))
+    for body in bodies[: arguments.warmup]:
         send(target, body)
-    measured = whole[arguments.warmup :]
+    measured = bodies[arguments.warmup :]
     started = time.monotonic()
     if arguments.request_rate is None:
         outcomes = closed_loop(target, measured, arguments.concurrency)
     else:
-        outcomes = open_loop(target, measured, arrivals(len(measured), arguments.request_rate, arguments.seed))
-    figures = summary(outcomes, time.monotonic() - started, dict(arguments.goodput))
-    told = {name: value for name, value in vars(arguments).items() if name not in ("header", "run", "command")}
-    print(card(figures))
-    print(json.dumps(figures | {"configuration": told, "python": platform.python_version()}))
-    return 0 if figures["ok"] and not figures["failed"] else 1
+        times = arrival_times(len(measured), arguments.request_rate, arguments.seed)
+        outcomes = open_loop(target, measured, times)
+    results = summary(outcomes, time.monotonic() - started, dict(arguments.goodput))
+    # A header may hold a secret.
+    configuration = {name: value for name, value in vars(arguments).items() if name not in ("header", "run", "command")}
+    print(format_summary(results))
+    print(json.dumps(results | {"configuration": configuration, "python": platform.python_version()}))
+    return 0 if results["ok"] and not results["failed"] else 1
 
 
-def closed_loop(target: Target, whole: list[bytes], callers: int) -> list[Outcome]:
-    """`callers` threads, each sending its next request when it has its answer."""
-    waiting = iter(whole)
+def closed_loop(target: Target, bodies: list[bytes], concurrency: int) -> list[Outcome]:
+    """Sends all bodies from `concurrency` threads; each thread waits for its answer before its next request."""
+    remaining = iter(bodies)
     lock = threading.Lock()
     outcomes: list[Outcome] = []
 
-    def call() -> None:
+    def send_remaining() -> None:
         while True:
             with lock:
-                body = next(waiting, None)
+                body = next(remaining, None)
             if body is None:
                 return
             outcomes.append(send(target, body))
 
-    _together([call] * callers)
+    _run_threads([send_remaining] * concurrency)
     return outcomes
 
 
-def open_loop(target: Target, whole: list[bytes], times: list[float]) -> list[Outcome]:
-    """Each request at its time, whoever is still waiting."""
+def open_loop(target: Target, bodies: list[bytes], times: list[float]) -> list[Outcome]:
+    """Sends each body at its time, in seconds from the start, however many requests still wait for their answers."""
     started = time.monotonic()
     outcomes: list[Outcome] = []
 
-    def call(body: bytes, at: float) -> None:
-        time.sleep(max(0.0, started + at - time.monotonic()))
+    def send_at(body: bytes, seconds: float) -> None:
+        time.sleep(max(0.0, started + seconds - time.monotonic()))
         outcomes.append(send(target, body))
 
-    _together([partial(call, body, at) for body, at in zip(whole, times, strict=True)])
+    _run_threads([partial(send_at, body, seconds) for body, seconds in zip(bodies, times, strict=True)])
     return outcomes
 
 
-def arrivals(count: int, rate: float, seed: int) -> list[float]:
-    """Seconds at which `count` requests of a Poisson process of `rate` a second come."""
-    gaps = random.Random(f"arrivals {seed}")
+def arrival_times(count: int, rate: float, seed: int) -> list[float]:
+    """Returns the times, in seconds, of `count` requests of a Poisson process with `rate` requests per second."""
+    rng = random.Random(f"arrivals {seed}")
     now, times = 0.0, []
     for _ in range(count):
-        now += gaps.expovariate(rate)
+        now += rng.expovariate(rate)
         times.append(now)
     return times
 
 
-def _together(calls: Iterable[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=call, daemon=True) for call in calls]
+def _run_threads(functions: Iterable[Callable[[], None]]) -> None:
+    """Runs each function in a thread of its own and waits for all of them."""
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
     for thread in threads:
         thread.start()
     for thread in threads:
