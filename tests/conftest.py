@@ -12,7 +12,8 @@ from llava_serving.weights.model_dir import DEMO, ModelParts
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_desk(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removes settings of the developer's shell."""
     for name in list(os.environ):
         if name.startswith(("LLAVA_", "AZUREML_", "AML_", "GUNICORN_")):
             monkeypatch.delenv(name)
@@ -20,13 +21,13 @@ def _no_settings_of_the_desk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def parts_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, delta/ and vision/ with random weights."""
+    """Returns a folder with base/, delta/ and vision/ of random weights."""
     return write_parts(tmp_path_factory.mktemp("random") / "parts_dir")
 
 
 @pytest.fixture(scope="session")
 def merged(parts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, merged naively, in Hugging Face LLaVA layout."""
+    """Returns the same weights merged by tests/reference.py, in Hugging Face LLaVA layout."""
     return write_merged(parts_dir, tmp_path_factory.mktemp("merged") / "llava")
 
 
@@ -52,7 +53,7 @@ def demo_reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 @pytest.fixture(scope="session")
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real server process on the embedded demo model."""
+    """Returns a running azmlinfsrv on the embedded demo model."""
     with Server(
         log=tmp_path_factory.mktemp("server") / "log",
         environment={"GUNICORN_CMD_ARGS": "--threads 96", "AML_APP_ROOT": str(ROOT)},

@@ -1,9 +1,9 @@
-"""Azure's command line as the scripts call it: remembers what exists in FAKE_AZ/state.json, and every call.
+"""A fake `az` for the scripts' tests. It keeps what exists in FAKE_AZ/state.json and logs each call to FAKE_AZ/calls.
 
-As Azure's reference has it: options of another command are refused, `create` fails for an online endpoint or deployment
-that exists and overwrites a batch one, and a deployment with traffic is not deleted.
+It follows Azure's reference: it refuses options of another command. `create` fails for an online endpoint or deployment
+that exists, and overwrites a batch one. A deployment with traffic cannot be deleted.
 
-FAKE_AZ/broken holds words; a call that has one of them fails. FAKE_AZ/answer is what endpoints answer.
+FAKE_AZ/broken holds words: a call with one of these words fails. FAKE_AZ/answer is the answer of the endpoints.
 """
 
 import json
@@ -50,46 +50,48 @@ def main() -> int:
     path = FOLDER / "state.json"
     state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     count = 3 if words[:3] == ["monitor", "autoscale", "rule"] else 2
-    kind, verb, given = words[count - 1], words[count], options(words[count + 1 :])
-    unknown = given.keys() - set(OPTIONS[kind][verb].split())
+    kind, verb, values = words[count - 1], words[count], options(words[count + 1 :])
+    unknown = values.keys() - set(OPTIONS[kind][verb].split())
     if unknown:
         print(f"ERROR: unrecognized arguments: {unknown}", file=sys.stderr)
         return 2
-    status = act(state, kind, verb, given)
+    status = execute(state, kind, verb, values)
     path.write_text(json.dumps(state))
     return status
 
 
 def options(words: list[str]) -> dict[str, str]:
-    """Of an option all words up to the next one."""
-    given: dict[str, list[str]] = {}
+    """Returns the value of each option: all words up to the next option."""
+    values: dict[str, list[str]] = {}
     name = ""
     for word in words:
         if word.startswith("--"):
             name = word
-            given[name] = []
+            values[name] = []
         else:
-            given[name].append(word)
-    return {name: " ".join(values) for name, values in given.items()}
+            values[name].append(word)
+    return {name: " ".join(parts) for name, parts in values.items()}
 
 
-def act(state: dict[str, Any], kind: str, verb: str, given: dict[str, str]) -> int:
-    name = given.get("--name", "default")
-    key = f"{kind}/{given.get('--endpoint-name', '')}/{name}"
+def execute(state: dict[str, Any], kind: str, verb: str, values: dict[str, str]) -> int:
+    name = values.get("--name", "default")
+    key = f"{kind}/{values.get('--endpoint-name', '')}/{name}"
     if verb == "show" and key not in state:
         return 3
     if verb == "list":
-        wanted = given["--query"].removeprefix("[?name=='").removesuffix("'].name")
-        if f"{kind}/{given.get('--endpoint-name', '')}/{wanted}" in state:
-            print(wanted)
+        name = values["--query"].removeprefix("[?name=='").removesuffix("'].name")
+        if f"{kind}/{values.get('--endpoint-name', '')}/{name}" in state:
+            print(name)
     elif verb in ("show", "invoke", "get-logs", "download"):
-        read(state, kind, verb, given)
+        read(state, kind, verb, values)
     elif kind == "rule":
-        state[f"autoscale//{given['--autoscale-name']}"]["rules"].append(given["--condition"])
+        state[f"autoscale//{values['--autoscale-name']}"]["rules"].append(values["--condition"])
     elif verb == "create":
-        return create(state, kind, key, given)
+        return create(state, kind, key, values)
     elif verb == "update":
-        state[key]["traffic"] |= {n: int(p) for n, p in (share.split("=") for share in given["--traffic"].split())}
+        state[key]["traffic"] |= {
+            name: int(percent) for name, percent in (share.split("=") for share in values["--traffic"].split())
+        }
     elif verb == "delete":
         return delete(state, key, name)
     return 0
@@ -100,42 +102,43 @@ def delete(state: dict[str, Any], key: str, name: str) -> int:
     if kind == "online-deployment" and state[f"online-endpoint//{endpoint}"]["traffic"].get(name):
         print(f"ERROR: {name} has live traffic", file=sys.stderr)
         return 1
-    for gone in [found for found in state if found == key or f"/{name}/" in found]:
-        del state[gone]
+    for deleted in [other for other in state if other == key or f"/{name}/" in other]:
+        del state[deleted]
     return 0
 
 
-def create(state: dict[str, Any], kind: str, key: str, given: dict[str, str]) -> int:
+def create(state: dict[str, Any], kind: str, key: str, values: dict[str, str]) -> int:
     if kind.startswith("online-") and key in state:
         print(f"ERROR: {key} already exists", file=sys.stderr)
         return 1
     state[key] = {"rules": []} if kind == "autoscale" else {"traffic": {}, **state.get(key, {})}
-    state[key] |= [part.split("=") for part in given.get("--set", "").split()]
+    state[key] |= [part.split("=") for part in values.get("--set", "").split()]
     return 0
 
 
-def read(state: dict[str, Any], kind: str, verb: str, given: dict[str, str]) -> None:
-    name = given["--name"]
+def read(state: dict[str, Any], kind: str, verb: str, values: dict[str, str]) -> None:
+    name = values["--name"]
     if verb == "show":
-        key = f"{kind}/{given.get('--endpoint-name', '')}/{name}"
-        answer(given, {"id": f"{GROUP}/{key}", "scoring_uri": f"https://{name}/score", **state[key]})
+        key = f"{kind}/{values.get('--endpoint-name', '')}/{name}"
+        print_output(values, {"id": f"{GROUP}/{key}", "scoring_uri": f"https://{name}/score", **state[key]})
     elif verb == "invoke":
-        answer(given, {"name": "job-1"} if kind == "batch-endpoint" else (FOLDER / "answer").read_text())
+        print_output(values, {"name": "job-1"} if kind == "batch-endpoint" else (FOLDER / "answer").read_text())
     elif verb == "get-logs":
-        print(f"the {given['--container']} log of {name}")
+        print(f"the {values['--container']} log of {name}")
     elif verb == "download":
-        folder = Path(given["--download-path"]) / "named-outputs" / "score"
+        folder = Path(values["--download-path"]) / "named-outputs" / "score"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "predictions.csv").write_text("a.jsonl,0,an answer,\n")
 
 
-def answer(given: dict[str, str], found: Any) -> None:
-    if "--query" in given:
-        for part in given["--query"].split("."):
-            found = None if found is None else found.get(part)
-        print("" if found is None else found)
-    elif given.get("--output") != "none":
-        print(json.dumps(found))
+def print_output(values: dict[str, str], output: Any) -> None:
+    """Prints `output`, or the part of it that --query names."""
+    if "--query" in values:
+        for part in values["--query"].split("."):
+            output = None if output is None else output.get(part)
+        print("" if output is None else output)
+    elif values.get("--output") != "none":
+        print(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real azmlinfsrv process on score.py, and requests to it."""
+"""Starts azmlinfsrv on score.py as a process, and sends requests to it."""
 
 import base64
 import http.client
@@ -19,14 +19,16 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 120
-# After which a test says that something hangs.
-PATIENCE_SECONDS = 60
-JOURNAL = "llava_serving.service.request_log - "
+START_TIMEOUT_SECONDS = 120
+# The longest time that a test waits for an answer.
+TIMEOUT_SECONDS = 60
+REQUEST_LOG = "llava_serving.service.request_log - "
 
 
 @dataclass
 class Answer:
+    """A complete response. `headers` have lower-case names."""
+
     status: int
     headers: dict[str, str]
     body: bytes
@@ -45,7 +47,7 @@ class Event:
 
 
 class Stream:
-    """An answer whose body is read as it comes."""
+    """A response whose body is read while the server writes it."""
 
     def __init__(self, connection: http.client.HTTPConnection) -> None:
         self._connection = connection
@@ -69,7 +71,7 @@ class Stream:
         return self._response.read()
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection, as a client that disconnects does."""
         self._response.close()
         self._connection.close()
 
@@ -83,7 +85,7 @@ class Stream:
 
 
 class Server:
-    """`azmlinfsrv --entry_script score.py`, started in a folder that is not the repository."""
+    """The process `azmlinfsrv --entry_script score.py`, in a working folder outside the repository."""
 
     def __init__(
         self,
@@ -92,9 +94,9 @@ class Server:
         environment: dict[str, str] | None = None,
         entry_script: Path = ROOT / "score.py",
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self._log = log
         command = [str(Path(sys.executable).parent / "azmlinfsrv"), "--entry_script", str(entry_script)]
         command += ["--port", str(self.port), *(["--model_dir", str(model_dir)] if model_dir else [])]
@@ -121,7 +123,7 @@ class Server:
         return self._log.read_text("utf-8", "replace")
 
     def wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 if self.request("GET", "/").status == 200:
@@ -131,40 +133,41 @@ class Server:
         raise AssertionError(f"the server did not become healthy:\n{self.log}")
 
     def wait_until_ended(self) -> int:
-        """The exit status of a server that refuses to start, or ends by itself."""
-        return self._process.wait(START_SECONDS)
+        """Returns the exit status of a server that refuses to start or ends by itself."""
+        return self._process.wait(START_TIMEOUT_SECONDS)
 
     def terminate(self) -> None:
-        """As Azure does when it takes the container away."""
+        """Sends SIGTERM, as Azure does before it removes a container."""
         self._process.send_signal(signal.SIGTERM)
 
-    def journal(self, request_id: str) -> list[dict[str, Any]]:
-        """What the log has of requests sent with the id in x-ms-client-request-id."""
-        lines = [json.loads(line.partition(JOURNAL)[2]) for line in self.log.split("\n")[:-1] if JOURNAL in line]
-        return [line for line in lines if line["request_id"] == request_id]
+    def request_records(self, request_id: str) -> list[dict[str, Any]]:
+        """Returns the request log's records of requests with this x-ms-client-request-id."""
+        lines = [line for line in self.log.split("\n")[:-1] if REQUEST_LOG in line]
+        records = [json.loads(line.partition(REQUEST_LOG)[2]) for line in lines]
+        return [record for record in records if record["request_id"] == request_id]
 
-    def wait_for_journal(self, request_id: str) -> dict[str, Any]:
-        """The one line of a request; it is written when the request is over."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (lines := self.journal(request_id)):
-            assert time.monotonic() < deadline, f"nothing was written of {request_id}:\n{self.log}"
+    def wait_for_record(self, request_id: str) -> dict[str, Any]:
+        """Returns the one record of a request. The service writes it at the end of the request."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not (records := self.request_records(request_id)):
+            assert time.monotonic() < deadline, f"the log has no record of {request_id}:\n{self.log}"
             time.sleep(0.02)
-        (line,) = lines
-        return line
+        (record,) = records
+        return record
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_SECONDS)
 
     def stream(self, body: Any, **headers: str) -> Stream:
-        """POST /score as `score` does, without waiting for the end of the answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        """Sends POST /score like `score`, and returns after the response's headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         connection.request("POST", "/score", json.dumps(body).encode(), _headers(headers))
         return Stream(connection)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -173,16 +176,16 @@ class Server:
             connection.close()
 
     def score(self, body: Any, **headers: str) -> Answer:
-        """POST /score; a `body` that is no bytes is sent as JSON."""
+        """Sends POST /score, with a `body` of bytes as it is and any other as JSON."""
         encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.request("POST", "/score", encoded, _headers(headers))
 
 
-def _headers(given: dict[str, str]) -> dict[str, str]:
-    return {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in given.items()}
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    return {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def as_base64(picture: Image.Image, format: str = "PNG", **options: Any) -> str:
+def as_base64(image: Image.Image, format: str = "PNG", **options: Any) -> str:
     file = io.BytesIO()
-    picture.save(file, format, **options)
+    image.save(file, format, **options)
     return base64.b64encode(file.getvalue()).decode()

@@ -162,12 +162,12 @@ def test_events_come_while_the_answer_is_made(demo_server: Server) -> None:
         events = iter(stream)
         first = next(events)
         assert first.data["0"].startswith("The sky is")
-        # Another request begins and ends, and the stream still goes on: its end is not yet in the journal.
+        # Another request begins and ends, and the stream still goes on: the request log has no record of it yet.
         assert demo_server.score(prompts("1 2 3", max_new_tokens=1)).status == 200
-        assert not demo_server.journal("piecemeal")
+        assert not demo_server.request_records("piecemeal")
         _, ends = read([first, *events])
     assert ends[0, 0]["usage"]["completion_tokens"] == 480
-    assert demo_server.wait_for_journal("piecemeal")["completion_tokens"] == 480
+    assert demo_server.wait_for_record("piecemeal")["completion_tokens"] == 480
 
 
 def test_a_connection_serves_another_request_after_a_stream(demo_server: Server) -> None:

@@ -107,7 +107,7 @@ def test_a_stream_comes_as_it_is_made_unless_application_insights_takes_a_copy(
         server.wait_until_healthy()
         with server.stream(body, x_ms_client_request_id="streamed") as stream:
             next(iter(stream))
-            assert bool(server.journal("streamed")) == held_back
+            assert bool(server.request_records("streamed")) == held_back
 
 
 def test_a_request_is_one_line_without_its_words(loaded: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import PATIENCE_SECONDS, ROOT, Answer, Event, Server, Stream
+from server import ROOT, TIMEOUT_SECONDS, Answer, Event, Server, Stream
 
 # score.py with a device that is slow or fails where a file says so, and less patience.
 ENTRY_SCRIPT = f"""
@@ -157,7 +157,7 @@ def answer_on(connection: socket.socket) -> tuple[int, Any]:
 
 def patiently(server: Server, body: dict[str, Any]) -> Answer:
     """The answer, asked for again as long as there is no room."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while (answer := server.score(body)).status == 429:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -188,10 +188,10 @@ def test_a_caller_who_leaves_a_stream_frees_its_sequence(demo_server: Server) ->
     stream = demo_server.stream(prompts("The sky is", stream=True), x_ms_client_request_id="left-stream")
     assert next(iter(stream)).data["0"].startswith("The sky is")
     stream.close()
-    line = demo_server.wait_for_journal("left-stream")
+    line = demo_server.wait_for_record("left-stream")
     assert (line["status"], line["code"], line["stream"]) == (499, "client_closed", True)
     assert line["completion_tokens"] < MANY
-    assert beside.result(PATIENCE_SECONDS).json == [{"0": alone}]
+    assert beside.result(TIMEOUT_SECONDS).json == [{"0": alone}]
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, reset, half_close])
@@ -204,7 +204,7 @@ def test_who_left_a_stream_is_written_down(small: ScriptedServer, leave: Any) ->
             for _ in range(5):
                 next(line for line in file if line.startswith(b"data: "))
         leave(connection)
-        line = small.wait_for_journal(name)
+        line = small.wait_for_record(name)
     assert (line["status"], line["code"], line["stream"]) == (499, "client_closed", True)
     assert 0 < line["completion_tokens"] < MANY
     assert line["prompt_tokens"] > 0
@@ -216,7 +216,7 @@ def test_who_sends_more_and_leaves_is_noticed(small: ScriptedServer) -> None:
             connection.sendall(raw(json.dumps(prompts("The sky is")).encode(), request_id="sent-more"))
             time.sleep(0.3)
             connection.sendall(b"\r\n")  # as old browsers do, and whoever sends several requests in a row
-        line = small.wait_for_journal("sent-more")
+        line = small.wait_for_record("sent-more")
     assert line["status"] == 499
     assert line["completion_tokens"] < MANY
 
@@ -230,7 +230,7 @@ def test_a_caller_who_leaves_before_the_answer_frees_its_sequences(small: Script
             connection.sendall(raw(json.dumps(prompts("The sky is")).encode(), request_id=name))
             time.sleep(seconds)
             leave(connection)
-            line = small.wait_for_journal(name)
+            line = small.wait_for_record(name)
             assert (line["status"], line["code"], line["stream"]) == (499, "client_closed", False)
             if line["completion_tokens"]:
                 break
@@ -247,12 +247,12 @@ def test_a_caller_who_leaves_while_waiting_frees_its_place(small: ScriptedServer
         waiting.sendall(raw(json.dumps(prompts("1 2 3")).encode(), request_id="left-queue"))
         time.sleep(0.2)
         waiting.close()
-        line = small.wait_for_journal("left-queue")
+        line = small.wait_for_record("left-queue")
         assert (line["status"], line["completion_tokens"], line["ttft_ms"]) == (499, 0, None)
         (next_one,) = in_background(small, prompts("1 2 3", tokens=2))
         small.unmark("slow")
         assert list(events)[-1].data == "[DONE]"
-        assert next_one.result(PATIENCE_SECONDS).status == 200
+        assert next_one.result(TIMEOUT_SECONDS).status == 200
 
 
 def test_more_callers_leave_than_there_are_threads(small: ScriptedServer) -> None:
@@ -266,7 +266,7 @@ def test_more_callers_leave_than_there_are_threads(small: ScriptedServer) -> Non
             hasty.sendall(raw(json.dumps(prompts("The sky is")).encode(), request_id=f"hasty-{number}"))
             hasty.close()
             for name in (f"vanished-{number}", f"hasty-{number}"):
-                line = small.wait_for_journal(name)
+                line = small.wait_for_record(name)
                 assert line["status"] == 499
                 assert line["completion_tokens"] < MANY
     assert patiently(small, prompts("The sky is", "1 2 3", tokens=1)).status == 200
@@ -283,7 +283,7 @@ def test_who_does_not_fit_is_told_at_once(small: ScriptedServer, whole: str) -> 
             answer = small.score(body)
             assert (answer.status, answer.json["error"]["code"]) == (429, "overloaded")
         both = in_background(small, prompts("1 2 3", tokens=3), prompts("1 2 3", tokens=3))
-        refused = next(as_completed(both, PATIENCE_SECONDS)).result()
+        refused = next(as_completed(both, TIMEOUT_SECONDS)).result()
         assert small.request("GET", "/").status == 200
         assert refused.status == 429
         assert set(refused.json["error"]) == {"code", "message", "param"}
@@ -294,10 +294,10 @@ def test_who_does_not_fit_is_told_at_once(small: ScriptedServer, whole: str) -> 
             assert stream.status == 429
             assert int(stream.headers["retry-after"]) >= 1
             assert error_of(stream)["code"] == "overloaded"
-        assert not small.journal("busy")  # it was still running when the others were told
+        assert not small.request_records("busy")  # it was still running when the others were told
         small.unmark("slow")
         assert told([first, *events]) == whole
-    assert sorted(future.result(PATIENCE_SECONDS).status for future in both) == [200, 429]
+    assert sorted(future.result(TIMEOUT_SECONDS).status for future in both) == [200, 429]
 
 
 # Little time
@@ -327,7 +327,7 @@ def test_a_request_that_is_not_begun_in_its_time(small: ScriptedServer) -> None:
         assert (answer.status, answer.json["error"]["code"]) == (504, "deadline_exceeded")
         with small.stream(prompts("1 2 3", stream=True), x_ms_request_timeout_ms="300") as stream:
             assert (stream.status, error_of(stream)["code"]) == (504, "deadline_exceeded")
-    line = small.wait_for_journal("late")
+    line = small.wait_for_record("late")
     assert (line["status"], line["code"], line["finish_reasons"]) == (504, "deadline_exceeded", ["deadline"])
 
 
@@ -355,9 +355,9 @@ def test_stalled_callers_are_in_nobody_s_way(demo_server: Server) -> None:
                 stalled.enter_context(demo_server.connect()).sendall(begun)
         assert demo_server.request("GET", "/").status == 200
         assert text_of(demo_server, prompts("The sky is", tokens=2)).startswith("The sky is")
-        assert not demo_server.journal("half-a-body")
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(lines := demo_server.journal("half-a-body")) < 5:
+        assert not demo_server.request_records("half-a-body")
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(lines := demo_server.request_records("half-a-body")) < 5:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert [(line["status"], line["code"]) for line in lines] == [(400, "incomplete_body")] * 5
@@ -406,12 +406,12 @@ def test_who_sends_far_too_much_gets_to_read_why(demo_server: Server) -> None:
         f"http://127.0.0.1:{demo_server.port}/score", bytes(68 * 2**20), {"Content-Type": "application/json"}
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=PATIENCE_SECONDS)
+        urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     assert refused.value.code == 413
     assert json.loads(refused.value.read())["error"]["code"] == "body_too_large"
 
 
-# The journal
+# The request log
 
 FIELDS = {
     "request_id", "status", "code", "form", "stream", "rows", "sequences", "images", "prompt_tokens", "cached_tokens",
@@ -422,10 +422,10 @@ FIELDS = {
 @pytest.mark.parametrize("stream", [False, True])
 def test_each_request_is_written_down_once(demo_server: Server, stream: bool) -> None:
     body = prompts("Xylophone sky", "1 2 3", tokens=4, n=2, stream=stream)
-    name = f"journal-{stream}"
+    name = f"record-{stream}"
     answer = demo_server.score(body, x_ms_client_request_id=name)
     assert answer.status == 200
-    line = demo_server.wait_for_journal(name)
+    line = demo_server.wait_for_record(name)
     assert set(line) == FIELDS
     assert (line["status"], line["code"], line["form"], line["stream"]) == (200, None, "prompts", stream)
     assert (line["rows"], line["sequences"], line["images"]) == (2, 4, 0)
@@ -434,18 +434,18 @@ def test_each_request_is_written_down_once(demo_server: Server, stream: bool) ->
     if not stream:
         assert line["prompt_tokens"] == int(answer.headers["x-llava-prompt-tokens"])
     assert demo_server.score(prompts("a", tokens=1)).status == 200
-    assert len(demo_server.journal(name)) == 1
+    assert len(demo_server.request_records(name)) == 1
     assert "Xylophone" not in demo_server.log
 
 
 def test_what_is_refused_is_written_down_too(demo_server: Server) -> None:
     demo_server.score(prompts("Xylophone", tokens=10**6), x_ms_client_request_id='re"fu\\sed')
-    line = demo_server.wait_for_journal("refused")
+    line = demo_server.wait_for_record("refused")
     assert set(line) == FIELDS
     assert (line["status"], line["code"]) == (422, "context_length_exceeded")
     assert (line["rows"], line["completion_tokens"], line["finish_reasons"], line["ttft_ms"]) == (1, 0, [], None)
     demo_server.score(b'{"Xylophone', x_ms_client_request_id="malformed")
-    line = demo_server.wait_for_journal("malformed")
+    line = demo_server.wait_for_record("malformed")
     assert (line["status"], line["code"], line["form"]) == (400, "invalid_json", None)
     assert "Xylophone" not in demo_server.log
 
@@ -463,9 +463,9 @@ def test_a_step_that_fails_ends_its_requests_alone(small: ScriptedServer, whole:
         *_, last = events
     assert last.name == "error"
     assert last.data["error"]["code"] == "generation_failed"
-    line = small.wait_for_journal("failed")
+    line = small.wait_for_record("failed")
     assert (line["status"], line["code"]) == (500, "generation_failed")
-    assert waiting.result(PATIENCE_SECONDS).json == [{"0": whole}]
+    assert waiting.result(TIMEOUT_SECONDS).json == [{"0": whole}]
     small.mark("fails_once")
     answer = small.score(prompts("The sky is"))
     assert (answer.status, answer.json["error"]["code"]) == (500, "generation_failed")
@@ -486,7 +486,7 @@ def test_a_sick_device_ends_the_server(frail: ScriptedServer) -> None:
         *_, last = events
         assert last.name == "error"
         assert last.data["error"]["code"] in ("generation_failed", "unhealthy")
-        assert beside.result(PATIENCE_SECONDS).status in (500, 503)
+        assert beside.result(TIMEOUT_SECONDS).status in (500, 503)
     assert frail.wait_until_ended() != 0
     (farewell,) = (line for line in frail.log.splitlines()[-8:] if "the service ends itself" in line)
     assert "illegal memory access" in farewell
@@ -502,7 +502,7 @@ def test_sigterm_lets_answers_finish(tmp_path: Path, whole: str) -> None:
         long = iter(stack.enter_context(server.stream(prompts("The sky is", stream=True))))
         waiting = in_background(server, prompts("The sky is"))[0]
         first = next(long)
-        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
+        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_SECONDS)
         stack.callback(kept.close)
         assert _malformed(kept)[0] == 400
         short = iter(stack.enter_context(server.stream(prompts("1 2 3", stream=True, tokens=15))))
@@ -518,12 +518,12 @@ def test_sigterm_lets_answers_finish(tmp_path: Path, whole: str) -> None:
         assert finished[-1].data == cut[-1].data == "[DONE]"
         assert len("The sky is") < len(told(cut)) < len(whole)
         assert whole.startswith(told(cut))
-        answer = waiting.result(PATIENCE_SECONDS)
+        answer = waiting.result(TIMEOUT_SECONDS)
         assert (answer.status, answer.headers["x-llava-finish-reason"]) == (200, "deadline")
         assert whole.startswith(answer.json[0]["0"])
         assert server.wait_until_ended() == 0
         with contextlib.suppress(OSError, http.client.HTTPException):  # refused, or dropped with the process
-            assert newcomer.result(PATIENCE_SECONDS).status == 503
+            assert newcomer.result(TIMEOUT_SECONDS).status == 503
         assert "Traceback" not in server.log
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import START_SECONDS
+from server import START_TIMEOUT_SECONDS
 
 COMMAND = [str(Path(sys.executable).parent / "llava-serving"), "serve", "--port"]
 
@@ -35,7 +35,7 @@ def serving(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
 
 def printed_command(process: "subprocess.Popen[bytes]", log: Path) -> str:
     """What is printed between the line that says Ready and the end of the here document."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         printed = log.read_text()
         if "\nEND\n" in printed:
