@@ -1,4 +1,4 @@
-"""What Azure's inference server runs: init() once, run() for every request to /score."""
+"""The entry script of Azure's inference server: it calls init() once, and run() for every request to /score."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ from llava_serving.service.startup import start
 
 def init() -> None:
     global scorer
-    # The logger that the server prints and, where it is enabled, sends to Application Insights.
+    # The server prints this logger and sends it to Application Insights, if that is enabled.
     logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
     scorer = start()
 
@@ -25,7 +25,7 @@ def init() -> None:
 @rawhttp
 def run(request: AMLRequest) -> AMLResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
-    headers.setdefault("x-request-id", g.request_id)  # which the server makes up and sends back
+    headers.setdefault("x-request-id", g.request_id)  # the server generates the id and returns it
     connection = Connection(request.environ.get("gunicorn.socket"))
-    reply = scorer.score(HttpRequest(request.method, headers, request.stream, connection))
-    return AMLResponse(reply.body, reply.status, reply.headers)
+    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection))
+    return AMLResponse(response.body, response.status, response.headers)

@@ -1,4 +1,4 @@
-"""The baseline: the same service with transformers' `generate` behind it, one sequence at a time, as it is used."""
+"""The baseline: the same service around transformers' `generate`, one sequence at a time, as it is commonly used."""
 
 import logging
 import sys
@@ -17,19 +17,20 @@ from llava_serving.api.body import HttpRequest
 from llava_serving.api.connection import Connection
 from llava_serving.engine.completion import SampledToken
 from llava_serving.engine.prompt import EnginePrompt
-from llava_serving.engine.request import RequestHandle, SequenceEnd, TextDelta
+from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.sequence import Sequence, random_numbers
-from llava_serving.engine.sequence_output import Output
+from llava_serving.engine.sequence_output import SequenceOutput
 from llava_serving.engine.stats import Stats
+from llava_serving.service.engine_builder import vocabulary_of
 from llava_serving.service.metrics import Metrics
 from llava_serving.service.request_log import RequestLog
 from llava_serving.service.scorer import Scorer
-from llava_serving.service.startup import Phases, load
+from llava_serving.service.startup import PhaseTimes, load
 from llava_serving.weights.loader import LoadedModel
 
 
 class GenerateEngine:
-    """Has what Scorer calls of the engine; no queue limit, no deadline, no cancellation."""
+    """Has the methods of the engine that the scorer calls. It has no queue limit, deadline or cancellation."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.stats = Stats()
@@ -39,28 +40,23 @@ class GenerateEngine:
     def check_admission(self) -> None:
         pass
 
-    def submit(self, submissions: list[EnginePrompt], generation: RequestHandle) -> None:
-        submitted = time.monotonic()
-        for row, submission in enumerate(submissions):
-            for index in range(submission.params.n):
-                self._thread.submit(self._generate, submission, generation, (row, index), submitted)
+    def submit(self, prompts: list[EnginePrompt], handle: RequestHandle) -> None:
+        now = time.monotonic()
+        for prompt_index, prompt in enumerate(prompts):
+            for index in range(prompt.params.n):
+                seq = Sequence(
+                    0, list(prompt.token_ids), prompt.images, prompt.params, random_numbers(prompt.params.seed, index)
+                )
+                output = SequenceOutput(seq, vocabulary_of(self._loaded), handle, prompt_index, index, now)
+                self._thread.submit(self._generate, prompt, output)
 
     @torch.inference_mode()
-    def _generate(
-        self, submission: EnginePrompt, generation: RequestHandle, place: tuple[int, int], submitted: float
-    ) -> None:
-        tokenizer, model, params = self._loaded.tokenizer, self._loaded.model, submission.params
-        ids = list(submission.token_ids)
-        output = Output(
-            Sequence(0, ids, submission.images, params, random_numbers(params.seed, place[1])),
-            tokenizer.token_bytes,
-            tokenizer.eos_id,
-            submitted,
-        )
-        output.start(time.monotonic())
-        inputs = {"input_ids": torch.tensor([ids], device=model.device)}
-        if submission.images:
-            pixels = torch.stack([image.pixels for image in submission.images])
+    def _generate(self, prompt: EnginePrompt, output: SequenceOutput) -> None:
+        tokenizer, model, params = self._loaded.tokenizer, self._loaded.model, prompt.params
+        output.schedule(time.monotonic())
+        inputs = {"input_ids": torch.tensor([prompt.token_ids], device=model.device)}
+        if prompt.images:
+            pixels = torch.stack([image.pixels for image in prompt.images])
             inputs["pixel_values"] = pixels.to(model.device, model.dtype)
         sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
         model.generate(
@@ -70,27 +66,25 @@ class GenerateEngine:
             do_sample=params.temperature > 0,
             eos_token_id=None if params.ignore_eos else tokenizer.eos_id,
             pad_token_id=0,
-            streamer=_Streamer(output, generation, place),
+            streamer=_Streamer(output),
             **(sampling if params.temperature > 0 else {}),
         )
-        reason = "length" if len(ids) - len(submission.token_ids) >= params.max_new_tokens else "stop"
-        _, _, completion = output.finish(reason, time.monotonic())
-        generation.post(SequenceEnd(*place, completion))
+        reason = "length" if output.seq.num_generated >= params.max_new_tokens else "stop"
+        output.finish(reason, time.monotonic())
 
 
 class _Streamer(BaseStreamer):
-    def __init__(self, output: Output, generation: RequestHandle, place: tuple[int, int]) -> None:
+    """Passes each new token of `generate` on to the sequence's output."""
+
+    def __init__(self, output: SequenceOutput) -> None:
         self._output = output
-        self._generation = generation
-        self._place = place
         self._is_prompt = True
 
     def put(self, value: torch.Tensor) -> None:
         if not self._is_prompt:
-            self._output.push(SampledToken(int(value)), time.monotonic())
-            text, logprobs = self._output.settle()
-            if self._generation.streaming and text:
-                self._generation.post(TextDelta(*self._place, text, logprobs))
+            now = time.monotonic()
+            self._output.push(SampledToken(int(value)), now)
+            self._output.send_text(now)
         self._is_prompt = False
 
     def end(self) -> None:
@@ -100,7 +94,7 @@ class _Streamer(BaseStreamer):
 def init() -> None:
     global scorer
     logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
-    settings, loaded = load(Phases())
+    settings, loaded = load(PhaseTimes())
     engine = GenerateEngine(loaded)
     scorer = Scorer(settings, loaded, engine, RequestLog(Metrics(engine.stats)))  # type: ignore[arg-type]
 
@@ -109,5 +103,5 @@ def init() -> None:
 def run(request: AMLRequest) -> AMLResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
     connection = Connection(request.environ.get("gunicorn.socket"))
-    reply = scorer.score(HttpRequest(request.method, headers, request.stream, connection))
-    return AMLResponse(reply.body, reply.status, reply.headers)
+    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection))
+    return AMLResponse(response.body, response.status, response.headers)

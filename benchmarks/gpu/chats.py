@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from llava_serving.engine.completion import Completion
-from llava_serving.engine.engine import Engine, TextModel
+from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
 from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.stats import Stats
@@ -16,7 +16,7 @@ from llava_serving.model.kv_cache import BLOCK_SIZE
 
 from .context import Context
 from .random_model import EOS
-from .runners import make_runner, random_ids
+from .runners import make_runner, random_ids, vocabulary_of
 from .sizes import Sizes
 
 WARM_UP = 2  # chats, of pictures that are not asked about again
@@ -56,7 +56,7 @@ def _together(context: Context, chats: list[EnginePrompt]) -> tuple[dict[str, An
         context.model, triton_backend(sizes.device), max(sizes.batches), sizes.max_step_tokens,
         (max(sizes.batches) + 1) * -(-longest // BLOCK_SIZE), static=True,
     )  # fmt: skip
-    engine = Engine(scheduler, runner, TextModel(lambda _: b"x", EOS), Stats(), 2 * len(chats), prefix_caching=False)
+    engine = Engine(scheduler, runner, vocabulary_of(context.model), Stats(), 2 * len(chats), prefix_caching=False)
     engine.start()
     try:
         answered(engine, [chat(sizes, len(chats) + number, WARM_UP_ANSWER) for number in range(WARM_UP)])
@@ -78,10 +78,10 @@ def _together(context: Context, chats: list[EnginePrompt]) -> tuple[dict[str, An
 
 def answered(engine: Engine, submissions: list[EnginePrompt]) -> list[Completion]:
     """Each as a request of its own, all submitted before the first is waited for."""
-    generations = [RequestHandle([1]) for _ in submissions]
+    generations = [RequestHandle(1) for _ in submissions]
     for submission, generation in zip(submissions, generations, strict=True):
         engine.submit([submission], generation)
-    return [generation.result()[0][0] for generation in generations]
+    return [generation.result()[0] for generation in generations]
 
 
 def _one_by_one(context: Context, chats: list[EnginePrompt]) -> tuple[dict[str, Any], list[tuple[int, ...]]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from llava_serving.engine.engine import Engine, TextModel
+from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
 from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.stats import Stats
@@ -16,7 +16,7 @@ from llava_serving.model.backend import CPU, TORCH, Backend, triton_backend
 from .context import Context
 from .poison import poisoned
 from .random_model import EOS, random_llava
-from .runners import make_runner, random_ids
+from .runners import make_runner, random_ids, vocabulary_of
 from .sizes import Shape
 
 REQUESTS = 24
@@ -75,12 +75,12 @@ def _answers(
 ) -> Answers:
     with poisoned():
         runner, scheduler = make_runner(model, backend, MAX_NUM_SEQS, 32, BLOCKS, static=static, overlap=static)
-        engine = Engine(scheduler, runner, TextModel(lambda _: b"x", EOS), Stats(), len(submissions))
-        generations = [RequestHandle([1]) for _ in submissions]
+        engine = Engine(scheduler, runner, vocabulary_of(model), Stats(), len(submissions))
+        generations = [RequestHandle(1) for _ in submissions]
         for submission, generation in zip(submissions, generations, strict=True):
             engine.submit([submission], generation)
         engine.start()  # with all of them there, so that every path has the same steps
         try:
-            return [generation.result()[0][0].token_ids for generation in generations]
+            return [generation.result()[0].token_ids for generation in generations]
         finally:
             engine.stop()

@@ -13,8 +13,9 @@ from llava_serving.engine.prompt import SamplingParams
 from llava_serving.engine.scheduler import Batch, Scheduler
 from llava_serving.engine.sequence import Sequence
 from llava_serving.engine.stats import Stats
+from llava_serving.engine.vocabulary import Vocabulary
 from llava_serving.model.backend import Backend
-from llava_serving.model.runner_builder import Vocabulary, build_runner
+from llava_serving.model.runner_builder import build_runner
 from llava_serving.model.kv_cache import BLOCK_SIZE, bytes_per_block
 from llava_serving.model.model_runner import ModelRunner
 
@@ -22,6 +23,11 @@ from .random_model import EOS
 from .sizes import GIB
 
 ADDED_TOKENS = 3
+
+
+def vocabulary_of(model: LlavaForConditionalGeneration) -> Vocabulary:
+    """Every token adds the same text: the benchmark looks at token ids."""
+    return Vocabulary(model.config.text_config.vocab_size - ADDED_TOKENS, EOS, lambda _: b"x")
 
 
 def make_runner(
@@ -37,8 +43,7 @@ def make_runner(
         static_decode=static, overlap=overlap,
     )  # fmt: skip
     stats = Stats()
-    vocabulary = Vocabulary(llama.vocab_size - ADDED_TOKENS, EOS)
-    runner, found = build_runner(model, vocabulary, config, stats, backend)
+    runner, found = build_runner(model, vocabulary_of(model), config, stats, backend)
     return runner, Scheduler(BlockManager(found, BLOCK_SIZE), max_num_seqs, max_step_tokens, stats)
 
 
@@ -97,7 +102,7 @@ class Steps:
 
     def prefill(self) -> None:
         """Steps until every sequence decodes."""
-        while any(not seq.is_decoding for seq in self._scheduler):
+        while any(seq.length == seq.num_prompt_tokens for seq in self._scheduler):
             self.step()
 
     def clear(self) -> None:

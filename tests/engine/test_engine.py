@@ -1,4 +1,4 @@
-"""The engine on the random checkpoint, against stock transformers and against itself under every kind of pressure."""
+"""The engine on the random checkpoint, held against stock transformers, and against itself under memory pressure."""
 
 import hashlib
 import random
@@ -20,10 +20,10 @@ from transformers import LlavaForConditionalGeneration
 from llava_serving.engine.completion import Completion
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
-from llava_serving.engine.request import RequestHandle, SequenceEnd, TextDelta
+from llava_serving.engine.request import RequestHandle, TextDelta
 from llava_serving.errors import InternalError, Overloaded, RequestError, Unavailable
 from llava_serving.model import runner_builder
-from llava_serving.service.startup import build_engine
+from llava_serving.service.engine_builder import build_engine
 from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_dir import DEMO, MergedCheckpoint, ModelParts
@@ -51,35 +51,40 @@ def engine(loaded: LoadedModel) -> Iterator[Engine]:
 
 
 class Prompts:
-    """Prompts for the random checkpoint, and what stock `generate` says to them."""
+    """Prompts for the random checkpoint, and the tokens that stock `generate` gives for them."""
 
     def __init__(self, loaded: LoadedModel, reference: Reference) -> None:
         self._loaded = loaded
         self._reference = reference
         self._expected: dict[Any, list[int]] = {}
 
-    def submission(self, *parts: str | int, params: SamplingParams = GREEDY) -> EnginePrompt:
-        """A text for a string, a picture of that number for an int."""
+    def build(self, *parts: str | int, params: SamplingParams = GREEDY) -> EnginePrompt:
+        """Returns the prompt of these parts: a string is text, an int is the seed of a picture."""
         ids: list[int] = [1]
+        images = []
+        image_tokens = self._loaded.tokenizer.image
         for part in parts:
-            ids += self._reference.text.encode(part) if isinstance(part, str) else self._reference.image_ids()
-        tokenizer = self._loaded.tokenizer
-        pictures = [part for part in parts if isinstance(part, int)]
-        images = (
-            image(start, tokenizer.image.count, self._reference.pixels(picture(number))[0])
-            for start, number in zip(tokenizer.image_starts(ids), pictures, strict=True)
-        )
+            if isinstance(part, str):
+                ids += self._reference.text.encode(part)
+            else:
+                start = len(ids) + 1  # after <im_start>
+                images.append(image(start, image_tokens.count, self._reference.pixels(picture(part))[0]))
+                ids += self._reference.image_ids()
         return EnginePrompt(tuple(ids), tuple(images), params)
 
-    def expected(self, submission: EnginePrompt) -> list[int]:
-        key = (submission.token_ids, *(image.digest for image in submission.images), submission.params.max_new_tokens)
+    def expected(self, engine_prompt: EnginePrompt) -> list[int]:
+        key = (
+            engine_prompt.token_ids,
+            *(image.digest for image in engine_prompt.images),
+            engine_prompt.params.max_new_tokens,
+        )
         if key not in self._expected:
-            self._expected[key] = self._generate(submission)
+            self._expected[key] = self._generate(engine_prompt)
         return self._expected[key]
 
-    def _generate(self, submission: EnginePrompt) -> list[int]:
-        pixels = torch.stack([image.pixels for image in submission.images]) if submission.images else None
-        return self._reference.greedy(list(submission.token_ids), pixels, submission.params.max_new_tokens)
+    def _generate(self, engine_prompt: EnginePrompt) -> list[int]:
+        pixels = torch.stack([image.pixels for image in engine_prompt.images]) if engine_prompt.images else None
+        return self._reference.greedy(list(engine_prompt.token_ids), pixels, engine_prompt.params.max_new_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +101,20 @@ def picture(seed: int) -> Picture.Image:
     return Picture.fromarray(noise.numpy())
 
 
-def begin(engine: Engine, *submissions: EnginePrompt, **options: Any) -> RequestHandle:
-    generation = RequestHandle([submission.params.n for submission in submissions], **options)
-    engine.submit(list(submissions), generation)
-    return generation
+def begin(engine: Engine, *engine_prompts: EnginePrompt, **options: Any) -> RequestHandle:
+    """Submits one request with these prompts."""
+    handle = RequestHandle(sum(engine_prompt.params.n for engine_prompt in engine_prompts), **options)
+    engine.submit(list(engine_prompts), handle)
+    return handle
 
 
-def only(generation: RequestHandle) -> Completion:
-    ((completion,),) = generation.result()
+def only(handle: RequestHandle) -> Completion:
+    (completion,) = handle.result()
     return completion
 
 
-def tokens(engine: Engine, submission: EnginePrompt) -> list[int]:
-    return list(only(begin(engine, submission)).token_ids)
+def tokens(engine: Engine, engine_prompt: EnginePrompt) -> list[int]:
+    return list(only(begin(engine, engine_prompt)).token_ids)
 
 
 TEXTS = ["The sky", "", "What color is it? 12", "See the sea " * 12]
@@ -116,16 +122,16 @@ TEXTS = ["The sky", "", "What color is it? 12", "See the sea " * 12]
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_greedy_tokens_equal_stock_generate(engine: Engine, prompts: Prompts, text: str) -> None:
-    submission = prompts.submission(text)
-    assert tokens(engine, submission) == prompts.expected(submission)
+    engine_prompt = prompts.build(text)
+    assert tokens(engine, engine_prompt) == prompts.expected(engine_prompt)
 
 
 @pytest.mark.parametrize("parts", [("See", 1, "So?"), (2,), ("Two", 3, 4, "?"), (5, "and", 5, "again")])
 def test_greedy_tokens_equal_stock_generate_with_images(
     engine: Engine, prompts: Prompts, parts: tuple[str | int, ...]
 ) -> None:
-    submission = prompts.submission(*parts)
-    assert tokens(engine, submission) == prompts.expected(submission)
+    engine_prompt = prompts.build(*parts)
+    assert tokens(engine, engine_prompt) == prompts.expected(engine_prompt)
 
 
 PRESSURES = {
@@ -139,7 +145,7 @@ PRESSURES = {
 
 
 def mixed(prompts: Prompts) -> list[EnginePrompt]:
-    """Prompts that share beginnings, share pictures, or share nothing, of many lengths."""
+    """Returns prompts of many lengths that share a prefix, a picture or nothing."""
     chosen = random.Random(5)
     shared = "You are a helpful assistant. " * 3
     some: list[tuple[str | int, ...]] = [
@@ -148,39 +154,41 @@ def mixed(prompts: Prompts) -> list[EnginePrompt]:
         *((shared, 7, f"and {i}") for i in range(3)),
         *((f"{i} alone",) for i in range(4)),
     ]
-    return [prompts.submission(*parts, params=replace(GREEDY, max_new_tokens=chosen.randint(1, 120))) for parts in some]
+    return [prompts.build(*parts, params=replace(GREEDY, max_new_tokens=chosen.randint(1, 120))) for parts in some]
 
 
 @pytest.mark.parametrize("pressure", PRESSURES)
-def test_greedy_tokens_equal_stock_generate_in_company(loaded: LoadedModel, prompts: Prompts, pressure: str) -> None:
+def test_greedy_tokens_equal_stock_generate_under_pressure(
+    loaded: LoadedModel, prompts: Prompts, pressure: str
+) -> None:
     settings: dict[str, Any] = dict(PRESSURES[pressure])
     if pressure == "preempted":
         settings["kv_cache_gib"] = one_context_gib(loaded)
-    submissions = mixed(prompts)
+    engine_prompts = mixed(prompts)
     with running(loaded, **settings) as engine:
-        leaver = begin(engine, prompts.submission("I leave", params=replace(ENDLESS, max_new_tokens=100)))
-        generations = [begin(engine, submission) for submission in submissions]
+        leaver = begin(engine, prompts.build("I leave", params=replace(ENDLESS, max_new_tokens=100)))
+        handles = [begin(engine, engine_prompt) for engine_prompt in engine_prompts]
         leaver.close()
-        answers = [list(only(generation).token_ids) for generation in generations]
-        again = [tokens(engine, submission) for submission in submissions[::3]]
+        answers = [list(only(handle).token_ids) for handle in handles]
+        again = [tokens(engine, engine_prompt) for engine_prompt in engine_prompts[::3]]
         assert (engine.stats.preemptions > 0) == (pressure == "preempted")
-    expected = [prompts.expected(submission) for submission in submissions]
+    expected = [prompts.expected(engine_prompt) for engine_prompt in engine_prompts]
     assert answers == expected
     assert again == expected[::3]  # from the cache
 
 
 @pytest.mark.parametrize("pressure", ["a crowd", "preempted", "chunks of 7 tokens"])
-def test_greedy_tokens_in_stages_equal_stock_generate(
+def test_greedy_tokens_of_a_model_on_several_devices_equal_stock_generate(
     parts_dir: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, pressure: str
 ) -> None:
-    """As a model is spread over several GPUs, with accelerate's hooks on its modules; all of it on one CPU."""
+    """The model is spread as over several GPUs, with accelerate's hooks on its modules, but on one CPU."""
     loaded = load_model(ModelParts(parts_dir), "cpu", "float32")
     places = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "lm_head": "cpu"}
     parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
     places |= {f"model.language_model.{part}": "cpu" for part in parts}
     dispatch_model(loaded.model, places, force_hooks=True)
     monkeypatch.setattr(runner_builder, "group_by_device", lambda model: [[layer] for layer in model.layers])
-    test_greedy_tokens_equal_stock_generate_in_company(loaded, prompts, pressure)
+    test_greedy_tokens_equal_stock_generate_under_pressure(loaded, prompts, pressure)
 
 
 def one_context_gib(loaded: LoadedModel) -> float:
@@ -189,120 +197,120 @@ def one_context_gib(loaded: LoadedModel) -> float:
 
 
 def test_a_picture_is_encoded_and_prefilled_once(loaded: LoadedModel, prompts: Prompts) -> None:
-    ten = [prompts.submission("Look at this, will you: " * 3, 9, f"{i}?") for i in range(10)]
+    ten = [prompts.build("Look at this, will you: " * 3, 9, f"{i}?") for i in range(10)]
     with running(loaded) as engine:
-        for submission in ten:
-            tokens(engine, submission)
+        for engine_prompt in ten:
+            tokens(engine, engine_prompt)
         stats = engine.stats
-    whole = sum(len(submission.token_ids) for submission in ten)
+    whole = sum(len(engine_prompt.token_ids) for engine_prompt in ten)
     assert stats.prompt_tokens == whole
     assert whole - stats.cached_prompt_tokens < whole / 3
     assert stats.mm_cache_queries - stats.mm_cache_hits == 1
 
 
 def test_n_sequences_share_their_prompt(loaded: LoadedModel, prompts: Prompts) -> None:
-    submission = prompts.submission("A long enough beginning to fill some blocks", 1, params=replace(SAMPLING, n=5))
+    engine_prompt = prompts.build("A long enough beginning to fill some blocks", 1, params=replace(SAMPLING, n=5))
     for caching in (True, False):
         with running(loaded, prefix_caching=caching) as engine:
-            begin(engine, submission).result()
-            begin(engine, submission).result()
+            begin(engine, engine_prompt).result()
+            begin(engine, engine_prompt).result()
             computed = engine.stats.prompt_tokens - engine.stats.cached_prompt_tokens
         requests = 1 if caching else 2  # without the cache, sequences still share within their request
-        assert requests * len(submission.token_ids) <= computed < requests * len(submission.token_ids) + 160
+        assert requests * len(engine_prompt.token_ids) <= computed < requests * len(engine_prompt.token_ids) + 160
 
 
-def test_the_image_matters(engine: Engine, prompts: Prompts) -> None:
-    assert len({tuple(tokens(engine, prompts.submission(number))) for number in range(5)}) > 1
+def test_different_images_give_different_tokens(engine: Engine, prompts: Prompts) -> None:
+    assert len({tuple(tokens(engine, prompts.build(number))) for number in range(5)}) > 1
 
 
-def test_a_seed_gives_the_same_tokens_alone_and_in_a_crowd(engine: Engine, prompts: Prompts) -> None:
+def test_a_seed_gives_the_same_tokens_alone_and_among_other_requests(engine: Engine, prompts: Prompts) -> None:
     variants = [
         replace(SAMPLING, seed=seed, top_k=top_k, top_p=top_p, repetition_penalty=penalty, n=n)
         for seed, top_k, top_p, penalty, n in
         [(1, 0, 1.0, 1.0, 1), (1, 5, 1.0, 1.0, 1), (2, 0, 0.7, 1.0, 2), (3, 9, 0.9, 1.3, 1), (-4, 0, 1.0, 0.8, 1)]
     ]  # fmt: skip
-    submissions = [prompts.submission("Once", params=params) for params in variants]
-    alone = [begin(engine, submission).result() for submission in submissions]
-    greedy = [begin(engine, prompts.submission(f"{i}")) for i in range(5)]
-    crowd = [begin(engine, submission) for submission in submissions]
-    assert [told(generation.result()) for generation in crowd] == [told(rows) for rows in alone]
-    assert len({str(told(rows)) for rows in alone}) == len(variants)
-    for generation in greedy:
-        generation.result()
+    engine_prompts = [prompts.build("Once", params=params) for params in variants]
+    alone = [begin(engine, engine_prompt).result() for engine_prompt in engine_prompts]
+    greedy = [begin(engine, prompts.build(f"{i}")) for i in range(5)]
+    crowd = [begin(engine, engine_prompt) for engine_prompt in engine_prompts]
+    assert [token_ids(handle.result()) for handle in crowd] == [token_ids(completions) for completions in alone]
+    assert len({str(token_ids(completions)) for completions in alone}) == len(variants)
+    for handle in greedy:
+        handle.result()
 
 
-def told(rows: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
-    return [[completion.token_ids for completion in row] for row in rows]
+def token_ids(completions: list[Completion]) -> list[tuple[int, ...]]:
+    return [completion.token_ids for completion in completions]
 
 
-def test_another_seed_and_no_seed_give_other_tokens(engine: Engine, prompts: Prompts) -> None:
+def test_different_seeds_and_no_seed_give_different_tokens(engine: Engine, prompts: Prompts) -> None:
     seeds = [1, 2, 3, None, None]
-    answers = {tuple(tokens(engine, prompts.submission("a", params=replace(SAMPLING, seed=s)))) for s in seeds}
+    answers = {tuple(tokens(engine, prompts.build("a", params=replace(SAMPLING, seed=s)))) for s in seeds}
     assert len(answers) == len(seeds)
 
 
-def test_n_sequences_differ_and_the_first_is_that_of_n_1(engine: Engine, prompts: Prompts) -> None:
-    ((*several,),) = begin(engine, prompts.submission("a", params=replace(SAMPLING, n=3))).result()
+def test_n_sequences_differ_and_the_first_equals_n_1(engine: Engine, prompts: Prompts) -> None:
+    several = begin(engine, prompts.build("a", params=replace(SAMPLING, n=3))).result()
     assert len({completion.token_ids for completion in several}) == 3
-    assert list(several[0].token_ids) == tokens(engine, prompts.submission("a", params=SAMPLING))
+    assert list(several[0].token_ids) == tokens(engine, prompts.build("a", params=SAMPLING))
 
 
-def test_length_ends_a_sequence(engine: Engine, prompts: Prompts) -> None:
-    completion = only(begin(engine, prompts.submission("a", params=replace(ENDLESS, max_new_tokens=5))))
+def test_max_new_tokens_ends_a_sequence_with_length(engine: Engine, prompts: Prompts) -> None:
+    completion = only(begin(engine, prompts.build("a", params=replace(ENDLESS, max_new_tokens=5))))
     assert (completion.num_tokens, completion.finish_reason) == (5, "length")
 
 
 def test_a_sequence_may_fill_the_context_to_its_last_token(
     engine: Engine, prompts: Prompts, loaded: LoadedModel
 ) -> None:
-    submission = prompts.submission("a b c")
-    room = loaded.context_length - len(submission.token_ids)
-    completion = only(begin(engine, replace(submission, params=replace(ENDLESS, max_new_tokens=room))))
+    engine_prompt = prompts.build("a b c")
+    room = loaded.context_length - len(engine_prompt.token_ids)
+    completion = only(begin(engine, replace(engine_prompt, params=replace(ENDLESS, max_new_tokens=room))))
     assert completion.num_tokens == room
 
 
 def test_a_stop_string_across_tokens_ends_the_text_before_it(engine: Engine, prompts: Prompts) -> None:
     params = replace(SAMPLING, ignore_eos=True, max_new_tokens=40)
-    free = only(begin(engine, prompts.submission("a", params=params)))
+    free = only(begin(engine, prompts.build("a", params=params)))
     stop = free.text[10:16]
-    stopped = only(begin(engine, prompts.submission("a", params=replace(params, stop=(stop,)))))
+    stopped = only(begin(engine, prompts.build("a", params=replace(params, stop=(stop,)))))
     assert stopped.text == free.text[: free.text.index(stop)]
     assert stopped.finish_reason == "stop"
     assert stopped.num_tokens < free.num_tokens
 
 
-def test_no_stop_before_min_new_tokens(engine: Engine, prompts: Prompts) -> None:
+def test_a_stop_string_before_min_new_tokens_does_not_stop(engine: Engine, prompts: Prompts) -> None:
     params = replace(SAMPLING, ignore_eos=True, max_new_tokens=40)
-    text = only(begin(engine, prompts.submission("a", params=params))).text
+    text = only(begin(engine, prompts.build("a", params=params))).text
     late = replace(params, stop=(text[3:5],), min_new_tokens=30)
-    assert only(begin(engine, prompts.submission("a", params=late))).num_tokens >= 30
+    assert only(begin(engine, prompts.build("a", params=late))).num_tokens >= 30
 
 
-def test_logprobs_are_the_model_s(engine: Engine, prompts: Prompts, reference: Reference) -> None:
+def test_logprobs_equal_the_model_s_log_softmax(engine: Engine, prompts: Prompts, reference: Reference) -> None:
     params = replace(GREEDY, logprobs=2, repetition_penalty=1.7, max_new_tokens=6)
-    submission = prompts.submission("The sky", params=params)
-    plain = [begin(engine, prompts.submission(f"{i}")) for i in range(3)]
-    completion = only(begin(engine, submission))
-    whole = torch.tensor([[*submission.token_ids, *completion.token_ids]])
+    engine_prompt = prompts.build("The sky", params=params)
+    plain = [begin(engine, prompts.build(f"{i}")) for i in range(3)]
+    completion = only(begin(engine, engine_prompt))
+    whole = torch.tensor([[*engine_prompt.token_ids, *completion.token_ids]])
     with torch.inference_mode():
         logits = reference.model(input_ids=whole).logits
-    expected = logits[0, len(submission.token_ids) - 1 : -1].log_softmax(-1)
-    for row, token, told_ in zip(expected, completion.token_ids, completion.logprobs, strict=True):
-        assert told_.logprob == pytest.approx(float(row[token]), abs=1e-4)
-        best = [alternative.logprob for alternative in told_.alternatives]
+    expected = logits[0, len(engine_prompt.token_ids) - 1 : -1].log_softmax(-1)
+    for row, token, reported in zip(expected, completion.token_ids, completion.logprobs, strict=True):
+        assert reported.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        best = [alternative.logprob for alternative in reported.alternatives]
         assert best == pytest.approx(row.topk(2).values.tolist(), abs=1e-4)
-    assert not any(only(generation).logprobs for generation in plain)
+    assert not any(only(handle).logprobs for handle in plain)
 
 
-def test_streamed_text_is_the_text(engine: Engine, prompts: Prompts) -> None:
+def test_streamed_deltas_add_up_to_the_text(engine: Engine, prompts: Prompts) -> None:
     params = replace(SAMPLING, ignore_eos=True, max_new_tokens=40, n=2)
-    text = only(begin(engine, prompts.submission("a", params=replace(params, n=1)))).text
-    submission = prompts.submission("a", params=replace(params, stop=(text[20:26],), logprobs=0))
+    text = only(begin(engine, prompts.build("a", params=replace(params, n=1)))).text
+    engine_prompt = prompts.build("a", params=replace(params, stop=(text[20:26],), logprobs=0))
     pieces: dict[int, list[TextDelta]] = {0: [], 1: []}
     ends = {}
-    for event in begin(engine, submission, streaming=True):
-        if isinstance(event, SequenceEnd):
-            ends[event.index] = event.completion
+    for event in begin(engine, engine_prompt, streaming=True):
+        if isinstance(event, Completion):
+            ends[event.index] = event
         else:
             assert event.index not in ends
             pieces[event.index].append(event)
@@ -313,91 +321,91 @@ def test_streamed_text_is_the_text(engine: Engine, prompts: Prompts) -> None:
     assert sorted(ends) == [0, 1]
 
 
-def test_a_cancelled_request_gives_its_place_and_its_blocks_back(loaded: LoadedModel, prompts: Prompts) -> None:
+def test_a_cancelled_request_frees_its_place_and_its_blocks(loaded: LoadedModel, prompts: Prompts) -> None:
     with running(loaded, max_num_seqs=1, max_queued_seqs=0, max_sequences=1) as engine:
-        for leave in (RequestHandle.close, lambda generation: setattr(generation, "gone", lambda: True)):
-            generation = begin(engine, prompts.submission("a", params=ENDLESS), streaming=True)
-            next(iter(generation))
+        for leave in (RequestHandle.close, lambda handle: setattr(handle, "is_disconnected", lambda: True)):
+            handle = begin(engine, prompts.build("a", params=ENDLESS), streaming=True)
+            next(iter(handle))
             with pytest.raises(Overloaded):
-                begin(engine, prompts.submission("b"))
-            leave(generation)
-            *_, end = generation
-            assert isinstance(end, SequenceEnd)
-            assert end.completion.finish_reason == "cancelled"
-            assert 0 < end.completion.num_tokens < ENDLESS.max_new_tokens
+                begin(engine, prompts.build("b"))
+            leave(handle)
+            *_, end = handle
+            assert isinstance(end, Completion)
+            assert end.finish_reason == "cancelled"
+            assert 0 < end.num_tokens < ENDLESS.max_new_tokens
             assert engine.stats.kv_cache_usage == 0
-            tokens(engine, prompts.submission("b"))
+            tokens(engine, prompts.build("b"))
 
 
-def test_a_deadline_ends_a_request_with_what_there_is(engine: Engine, prompts: Prompts) -> None:
-    generation = begin(engine, prompts.submission("a", params=ENDLESS), streaming=True)
-    next(iter(generation))
-    generation.deadline = 0.0
-    *_, end = generation
-    assert isinstance(end, SequenceEnd)
-    assert end.completion.finish_reason == "deadline"
-    full = only(begin(engine, prompts.submission("a", params=ENDLESS))).text
-    assert full.startswith(end.completion.text)
+def test_a_deadline_ends_a_request_with_the_text_so_far(engine: Engine, prompts: Prompts) -> None:
+    handle = begin(engine, prompts.build("a", params=ENDLESS), streaming=True)
+    next(iter(handle))
+    handle.deadline = 0.0
+    *_, end = handle
+    assert isinstance(end, Completion)
+    assert end.finish_reason == "deadline"
+    full = only(begin(engine, prompts.build("a", params=ENDLESS))).text
+    assert full.startswith(end.text)
 
 
-def test_a_draining_engine_refuses_and_ends_what_is_live(loaded: LoadedModel, prompts: Prompts) -> None:
+def test_a_draining_engine_refuses_requests_and_ends_live_ones(loaded: LoadedModel, prompts: Prompts) -> None:
     with running(loaded) as engine:
-        ending = begin(engine, prompts.submission("a"))
-        endless = begin(engine, prompts.submission("b", params=ENDLESS), streaming=True)
+        ending = begin(engine, prompts.build("a"))
+        endless = begin(engine, prompts.build("b", params=ENDLESS), streaming=True)
         next(iter(endless))
         assert only(ending).finish_reason in ("stop", "length")
         engine.drain(0.0)
         with pytest.raises(Unavailable):
-            begin(engine, prompts.submission("c"))
+            begin(engine, prompts.build("c"))
         *_, end = endless
-        assert isinstance(end, SequenceEnd)
-        assert end.completion.finish_reason == "deadline"
+        assert isinstance(end, Completion)
+        assert end.finish_reason == "deadline"
 
 
 class Broken:
-    """Stands before a runner and fails on request."""
+    """Wraps a runner, and fails when the test says so."""
 
     def __init__(self, engine: Engine) -> None:
         self._runner = engine._runner
         self.fails: Callable[[], bool] = lambda: False
-        self.sick = False
+        self.device_failed = False
         self.overlaps = engine._runner.overlaps
         engine._runner = self
 
     def launch(self, batch: Any) -> Any:
-        collect = self._runner.launch(batch)  # what it writes must not be used
-        if self.fails() or self.sick:
+        collect = self._runner.launch(batch)  # the keys and values that it writes must not be used
+        if self.fails() or self.device_failed:
             raise RuntimeError("broken")
         return collect
 
     def probe(self) -> None:
         self._runner.probe()
-        if self.sick:
-            raise RuntimeError("sick")
+        if self.device_failed:
+            raise RuntimeError("device failed")
 
 
-def test_a_failed_step_ends_its_requests_alone(loaded: LoadedModel, prompts: Prompts) -> None:
-    submissions = mixed(prompts)
+def test_a_failed_step_ends_only_its_own_requests(loaded: LoadedModel, prompts: Prompts) -> None:
+    engine_prompts = mixed(prompts)
     with running(loaded, max_num_seqs=3) as engine:
         broken = Broken(engine)
         steps = iter(range(10_000))
         broken.fails = lambda: next(steps) == 4
         outcomes = []
-        for generation in [begin(engine, submission) for submission in submissions]:
+        for handle in [begin(engine, engine_prompt) for engine_prompt in engine_prompts]:
             try:
-                outcomes.append(list(only(generation).token_ids))
+                outcomes.append(list(only(handle).token_ids))
             except InternalError:
                 outcomes.append([])
-        again = [tokens(engine, submission) for submission in submissions]
+        again = [tokens(engine, engine_prompt) for engine_prompt in engine_prompts]
     assert 1 <= sum(not outcome for outcome in outcomes) <= 3
-    expected = [prompts.expected(submission) for submission in submissions]
+    expected = [prompts.expected(engine_prompt) for engine_prompt in engine_prompts]
     assert all(not outcome or outcome == right for outcome, right in zip(outcomes, expected, strict=True))
     assert again == expected
 
 
 @contextmanager
 def ailing(loaded: LoadedModel) -> Iterator[tuple[Engine, Broken, list[str], threading.Event]]:
-    """An engine not yet started, what breaks it, and what it says when it gives up."""
+    """Yields an engine that is not started, its breakable runner, the reported reasons, and an event for a report."""
     engine = build_engine(loaded, Settings())
     reasons: list[str] = []
     said = threading.Event()
@@ -410,33 +418,33 @@ def ailing(loaded: LoadedModel) -> Iterator[tuple[Engine, Broken, list[str], thr
     yield engine, Broken(engine), reasons, said
 
 
-def test_a_sick_device_fails_everybody_refuses_and_says_so_once(loaded: LoadedModel, prompts: Prompts) -> None:
+def test_a_failed_device_fails_every_request_and_is_reported_once(loaded: LoadedModel, prompts: Prompts) -> None:
     with ailing(loaded) as (engine, broken, reasons, said):
-        broken.sick = True
-        generations = [begin(engine, prompts.submission(f"{i}")) for i in range(30)]  # more than run at once
+        broken.device_failed = True
+        handles = [begin(engine, prompts.build(f"{i}")) for i in range(30)]  # more than run at once
         engine.start()
-        for generation in generations:
+        for handle in handles:
             with pytest.raises(RequestError) as refused:
-                generation.result()
+                handle.result()
             assert refused.value.status in (500, 503)
         assert said.wait(10)
         with pytest.raises(Unavailable):
-            begin(engine, prompts.submission("b"))
-        assert reasons == ["RuntimeError: sick"]
+            begin(engine, prompts.build("b"))
+        assert reasons == ["RuntimeError: device failed"]
 
 
-def test_a_step_that_does_not_end_is_a_sick_device(loaded: LoadedModel, prompts: Prompts) -> None:
+def test_a_step_that_does_not_end_is_reported_as_a_failed_device(loaded: LoadedModel, prompts: Prompts) -> None:
     with ailing(loaded) as (engine, broken, reasons, said):
         stuck, go_on = threading.Event(), threading.Event()
         broken.fails = lambda: stuck.set() or (go_on.wait(60) and False)  # type: ignore[func-returns-value]
         engine.start()
-        first = begin(engine, prompts.submission("a"))
+        first = begin(engine, prompts.build("a"))
         assert stuck.wait(10)
-        begin(engine, prompts.submission("b"))  # a step may take a while
+        begin(engine, prompts.build("b"))  # a step may take a while
         engine._stall_seconds = 0.0
         for _ in range(2):
             with pytest.raises(Unavailable):
-                begin(engine, prompts.submission("c"))
+                begin(engine, prompts.build("c"))
         assert said.wait(10)
         go_on.set()
         assert only(first).num_tokens
@@ -444,22 +452,22 @@ def test_a_step_that_does_not_end_is_a_sick_device(loaded: LoadedModel, prompts:
         assert reasons == ["a step does not end"]
 
 
-def test_retry_after_is_the_pace_of_the_busy_time(loaded: LoadedModel, prompts: Prompts) -> None:
+def test_retry_after_of_429_follows_the_pace_of_the_busy_time(loaded: LoadedModel, prompts: Prompts) -> None:
     with running(loaded, max_num_seqs=1, max_queued_seqs=0, max_sequences=1) as engine:
-        engine._ends.extend([0.0] * 64)  # the last answers were long ago
-        generation = begin(engine, prompts.submission("a", params=ENDLESS))
+        engine._admission._finish_times.extend([0.0] * 64)  # the last answers were long ago
+        handle = begin(engine, prompts.build("a", params=ENDLESS))
         with pytest.raises(Overloaded) as refused:
-            begin(engine, prompts.submission("b"))
-        generation.result()
+            begin(engine, prompts.build("b"))
+        handle.result()
     assert refused.value.retry_after is not None
     assert 1 <= refused.value.retry_after <= 60
 
 
-def test_a_sequence_of_no_numbers_fails_alone(loaded: LoadedModel, prompts: Prompts) -> None:
-    """Pixels that overflow in one request leave the other's answer as it is, and its blocks too."""
+def test_nan_pixels_fail_only_their_own_request(loaded: LoadedModel, prompts: Prompts) -> None:
+    """NaN pixels in one request change neither the answer of another request nor its blocks."""
     poison = image(1, loaded.tokenizer.image.count, torch.full((3, *loaded_size(loaded)), torch.nan))
-    bad = replace(prompts.submission(1), images=(poison,))
-    good = prompts.submission("The sky is blue", params=replace(GREEDY, max_new_tokens=40))
+    bad = replace(prompts.build(1), images=(poison,))
+    good = prompts.build("The sky is blue", params=replace(GREEDY, max_new_tokens=40))
     with running(loaded, max_num_seqs=2) as engine:
         for _ in range(3):
             neighbor, poisoned = begin(engine, good), begin(engine, bad)
@@ -481,33 +489,33 @@ def test_grouped_query_attention_equals_stock_generate(parts_dir: Path, merged: 
         shutil.copy(merged / name, tmp_path / name)
     loaded = load_model(MergedCheckpoint(tmp_path), "cpu", "float32")
     prompts = Prompts(loaded, Reference(tmp_path))
-    submissions = mixed(prompts)[::3]
+    engine_prompts = mixed(prompts)[::3]
     with running(loaded, max_num_batched_tokens=20) as engine:
-        generations = [begin(engine, submission) for submission in submissions]
-        answers = [list(only(generation).token_ids) for generation in generations]
-    assert answers == [prompts.expected(submission) for submission in submissions]
+        handles = [begin(engine, engine_prompt) for engine_prompt in engine_prompts]
+        answers = [list(only(handle).token_ids) for handle in handles]
+    assert answers == [prompts.expected(engine_prompt) for engine_prompt in engine_prompts]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_answers_as_float32(demo_loaded: LoadedModel, demo_reference: Reference, dtype: str) -> None:
+def test_half_precision_gives_float32_s_answer(demo_loaded: LoadedModel, demo_reference: Reference, dtype: str) -> None:
     shapes = Picture.open(DEMO / "pictures" / "shapes.png")
     question = "What is in the image?"
     expected = demo_reference.answer(question, shapes)
     loaded = load_model(ModelParts(DEMO), "cpu", dtype)
     ids = demo_reference.question_ids(question)
-    tokenizer = loaded.tokenizer
-    pixels = image(tokenizer.image_starts(ids)[0], tokenizer.image.count, demo_reference.pixels(shapes)[0])
-    submission = EnginePrompt(tuple(ids), (pixels,), replace(GREEDY, stop=("###",)))
+    image_tokens = loaded.tokenizer.image
+    pixels = image(ids.index(image_tokens.patch), image_tokens.count, demo_reference.pixels(shapes)[0])
+    engine_prompt = EnginePrompt(tuple(ids), (pixels,), replace(GREEDY, stop=("###",)))
     with running(loaded) as engine:
-        answers = [begin(engine, submission) for _ in range(6)]
+        answers = [begin(engine, engine_prompt) for _ in range(6)]
         assert {only(answer).text.strip() for answer in answers} == {expected}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_engine_runs_on_cuda(parts_dir: Path, prompts: Prompts) -> None:
-    submissions = mixed(prompts)
+    engine_prompts = mixed(prompts)
     with running(load_model(ModelParts(parts_dir), "cuda", "float32")) as engine:
-        generations = [begin(engine, submission) for submission in submissions]
-        answers = [list(only(generation).token_ids) for generation in generations]
-    assert answers == [prompts.expected(submission) for submission in submissions]
+        handles = [begin(engine, engine_prompt) for engine_prompt in engine_prompts]
+        answers = [list(only(handle).token_ids) for handle in handles]
+    assert answers == [prompts.expected(engine_prompt) for engine_prompt in engine_prompts]

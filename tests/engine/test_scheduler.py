@@ -1,12 +1,11 @@
-"""The scheduler before a make-believe device: where a token was written, its cache holds a hash of the token's prefix.
+"""The scheduler with a simulated device, whose cache holds a hash of the token's prefix at each written position.
 
-The next token follows from that hash, so that a block that is wrong, stale or shared too early shows where it is read.
+The next token follows from that hash. A block that is wrong, stale or shared too early gives a wrong token.
 """
 
 import random
 import subprocess
 import sys
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -30,7 +29,7 @@ class Request:
     parts: tuple[bytes | tuple[int, ...], ...]  # pictures and texts
     max_new_tokens: int = 1
     seed: int = 0
-    root: bytes = b""
+    cache_salt: bytes = b""
     arrives: int = 0  # before that step
     leaves: int | None = None  # likewise, if it is still there
 
@@ -42,18 +41,18 @@ class Request:
                 images.append(PromptImage(len(ids), IMAGE_LENGTH, part, pixels=None))
             ids += [IMAGE_TOKEN] * IMAGE_LENGTH if isinstance(part, bytes) else part
         params = SamplingParams(self.max_new_tokens, seed=self.seed)
-        return Sequence(seq_id, ids, tuple(images), params, random.Random(0), self.root)
+        return Sequence(seq_id, ids, tuple(images), params, random.Random(0), self.cache_salt)
 
     def alone(self) -> list[int]:
-        """The tokens that it gets, whoever is beside it."""
+        """Returns the tokens that it gets without other requests."""
         seq = self.sequence()
         while not grow(seq, token_after(seq, keys(seq)[-1])):
             pass
         return seq.token_ids[seq.num_prompt_tokens :]
 
 
-def keys(seq: Sequence, unknown: Rows[int] = ()) -> list[int]:
-    """A hash of all that is in the prompt up to each position; of ints, which is the same in every process.
+def keys(seq: Sequence, unknown: tuple[int, ...] | list[int] = ()) -> list[int]:
+    """Returns a hash of the content up to each position. It hashes ints, so that every process gets the same.
 
     `unknown` are the tokens at the end that the host does not know yet.
     """
@@ -64,20 +63,20 @@ def keys(seq: Sequence, unknown: Rows[int] = ()) -> list[int]:
 
 
 def token_after(seq: Sequence, key: int) -> int:
-    """The token that follows from the last one's key."""
+    """Returns the token that follows a token with this key."""
     return hash((key, seq.params.seed)) % 40
 
 
 def grow(seq: Sequence, token: int) -> bool:
-    """Appends a token; whether the sequence ends with it."""
+    """Appends a token. Returns whether the sequence ends with it."""
     seq.token_ids.append(token)
     return seq.token_ids[-1] == EOS or seq.num_generated == seq.params.max_new_tokens
 
 
 class Device:
-    """Runs what the scheduler says, and checks in every step all that must hold in every step.
+    """Runs the scheduler's batches, and checks its invariants in every step.
 
-    With `overlaps` the host learns a step's tokens after it has scheduled the next, as the engine does on a GPU.
+    With `overlaps` the host reads a step's tokens after it has scheduled the next one, as the engine does on a GPU.
     """
 
     def __init__(
@@ -90,13 +89,13 @@ class Device:
     ) -> None:
         self.overlaps = overlaps
         self.unknown: dict[int, list[int]] = {}  # by seq_id: tokens that the host does not know yet
-        self.in_flight: list[Sequence] = []  # sampled from in the step that the host has not looked at
-        self.stats, self.counted = Stats(), Stats()  # what the scheduler counts, and should
+        self.in_flight: list[Sequence] = []  # sampled in the step that the host has not read
+        self.stats, self.counted = Stats(), Stats()  # the scheduler's counts, and the expected ones
         self.blocks = BlockManager(num_blocks, block_size)
         self.scheduler = Scheduler(self.blocks, max_num_seqs, max_num_tokens, self.stats)
         self.max_num_seqs, self.max_num_tokens = max_num_seqs, max_num_tokens
-        self.cache: dict[tuple[int, int], int] = {}  # block and place -> key
-        self.seqs: list[Sequence] = []  # all that ever came
+        self.cache: dict[tuple[int, int], int] = {}  # (block, offset) -> key
+        self.seqs: list[Sequence] = []  # every sequence that was added
         self.finished: list[Sequence] = []
 
     def add(self, *requests: Request) -> None:
@@ -113,11 +112,11 @@ class Device:
         if fails:
             self.cache = dict.fromkeys(self.cache, -1)
             self.scheduler.reset_prefix_cache()
-            for entry in batch.scheduled:
-                self.scheduler.remove(entry.seq)
-            self.take_in([])
+            for chunk in batch.scheduled:
+                self.scheduler.remove(chunk.seq)
+            self.read_tokens([])
             return batch
-        samples = [entry.seq for entry in batch.scheduled if entry.samples]
+        samples = [chunk.seq for chunk in batch.scheduled if chunk.samples]
         for seq in samples:
             token = token_after(seq, self.cache[self.slots(seq)[seq.length - 1]])
             self.unknown.setdefault(seq.seq_id, []).append(token)
@@ -126,11 +125,11 @@ class Device:
             self.counted.steps += 1
             self.counted.scheduled_seqs += len(batch.scheduled)
             self.counted.scheduled_tokens += batch.num_tokens
-        self.take_in(samples)
+        self.read_tokens(samples)
         return batch
 
-    def take_in(self, launched: list[Sequence]) -> None:
-        """The host learns the tokens of the step before, or where nothing overlaps, of the one just launched."""
+    def read_tokens(self, launched: list[Sequence]) -> None:
+        """Reads the tokens of the step before, or of the step just launched if nothing overlaps."""
         ready = self.in_flight if self.overlaps else launched
         self.in_flight = launched if self.overlaps else []
         for seq in ready:
@@ -141,9 +140,9 @@ class Device:
                 self.scheduler.remove(seq)
 
     def serve(self, *requests: Request) -> Stats:
-        """To the end, which comes: in every step the oldest sequence has a token computed, for good."""
+        """Runs to the end. Every step computes a token of the oldest sequence, so the number of steps is bounded."""
         self.add(*requests)
-        # Where the host is a step behind, each sequence may take a step more to end.
+        # If the host is one step behind, each sequence may need one step more.
         extra = sum(1 for _ in self.scheduler) if self.overlaps else 0
         for _ in range(extra + sum(seq.num_tokens + seq.params.max_new_tokens for seq in self.scheduler)):
             if self.scheduler.has_work:
@@ -156,13 +155,13 @@ class Device:
     def check_schedule(self, batch: Batch, before: list[Sequence]) -> None:
         self.scheduler.check_integrity()
         running = [seq for seq in self.scheduler if seq.block_table]
-        assert running == sorted(self.scheduler, key=lambda seq: seq.seq_id)[: len(running)], "the oldest run"
+        assert running == sorted(self.scheduler, key=lambda seq: seq.seq_id)[: len(running)], "the oldest sequences run"
         must_run = [seq for seq in running if not seq.has_last_token]
         assert must_run or self.overlaps
-        assert {entry.seq for entry in batch.scheduled} == set(must_run), "whoever runs is in every step"
+        assert {chunk.seq for chunk in batch.scheduled} == set(must_run), "every running sequence is in every step"
         assert len(batch.scheduled) <= self.max_num_seqs
-        assert all(1 <= entry.num_tokens <= entry.seq.num_uncomputed for entry in batch.scheduled)
-        assert sum(entry.num_tokens for entry in batch.scheduled) == batch.num_tokens <= self.max_num_tokens
+        assert all(1 <= chunk.num_tokens <= chunk.seq.num_uncomputed for chunk in batch.scheduled)
+        assert sum(chunk.num_tokens for chunk in batch.scheduled) == batch.num_tokens <= self.max_num_tokens
         self.counted.preemptions += sum(not seq.block_table for seq in before)
         for seq in [seq for seq in running if seq not in before]:
             self.counted.prefix_cache_queries += seq.num_tokens
@@ -170,7 +169,7 @@ class Device:
         self.check_counts()
 
     def check_counts(self) -> None:
-        held = {(block, seq.root) for seq in self.scheduler for block in seq.block_table}  # a block has one root
+        held = {(block, seq.cache_salt) for seq in self.scheduler for block in seq.block_table}  # a block has one salt
         self.counted.num_running = sum(bool(seq.block_table) for seq in self.scheduler)
         self.counted.num_waiting = sum(not seq.block_table for seq in self.scheduler)
         self.counted.kv_cache_usage = 1 - (self.blocks.num_blocks - len(held)) / self.blocks.num_blocks
@@ -179,21 +178,21 @@ class Device:
         assert self.stats == self.counted
 
     def run(self, batch: Batch) -> None:
-        """Clears, writes, then reads, as each layer of the model does."""
+        """Clears, writes, then reads the cache, as each layer of the model does."""
         self.cache = {slot: key for slot, key in self.cache.items() if slot[0] not in batch.new_blocks}
-        for entry in batch.scheduled:
-            new = slice(entry.start, entry.end)
-            self.cache.update(zip(self.slots(entry.seq)[new], self.keys(entry.seq)[new], strict=True))
-        for entry in batch.scheduled:
-            found = [self.cache.get(slot) for slot in self.slots(entry.seq)]
-            assert found[: entry.end] == self.keys(entry.seq)[: entry.end]
-            assert set(found[entry.end :]) <= {None}, "not cleared"
+        for chunk in batch.scheduled:
+            new = slice(chunk.start, chunk.end)
+            self.cache.update(zip(self.slots(chunk.seq)[new], self.keys(chunk.seq)[new], strict=True))
+        for chunk in batch.scheduled:
+            keys_in_cache = [self.cache.get(slot) for slot in self.slots(chunk.seq)]
+            assert keys_in_cache[: chunk.end] == self.keys(chunk.seq)[: chunk.end]
+            assert set(keys_in_cache[chunk.end :]) <= {None}, "not cleared"
 
     def keys(self, seq: Sequence) -> list[int]:
         return keys(seq, self.unknown.get(seq.seq_id, ()))
 
     def slots(self, seq: Sequence) -> list[tuple[int, int]]:
-        return [(block, place) for block in seq.block_table for place in range(self.blocks.block_size)]
+        return [(block, offset) for block in seq.block_table for offset in range(self.blocks.block_size)]
 
 
 REQUESTS = st.builds(
@@ -216,7 +215,7 @@ SHAPES = st.tuples(st.sampled_from([1, 3, 4]), st.integers(1, 5), st.integers(0,
     st.sets(st.integers(0, 40), max_size=2),
     st.booleans(),
 )
-def test_each_sequence_ends_once_with_the_tokens_it_gets_alone(
+def test_each_sequence_ends_once_with_the_tokens_that_it_gets_alone(
     requests: list[Request], spare: int, shape: tuple[int, int, int], failing: set[int], overlaps: bool
 ) -> None:
     block_size, max_num_seqs, room = shape
@@ -238,22 +237,22 @@ def test_each_sequence_ends_once_with_the_tokens_it_gets_alone(
         assert seq in device.finished or request.leaves is not None or failing
 
 
-def test_the_preempted_start_again_from_what_is_still_cached() -> None:
+def test_a_preempted_sequence_restarts_from_its_cached_blocks() -> None:
     stats = Device(8).serve(*(Request((TEXTS[3], (i,)), max_new_tokens=20) for i in range(4, 8)))
     assert stats.preemptions > 2
     assert stats.prefix_cache_hits > stats.cached_prompt_tokens == 3 * 4
     assert stats.prefix_cache_queries > stats.prompt_tokens == 4 * 8
 
 
-def test_a_block_that_a_preempted_prompt_had_half_filled_is_not_found() -> None:
+def test_a_half_filled_block_of_a_preempted_prompt_is_not_cached() -> None:
     assert Device(7, 4, 2, 3).serve(Request(((1, 1),), 10), Request(((9,) * 17,))).preemptions == 1
 
 
-def test_who_waits_leaves_those_who_run_a_block_each_to_grow() -> None:
+def test_admission_leaves_one_free_block_per_running_sequence() -> None:
     assert Device(3).serve(Request(((1,) * 4,), 4), Request(((2,) * 5,), 2)).preemptions == 0
 
 
-def test_a_long_prompt_takes_what_decoding_leaves() -> None:
+def test_a_long_prompt_gets_the_tokens_that_decoding_leaves() -> None:
     device = Device(40, max_num_seqs=3)
     device.add(Request(((1, 5),), 20), Request(((1, 7),), 20))
     device.step()
@@ -277,7 +276,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("other", "shared"), OTHERS)
-def test_as_much_is_shared_as_has_the_same_ids_pixels_and_root(other: Request, shared: int) -> None:
+def test_blocks_with_the_same_ids_pixels_and_salt_are_shared(other: Request, shared: int) -> None:
     device = Device(20)
     device.serve(ONE)
     device.serve(other)
@@ -285,7 +284,7 @@ def test_as_much_is_shared_as_has_the_same_ids_pixels_and_root(other: Request, s
 
 
 @pytest.mark.parametrize(("fails", "cached"), [(True, 0), (False, 4)])
-def test_what_was_not_computed_is_not_found(fails: bool, cached: int) -> None:
+def test_blocks_of_a_failed_step_are_not_cached(fails: bool, cached: int) -> None:
     device = Device(20, max_num_tokens=6)
     device.add(ONE)
     device.step(fails)

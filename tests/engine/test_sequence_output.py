@@ -1,4 +1,4 @@
-"""Tokens to text: any split gives the same, and nothing is told that is taken back."""
+"""Tokens to text: any split gives the same, and nothing is emitted that is taken back."""
 
 import itertools
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_serving.api.response import AnswerText
-from llava_serving.engine.detokenizer import Detokenizer, StopText
+from llava_serving.engine.detokenizer import Detokenizer, StoppedText
 from llava_serving.inputs.prompt import Prompt
 
 STOPS = st.lists(st.text("ab#", min_size=1, max_size=4), max_size=3)
@@ -18,35 +18,37 @@ def split(text: str, data: st.DataObject) -> list[str]:
 
 
 @given(text=st.text("ab#", max_size=30), stops=STOPS, data=st.data())
-def test_any_split_of_the_text_stops_at_the_same_place(text: str, stops: list[str], data: st.DataObject) -> None:
-    stop_text = StopText(tuple(stops))
-    told = ""
+def test_emitted_text_ends_before_the_stop_string_for_any_split(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
+    stopped = StoppedText(tuple(stops))
+    emitted = ""
     for piece in split(text, data):
-        stopped = stop_text.push(piece)
-        told += stop_text.settle()
-        assert stop_text.text.startswith(told)
-        if stopped:
+        is_stopped = stopped.push(piece)
+        emitted += stopped.emit()
+        assert stopped.text.startswith(emitted)
+        if is_stopped:
             break
-    told += stop_text.settle(final=True)
-    assert told == stop_text.text
+    emitted += stopped.emit(final=True)
+    assert emitted == stopped.text
     if not any(stop in text for stop in stops):
-        assert told == text
+        assert emitted == text
         return
     # The push that completes a stop string ends the text before it.
-    assert stop_text.stopped
-    assert any(told + stop == text[: len(told) + len(stop)] for stop in stops)
-    assert not any(stop in told for stop in stops)
+    assert stopped.is_stopped
+    assert any(emitted + stop == text[: len(emitted) + len(stop)] for stop in stops)
+    assert not any(stop in emitted for stop in stops)
 
 
-def test_the_beginning_of_a_stop_string_waits() -> None:
-    text = StopText(("###", "b#c"))
-    assert [(text.push(piece), text.settle()) for piece in ("a#", "b", "#", "d")] == [
+def test_the_beginning_of_a_stop_string_is_held_back() -> None:
+    text = StoppedText(("###", "b#c"))
+    assert [(text.push(piece), text.emit()) for piece in ("a#", "b", "#", "d")] == [
         (False, "a"), (False, "#"), (False, ""), (False, "b#d"),
     ]  # fmt: skip
 
 
 @given(text=st.text(max_size=20), data=st.data())
-def test_any_split_of_the_bytes_gives_the_same_characters(text: str, data: st.DataObject) -> None:
+def test_any_split_of_utf_8_bytes_decodes_to_the_same_text(text: str, data: st.DataObject) -> None:
     encoded = text.encode("utf-8", "replace")
     cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=6)))
     detokenizer = Detokenizer()
@@ -55,19 +57,21 @@ def test_any_split_of_the_bytes_gives_the_same_characters(text: str, data: st.Da
 
 
 PROMPTS = st.builds(
-    Prompt, segments=st.sampled_from([("",), ("a b",), (" ",)]), is_question=st.booleans(), param=st.just("")
+    Prompt, segments=st.sampled_from([("",), ("a b",), (" ",)]), in_template=st.booleans(), param=st.just("")
 )
 
 
 @given(prompt=PROMPTS, echo=st.booleans(), text=st.text(" ab\n", max_size=12), data=st.data())
-def test_an_answer_in_pieces_is_the_answer(prompt: Prompt, echo: bool, text: str, data: st.DataObject) -> None:
-    def told(pieces: list[str]) -> str:
+def test_an_answer_in_pieces_equals_the_whole_answer(
+    prompt: Prompt, echo: bool, text: str, data: st.DataObject
+) -> None:
+    def emitted(pieces: list[str]) -> str:
         answer = AnswerText(prompt, echo)
         return "".join([*map(answer.push, pieces), answer.flush()])
 
-    whole = told([text])
-    assert told(split(text, data)) == whole
-    if prompt.is_question:
+    whole = emitted([text])
+    assert emitted(split(text, data)) == whole
+    if prompt.in_template:
         assert whole == (prompt.text + text if echo else text.strip())
     else:
         continuation = text if prompt.text else text.removeprefix(" ")

@@ -1,4 +1,4 @@
-"""The one place where whole answers and errors become bodies and headers; streamed ones are stream.py's."""
+"""Whole answers and errors as HTTP responses. Streamed answers are in stream.py."""
 
 import json
 import time
@@ -16,7 +16,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 
 class BodyStream(Protocol):
-    """A body that comes piece by piece. The server calls `close` at its end, and when the caller has gone before."""
+    """A body in pieces. The server calls `close` after the last piece, and earlier if the client disconnects."""
 
     def __iter__(self) -> Iterator[bytes]: ...
 
@@ -25,7 +25,7 @@ class BodyStream(Protocol):
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """An HTTP answer. Header values hold no commas: Azure's server would split them."""
+    """An HTTP response. Its header values hold no commas, because Azure's server splits a value at each comma."""
 
     status: int
     headers: dict[str, str]
@@ -33,7 +33,7 @@ class HttpResponse:
 
 
 def error_response(error: RequestError) -> HttpResponse:
-    """`{"error": {"code", "message", "param"}}` with the error's status."""
+    """Returns `{"error": {"code", "message", "param"}}` with the error's status."""
     headers = dict(JSON_TYPE)
     if error.status == 405:
         headers["Allow"] = "POST"
@@ -46,81 +46,80 @@ def error_body(error: RequestError) -> dict[str, Any]:
     return {"error": {"code": error.code, "message": error.message, "param": error.param}}
 
 
-def refusal(completions: Iterable[Completion]) -> RequestError | None:
-    """What is told instead of completions that are none."""
-    completions = list(completions)
+def completion_error(completions: Sequence[Completion]) -> RequestError | None:
+    """Returns the error to report if the completions are no answer, else None."""
     if any(completion.finish_reason == "cancelled" for completion in completions):
-        return ClientClosed("client_closed", "the caller left before the end")
+        return ClientClosed("client_closed", "the client disconnected before the end")
     if completions and all(c.finish_reason == "deadline" and not c.num_tokens for c in completions):
         return DeadlineExceeded(
-            "deadline_exceeded", "nothing was generated in the time there was: send less at a time, or allow it more"
+            "deadline_exceeded", "no token was generated before the deadline: send less at a time, or allow more time"
         )
     return None
 
 
-def answer_response(request: ScoreRequest, rows: list[list[Completion]]) -> HttpResponse:
-    """The body in the request's own form; usage, finish reasons and times in headers."""
-    return HttpResponse(200, JSON_TYPE | _headers(rows), to_json(answer_body(request, rows)))
+def answer_response(request: ScoreRequest, completions: Sequence[Completion]) -> HttpResponse:
+    """Returns the answer in the request's own form, with usage, finish reasons and times in headers.
+
+    `completions` are ordered by prompt and index.
+    """
+    return HttpResponse(200, JSON_TYPE | _headers(completions), to_json(answer_body(request, completions)))
 
 
-def answer_body(request: ScoreRequest, rows: list[list[Completion]]) -> Any:
-    """The answer in the request's own form, a JSON value."""
-    texts = [
-        [_whole(AnswerText(prompt, echo), completion.text) for completion in row]
-        for prompt, echo, row in zip(request.prompts, request.echo, rows, strict=True)
-    ]
+def answer_body(request: ScoreRequest, completions: Sequence[Completion]) -> Any:
+    """Returns the answer in the request's own form, as a JSON value."""
+    texts: list[list[str]] = [[] for _ in request.prompts]
+    for completion in completions:
+        texts[completion.prompt_index].append(_answer_text(request, completion))
     if request.form == "prompts":
-        return [{str(i): text for i, text in enumerate(row)} for row in texts]
+        return [{str(index): text for index, text in enumerate(of_prompt)} for of_prompt in texts]
     if request.form == "list":
-        return [row[0] for row in texts]
+        return [of_prompt[0] for of_prompt in texts]
     if request.form == "table":
-        return [{"response": row[0]} for row in texts]
+        return [{"response": of_prompt[0]} for of_prompt in texts]
     if request.form == "chat":
         return {"output": texts[0][0]}
-    return _chat_completion(request, rows[0], texts[0])
+    return _chat_completion(request, completions, texts[0])
 
 
 class AnswerText:
-    """A completion's text as its caller gets it, in as many pieces as it comes.
+    """A completion's text as the client receives it, in any number of pieces.
 
-    An answer to a question is stripped, as the authors did; a raw prompt goes on where it ended. With `echo` the
-    prompt comes first and nothing is stripped.
+    The answer to a prompt in a template is stripped, as the authors did. A raw prompt is continued where it ends. With
+    `echo` the prompt comes first and nothing is stripped.
     """
 
     def __init__(self, prompt: Prompt, echo: bool) -> None:
-        self._before = prompt.text if echo else ""
-        self._strips = prompt.is_question and not echo
-        # SentencePiece drops the space it puts before the very first word.
-        self._drops_space = not prompt.is_question and not prompt.text
-        self._begun = False
-        self._held = ""
+        self._prefix = prompt.text if echo else ""
+        self._strips = prompt.in_template and not echo
+        # SentencePiece drops the space that it puts before the first word of a text.
+        self._drops_space = not prompt.in_template and not prompt.text
+        self._has_begun = False
+        self._held_space = ""
 
     def push(self, piece: str) -> str:
-        """What can be told with `piece`: white space waits for what follows it."""
+        """Returns the text to send after `piece`. White space at the end waits for the text behind it."""
         if self._strips:
-            piece = self._held + piece if self._begun else piece.lstrip()
-            kept = piece.rstrip()
-            self._held = piece[len(kept) :]
-            piece = kept
-            self._begun = self._begun or bool(piece)
+            piece = self._held_space + piece if self._has_begun else piece.lstrip()
+            stripped = piece.rstrip()
+            self._held_space = piece[len(stripped) :]
+            piece = stripped
+            self._has_begun = self._has_begun or bool(piece)
         elif self._drops_space and piece:
             piece = piece.removeprefix(" ")
             self._drops_space = False
-        before, self._before = self._before, ""
-        return before + piece
+        return self._take_prefix() + piece
 
     def flush(self) -> str:
-        """What is left at the end: the prompt, if no piece came."""
-        before, self._before = self._before, ""
-        return before
+        """Returns the text that is left at the end: the prompt, if there was no piece."""
+        return self._take_prefix()
 
-
-def _whole(text: AnswerText, completion: str) -> str:
-    return text.push(completion) + text.flush()
+    def _take_prefix(self) -> str:
+        prefix, self._prefix = self._prefix, ""
+        return prefix
 
 
 def usage(completions: Sequence[Completion]) -> dict[str, Any]:
-    """Of the sequences of one prompt, as OpenAI counts."""
+    """Returns the token counts of one prompt's sequences, counted as OpenAI counts them."""
     prompt_tokens = completions[0].prompt_tokens
     completion_tokens = sum(completion.num_tokens for completion in completions)
     return {
@@ -132,7 +131,7 @@ def usage(completions: Sequence[Completion]) -> dict[str, Any]:
 
 
 def completion_head(request: ScoreRequest, kind: str) -> dict[str, Any]:
-    """What OpenAI's answer and every chunk of its stream begin with."""
+    """Returns the first fields of OpenAI's answer and of every chunk of its stream."""
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
@@ -141,7 +140,8 @@ def completion_head(request: ScoreRequest, kind: str) -> dict[str, Any]:
     }
 
 
-def logprobs_body(request: ScoreRequest, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def logprobs_body(request: ScoreRequest, logprobs: Iterable[TokenLogprob]) -> dict[str, Any] | None:
+    """Returns OpenAI's `logprobs` object, or None if the request does not ask for it."""
     if request.logprobs is None:
         return None
     return {
@@ -156,12 +156,17 @@ def to_json(body: Any) -> bytes:
     return json.dumps(body, ensure_ascii=False).encode()
 
 
-def _headers(rows: list[list[Completion]]) -> dict[str, str]:
-    completions = [completion for row in rows for completion in row]
+def _answer_text(request: ScoreRequest, completion: Completion) -> str:
+    text = AnswerText(request.prompts[completion.prompt_index], request.echo[completion.prompt_index])
+    return text.push(completion.text) + text.flush()
+
+
+def _headers(completions: Sequence[Completion]) -> dict[str, str]:
+    first_of_prompts = [completion for completion in completions if completion.index == 0]
     ttfts = [completion.ttft_seconds for completion in completions if completion.ttft_seconds is not None]
     headers = {
-        "x-llava-prompt-tokens": str(sum(row[0].prompt_tokens for row in rows)),
-        "x-llava-cached-tokens": str(sum(row[0].cached_tokens for row in rows)),
+        "x-llava-prompt-tokens": str(sum(completion.prompt_tokens for completion in first_of_prompts)),
+        "x-llava-cached-tokens": str(sum(completion.cached_tokens for completion in first_of_prompts)),
         "x-llava-completion-tokens": str(sum(completion.num_tokens for completion in completions)),
         "x-llava-finish-reason": " ".join(completion.finish_reason for completion in completions),
         "x-llava-queue-ms": _milliseconds(min(completion.queue_seconds for completion in completions)),
@@ -174,16 +179,16 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}"
 
 
-def _chat_completion(request: ScoreRequest, completions: list[Completion], texts: list[str]) -> dict[str, Any]:
+def _chat_completion(request: ScoreRequest, completions: Sequence[Completion], texts: list[str]) -> dict[str, Any]:
     return completion_head(request, "chat.completion") | {
         "choices": [
             {
-                "index": i,
+                "index": completion.index,
                 "message": {"role": "assistant", "content": text},
                 "logprobs": logprobs_body(request, completion.logprobs),
                 "finish_reason": completion.finish_reason,
             }
-            for i, (text, completion) in enumerate(zip(texts, completions, strict=True))
+            for text, completion in zip(texts, completions, strict=True)
         ],
         "usage": usage(completions),
     }

@@ -1,6 +1,6 @@
-"""Answers as they are made: server-sent events (WHATWG HTML, section 9.2), in the service's own shape or OpenAI's.
+"""Streamed answers: server-sent events (WHATWG HTML, section 9.2), in the service's own form or in OpenAI's.
 
-data: {"row": 0, "0": " a red"}                                     new text of sequence 0 of row 0
+data: {"row": 0, "0": " a red"}                                     new text of sequence 0 of prompt 0
 data: {"row": 0, "index": 0, "finish_reason": "stop", "usage": {}}  the end of that sequence
 data: [DONE]
 
@@ -10,160 +10,176 @@ data: {"error": {"code": "...", "message": "...", "param": null}}
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ..engine.completion import Completion
-from ..engine.request import Event, RequestHandle, SequenceEnd, TextDelta
+from ..engine.request import Event, RequestHandle, TextDelta
 from ..errors import ClientClosed, RequestError
 from .connection import Connection
 from .request import ScoreRequest
-from .response import AnswerText, HttpResponse, completion_head, error_body, logprobs_body, refusal, to_json, usage
+from .response import (
+    AnswerText,
+    HttpResponse,
+    completion_error,
+    completion_head,
+    error_body,
+    logprobs_body,
+    to_json,
+    usage,
+)
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # nginx, which stands before the server in Azure's images
+    "X-Accel-Buffering": "no",  # for nginx, which is in front of the server in Azure's images
 }
 DONE = b"data: [DONE]\n\n"
-# A caller who does not read what he is sent holds a thread for nothing.
+# A client that does not read its stream holds a thread for this long at most.
 STALL_SECONDS = 30.0
-# What became of a stream: its completions so far by (row, index), and the error that ended it, if one did.
-Told = Callable[[dict[tuple[int, int], Completion], RequestError | None], None]
+# Called at the end of a stream, with the completions so far and the error that ended the stream, if one did.
+OnEnd = Callable[[Sequence[Completion], RequestError | None], None]
 
 
-class Chunks(Protocol):
-    """How events are shown."""
+class EventFormat(Protocol):
+    """Turns the engine's events into the JSON objects of a stream."""
 
     def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]: ...
 
-    def end(self, end: SequenceEnd) -> Iterator[dict[str, Any]]: ...
+    def end(self, completion: Completion) -> Iterator[dict[str, Any]]: ...
 
     def finish(self) -> Iterator[dict[str, Any]]: ...
 
 
 def stream_response(
-    request: ScoreRequest, generation: RequestHandle, connection: Connection, told: Told
+    request: ScoreRequest, handle: RequestHandle, connection: Connection, on_end: OnEnd
 ) -> HttpResponse:
-    """Waits for the first event, so that what goes wrong before it still has its own status; then streams.
+    """Waits for the first event, so that an error before it has its own status; then streams.
 
-    `told` is called once, at the end, whichever it is. Raises RequestError.
+    `on_end` is called exactly once if this function returns. Raises RequestError.
     """
-    events = iter(generation)
+    events = iter(handle)
     first = next(events)
-    if isinstance(first, SequenceEnd) and (error := refusal([first.completion])):
+    if isinstance(first, Completion) and (error := completion_error([first])):
         raise error
-    shown: Chunks = _ChatCompletionChunks(request) if request.form == "chat_completion" else _RowChunks(request)
-    return HttpResponse(
-        200, HEADERS, EventStream(itertools.chain([first], events), generation, shown, connection, told)
-    )
+    is_openai = request.form == "chat_completion"
+    event_format: EventFormat = _ChatCompletionFormat(request) if is_openai else _ScoreFormat(request)
+    body = EventStream(itertools.chain([first], events), handle, event_format, connection, on_end)
+    return HttpResponse(200, HEADERS, body)
 
 
 class EventStream:
-    """The body of a streamed answer: an object, since a generator that was never begun cannot be closed."""
+    """The body of a streamed answer.
+
+    It is an object, because the server cannot close a generator that it has not begun.
+    """
 
     def __init__(
-        self, events: Iterator[Event], generation: RequestHandle, chunks: Chunks, connection: Connection, told: Told
+        self,
+        events: Iterator[Event],
+        handle: RequestHandle,
+        event_format: EventFormat,
+        connection: Connection,
+        on_end: OnEnd,
     ) -> None:
         self._events = events
-        self._generation = generation
-        self._chunks = chunks
+        self._handle = handle
+        self._format = event_format
         self._connection = connection
-        self._told: Told | None = told
-        self._completions: dict[tuple[int, int], Completion] = {}
+        self._on_end: OnEnd | None = on_end
+        self._completions: list[Completion] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._connection.patience(STALL_SECONDS):
+        with self._connection.timeout(STALL_SECONDS):
             try:
                 for event in self._events:
-                    yield from self._shown(event)
-                for chunk in self._chunks.finish():
+                    yield from self._render(event)
+                for chunk in self._format.finish():
                     yield _data(chunk)
                 yield DONE
             except RequestError as error:
                 yield b"event: error\n" + _data(error_body(error))
                 self._end(error)
             else:
-                self._end(refusal(self._completions.values()))
+                self._end(completion_error(self._completions))
 
     def close(self) -> None:
-        """Ends what is still being generated, and waits the step or two that takes: what was done is written down."""
-        if self._told is None:
+        """Cancels a stream that has not ended, and waits a step or two for its completions, which are then logged."""
+        if self._on_end is None:
             return
-        self._generation.close()
+        self._handle.close()
         with contextlib.suppress(RequestError):
-            for event in self._generation:
-                self._note(event)
-        self._end(ClientClosed("client_closed", "the caller left before the end"))
+            self._completions += (event for event in self._handle if isinstance(event, Completion))
+        self._end(ClientClosed("client_closed", "the client disconnected before the end"))
 
-    def _note(self, event: Event) -> None:
-        if isinstance(event, SequenceEnd):
-            self._completions[event.row, event.index] = event.completion
-
-    def _shown(self, event: Event) -> Iterator[bytes]:
-        self._note(event)
-        chunks = self._chunks.delta(event) if isinstance(event, TextDelta) else self._chunks.end(event)
+    def _render(self, event: Event) -> Iterator[bytes]:
+        if isinstance(event, Completion):
+            self._completions.append(event)
+            chunks = self._format.end(event)
+        else:
+            chunks = self._format.delta(event)
         for chunk in chunks:
             yield _data(chunk)
 
     def _end(self, error: RequestError | None) -> None:
-        told, self._told = self._told, None
-        if told is not None:
-            told(self._completions, error)
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self._completions, error)
 
 
-class _RowChunks:
-    """The service's own shape."""
+class _ScoreFormat:
+    """The service's own form."""
 
     def __init__(self, request: ScoreRequest) -> None:
-        self._texts = _texts(request)
+        self._texts = _answer_texts(request)
 
     def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        if text := self._texts[delta.row, delta.index].push(delta.text):
-            yield {"row": delta.row, str(delta.index): text}
+        if text := self._texts[delta.prompt_index, delta.index].push(delta.text):
+            yield {"row": delta.prompt_index, str(delta.index): text}
 
-    def end(self, end: SequenceEnd) -> Iterator[dict[str, Any]]:
-        if text := self._texts[end.row, end.index].flush():
-            yield {"row": end.row, str(end.index): text}
+    def end(self, completion: Completion) -> Iterator[dict[str, Any]]:
+        prompt_index, index = completion.prompt_index, completion.index
+        if text := self._texts[prompt_index, index].flush():
+            yield {"row": prompt_index, str(index): text}
         yield {
-            "row": end.row,
-            "index": end.index,
-            "finish_reason": end.completion.finish_reason,
-            "usage": usage([end.completion]),
+            "row": prompt_index,
+            "index": index,
+            "finish_reason": completion.finish_reason,
+            "usage": usage([completion]),
         }
 
     def finish(self) -> Iterator[dict[str, Any]]:
         return iter(())
 
 
-class _ChatCompletionChunks:
+class _ChatCompletionFormat:
     """OpenAI's chat.completion.chunk."""
 
     def __init__(self, request: ScoreRequest) -> None:
         self._request = request
-        self._texts = _texts(request)
+        self._texts = _answer_texts(request)
         self._head = completion_head(request, "chat.completion.chunk")
         self._begun: set[int] = set()
         self._completions: list[Completion] = []
 
     def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        text = self._texts[delta.row, delta.index].push(delta.text)
+        text = self._texts[delta.prompt_index, delta.index].push(delta.text)
         logprobs = logprobs_body(self._request, delta.logprobs)
         if text or delta.logprobs:
             yield from self._role(delta.index)
             yield self._chunk(delta.index, {"content": text}, None, logprobs)
 
-    def end(self, end: SequenceEnd) -> Iterator[dict[str, Any]]:
-        self._completions.append(end.completion)
-        yield from self._role(end.index)
-        yield self._chunk(end.index, {}, end.completion.finish_reason)
+    def end(self, completion: Completion) -> Iterator[dict[str, Any]]:
+        self._completions.append(completion)
+        yield from self._role(completion.index)
+        yield self._chunk(completion.index, {}, completion.finish_reason)
 
     def finish(self) -> Iterator[dict[str, Any]]:
         if self._request.include_usage:
             yield self._head | {"choices": [], "usage": usage(self._completions)}
 
     def _role(self, index: int) -> Iterator[dict[str, Any]]:
-        """The role comes first, once."""
+        """Yields the chunk with the role before the first other chunk of a sequence."""
         if index not in self._begun:
             self._begun.add(index)
             yield self._chunk(index, {"role": "assistant", "content": ""}, None)
@@ -175,10 +191,10 @@ class _ChatCompletionChunks:
         return self._head | {"choices": [choice]} | ({"usage": None} if self._request.include_usage else {})
 
 
-def _texts(request: ScoreRequest) -> dict[tuple[int, int], AnswerText]:
+def _answer_texts(request: ScoreRequest) -> dict[tuple[int, int], AnswerText]:
     return {
-        (row, index): AnswerText(prompt, echo)
-        for row, (prompt, echo) in enumerate(zip(request.prompts, request.echo, strict=True))
+        (prompt_index, index): AnswerText(prompt, echo)
+        for prompt_index, (prompt, echo) in enumerate(zip(request.prompts, request.echo, strict=True))
         for index in range(request.parameters.n)
     }
 

@@ -1,4 +1,4 @@
-"""What comes out of the engine: tokens, their log-probabilities and finished sequences."""
+"""What comes out of the engine: sampled tokens, log-probabilities and finished sequences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
 @dataclass(frozen=True)
 class SampledToken:
-    """`token` is None where the logits were no numbers. `logprob` and `alternatives` (id, value) are as asked for."""
+    """One sampled token id, or None where the logits were not finite.
+
+    `logprob` and `alternatives`, pairs of (id, log-probability), are set only if the request asks for them.
+    """
 
     token: int | None
     logprob: float = 0.0
@@ -28,12 +31,15 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished sequence; times in seconds from its submission.
+    """One finished sequence: number `index` of the `n` sequences of prompt `prompt_index`.
 
-    `text` is cut before the stop string; `token_ids` is every token generated, EOS included. `cached_tokens` of the
-    prompt were found in the prefix cache. `ttft_seconds` is None where no token was made.
+    `text` ends before the stop string. `token_ids` holds every generated token, EOS included. `cached_tokens` counts
+    the prompt's tokens that the prefix cache held. Times are in seconds from submission; `ttft_seconds` is None if no
+    token was generated.
     """
 
+    prompt_index: int
+    index: int
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
@@ -50,7 +56,7 @@ class Completion:
 
     @property
     def tpot_seconds(self) -> float | None:
-        """Time per output token after the first."""
+        """Time per output token after the first; None for fewer than two tokens."""
         if self.ttft_seconds is None or self.num_tokens < 2:
             return None
         return (self.total_seconds - self.ttft_seconds) / (self.num_tokens - 1)

@@ -1,4 +1,4 @@
-"""How an engine is sized: what Settings say, with what the device decides filled in."""
+"""The size of an engine: the settings, completed with defaults for the device."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class EngineConfig:
     """Every limit of one engine.
 
-    `max_num_seqs` sequences run in one step of at most `max_num_batched_tokens` tokens. `kv_cache_gib` None takes what
-    the device has room for. `static_decode` pads decode steps to a few batch sizes, which CUDA captures as graphs.
-    `overlap` lets the host prepare a step while the device computes the one before.
+    At most `max_num_seqs` sequences run in a step of at most `max_num_batched_tokens` tokens. With `kv_cache_gib` None
+    the KV cache takes the memory that the device has left. `static_decode` pads decode steps to a few batch sizes,
+    which CUDA captures as graphs. `overlap` lets the host prepare a step while the device computes the one before.
     """
 
     max_num_seqs: int = 16
@@ -24,5 +24,5 @@ class EngineConfig:
 
     @property
     def max_live_seqs(self) -> int:
-        """Sequences that run and wait at the same time."""
+        """Returns how many sequences run and wait at the same time."""
         return self.max_num_seqs + self.max_queued_seqs

@@ -1,4 +1,4 @@
-"""What a caller puts into the engine: token ids, images, and how to continue them."""
+"""What goes into the engine: token ids, images, and how to continue them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:  # the engine itself needs no torch
 class SamplingParams:
     """How one prompt is continued.
 
-    `temperature` 0 is greedy, whatever else is set; `top_p` 1 and `top_k` 0 are off. `stop` strings end the text and
-    are not part of it. `logprobs` is the number of alternatives reported beside each token (0: the token alone), None
-    for none.
+    `temperature` 0 is greedy, and then the other sampling parameters have no effect. `top_p` 1 and `top_k` 0 are off.
+    A string of `stop` ends the text and is not part of it. `logprobs` is the number of alternatives that are reported
+    beside each token; 0 reports the token alone, and None reports nothing.
     """
 
     max_new_tokens: int
@@ -33,17 +33,20 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class PromptImage:
-    """A picture in a prompt: `pixels` (3, height, width) float32, at positions `start` to `start + length`."""
+    """An image in a prompt: `pixels` (3, height, width) float32, at token positions `start` to `start + length`.
+
+    `digest` is a hash of the pixels. The prefix cache and the image cache compare images by it.
+    """
 
     start: int
     length: int
-    digest: bytes  # of the pixels: what the caches know it by
+    digest: bytes
     pixels: torch.Tensor = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class EnginePrompt:
-    """One prompt: ids with the image tokens in place, and the images in order."""
+    """One prompt: its ids, image tokens included, and its images in order."""
 
     token_ids: tuple[int, ...]
     images: tuple[PromptImage, ...]

@@ -1,4 +1,4 @@
-"""A request in the engine, as the thread that waits for its answer sees it."""
+"""The handle of one request: the caller's thread and the engine's thread meet here."""
 
 import math
 import time
@@ -9,80 +9,69 @@ from queue import Empty, SimpleQueue
 from ..errors import DeadlineExceeded, RequestError
 from .completion import Completion, TokenLogprob
 
+# A step may be under way at the deadline. The caller waits this much longer for the engine to end the request.
+GRACE_SECONDS = 2.0
+
 
 @dataclass(frozen=True)
 class TextDelta:
-    """New text of sequence `index` of prompt `row`, with the logprobs of the tokens since the last."""
+    """New text of one sequence, with the log-probabilities of the tokens since its last TextDelta."""
 
-    row: int
+    prompt_index: int
     index: int
     text: str
     logprobs: tuple[TokenLogprob, ...]
 
 
-@dataclass(frozen=True)
-class SequenceEnd:
-    """The last event of a sequence."""
-
-    row: int
-    index: int
-    completion: Completion
-
-
-Event = TextDelta | SequenceEnd
-# How long after its deadline a request waits for the engine to say so: a step may be under way.
-GRACE_SECONDS = 2.0
+# A Completion is the last event of its sequence.
+Event = TextDelta | Completion
 
 
 class RequestHandle:
-    """The sequences of one request: `sizes` counts those of each prompt.
+    """A request of `num_seqs` sequences. The engine posts events, and the caller iterates over them.
 
-    Without `streaming` there are no TextDeltas. `deadline` is in seconds of time.monotonic; `gone` tells that nobody
-    waits any more (asked by the engine between steps, so it must not block).
+    A request that is not `streaming` gets no TextDelta. `deadline` is in seconds of time.monotonic. `is_disconnected`
+    returns whether the client has hung up; the engine calls it between steps, so it must not block.
     """
 
     def __init__(
         self,
-        sizes: list[int],
+        num_seqs: int,
         streaming: bool = False,
         deadline: float = math.inf,
-        gone: Callable[[], bool] = lambda: False,
+        is_disconnected: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.sizes = sizes
         self.streaming = streaming
         self.deadline = deadline
-        self.gone = gone
-        self.closed = False
+        self.is_disconnected = is_disconnected
+        self.is_closed = False
         self._events: SimpleQueue[Event | RequestError] = SimpleQueue()
-        self._num_open = sum(sizes)
+        self._num_unfinished = num_seqs
 
     def post(self, event: Event | RequestError) -> None:
-        """By the engine: what happened to the request. An error is the last that does."""
+        """Appends an event. The engine calls it; an error is the last event of the request."""
         self._events.put(event)
 
     def close(self) -> None:
-        """Nobody waits any more: what is not finished is ended as cancelled, in a step or two."""
-        self.closed = True
+        """Cancels the request: the engine ends its unfinished sequences within a step or two."""
+        self.is_closed = True
 
     def __iter__(self) -> Iterator[Event]:
-        """The events until every sequence has ended; raises the RequestError that ended the request."""
-        while self._num_open:
+        """Yields events until every sequence has finished. Raises the RequestError that ended the request."""
+        while self._num_unfinished:
             event = self._next()
-            self._num_open -= isinstance(event, SequenceEnd)
+            self._num_unfinished -= isinstance(event, Completion)
             yield event
 
-    def result(self) -> list[list[Completion]]:
-        """The completions of each prompt, waited for; raises the RequestError that ended the request."""
-        completions: dict[tuple[int, int], Completion] = {}
-        for event in self:
-            if isinstance(event, SequenceEnd):
-                completions[event.row, event.index] = event.completion
-        return [[completions[row, index] for index in range(size)] for row, size in enumerate(self.sizes)]
+    def result(self) -> list[Completion]:
+        """Waits for all completions, and returns them by prompt and index. Raises as iteration does."""
+        completions = [event for event in self if isinstance(event, Completion)]
+        return sorted(completions, key=lambda completion: (completion.prompt_index, completion.index))
 
     def _next(self) -> Event:
-        patience = max(0.0, self.deadline - time.monotonic()) + GRACE_SECONDS
+        seconds = max(0.0, self.deadline - time.monotonic()) + GRACE_SECONDS
         try:
-            event = self._events.get(timeout=None if math.isinf(patience) else patience)
+            event = self._events.get(timeout=None if math.isinf(seconds) else seconds)
         except Empty:
             self.close()
             raise DeadlineExceeded("deadline_exceeded", "the request was not finished in its time") from None

@@ -1,10 +1,12 @@
 """Which sequences run in the next step, and how many of their tokens.
 
-First come, first served: whoever runs came before whoever waits. Decoding sequences are served first in every step,
-prefill takes what is left of the step's tokens, so that a long prompt does not stall those who are reading their
-answers (chunked prefill: Sarathi-Serve, Agrawal et al. 2024, arXiv:2403.02310). When blocks run out the latest to
-come is preempted: its blocks are freed and its tokens computed again later. The oldest sequence is never preempted
-for another, so each one ends. Knows no tensors, text, clocks or callers.
+Sequences are admitted in order of arrival, so every running sequence arrived before every waiting one. Running
+sequences are scheduled first; a prompt takes the tokens that they leave (chunked prefill: Sarathi-Serve, Agrawal et al.
+2024, arXiv:2403.02310). Only the youngest running sequence can therefore have an unfinished prompt, and a long prompt
+never delays the sequences that decode. When blocks run out, the youngest sequence is preempted: its blocks are freed,
+and its tokens are computed again later. The oldest sequence is never preempted for another, so every sequence ends.
+
+The scheduler knows no tensor, text, clock or caller.
 """
 
 from collections import deque
@@ -17,8 +19,8 @@ from .stats import Stats
 
 
 @dataclass(frozen=True)
-class Scheduled:
-    """`seq`'s tokens `start` to `end` run; with `samples`, the last of them is sampled from."""
+class ScheduledChunk:
+    """The tokens `start` to `end` of `seq` run. If `samples`, the last of them is sampled from."""
 
     seq: Sequence
     start: int
@@ -26,8 +28,8 @@ class Scheduled:
     samples: bool
 
     @classmethod
-    def next_of(cls, seq: Sequence, num_tokens: int) -> "Scheduled":
-        """The `num_tokens` tokens after those that are computed."""
+    def next_of(cls, seq: Sequence, num_tokens: int) -> "ScheduledChunk":
+        """Returns the next `num_tokens` uncomputed tokens of `seq`."""
         end = seq.num_computed + num_tokens
         return cls(seq, seq.num_computed, end, end == seq.length)
 
@@ -38,18 +40,18 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's work. `new_blocks` hold another sequence's leftovers."""
+    """The work of one step. `new_blocks` are newly allocated and hold stale keys and values."""
 
-    scheduled: list[Scheduled]
+    scheduled: list[ScheduledChunk]
     new_blocks: list[int]
 
     @property
     def num_tokens(self) -> int:
-        return sum(scheduled.num_tokens for scheduled in self.scheduled)
+        return sum(chunk.num_tokens for chunk in self.scheduled)
 
 
 class Scheduler:
-    """Holds the sequences from `add` to `remove`."""
+    """Owns the sequences, and the blocks that they hold, from `add` to `remove`."""
 
     def __init__(self, blocks: BlockManager, max_num_seqs: int, max_num_batched_tokens: int, stats: Stats) -> None:
         assert max_num_batched_tokens >= max_num_seqs >= 1, "each running sequence needs a token in every step"
@@ -60,125 +62,131 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._free_batch_indices = list(range(max_num_seqs))
-        self._new_blocks: list[int] = []
 
     @property
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
 
+    def __iter__(self) -> Iterator[Sequence]:
+        """Yields every sequence, the oldest first."""
+        return iter([*self._running, *self._waiting])
+
     def add(self, seq: Sequence, max_num_tokens: int) -> None:
-        """Queues a sequence that will grow to `max_num_tokens` at most, which must fit the cache."""
+        """Queues a sequence that grows to at most `max_num_tokens` tokens, which must fit into the cache."""
         assert self._blocks.blocks_for(max_num_tokens) <= self._blocks.num_blocks, (
-            f"a sequence of {max_num_tokens} tokens never fits {self._blocks.num_blocks} blocks"
+            f"a sequence of {max_num_tokens} tokens never fits into {self._blocks.num_blocks} blocks"
         )
-        assert not self._waiting or self._waiting[-1].seq_id < seq.seq_id, "sequences come in order"
+        assert not self._waiting or self._waiting[-1].seq_id < seq.seq_id, "sequences are added in order of arrival"
         self._waiting.append(seq)
-        self._count()
+        self._update_gauges()
 
     def remove(self, seq: Sequence) -> None:
-        """Ends a sequence wherever it is; its blocks are free from now on."""
+        """Ends a running or waiting sequence, and frees its blocks."""
         if seq in self._running:
             self._running.remove(seq)
             self._free_batch_indices.append(seq.batch_index)
         else:
             self._waiting.remove(seq)
         self._free(seq)
-        self._count()
+        self._update_gauges()
 
     def schedule(self) -> Batch:
-        """The next step; empty when there is nothing to run. `advance` must follow once it is launched."""
-        self._new_blocks = []
-        scheduled: dict[int, Scheduled] = {}
-        preempted = self._schedule_running(scheduled)
-        for entry in scheduled.values():
-            self._cache_full_blocks(entry)
+        """Returns the next step, which is empty if no sequence can run. Call `advance` once the step is launched."""
+        batch = Batch([], [])
+        preempted = self._schedule_running(batch)
+        for chunk in batch.scheduled:
+            self._cache_full_blocks(chunk)
         if not preempted:
-            self._admit(scheduled)
-        self._count()
-        return Batch(list(scheduled.values()), self._new_blocks)
+            self._admit(batch)
+        self._update_gauges()
+        return batch
 
     def advance(self, batch: Batch) -> None:
-        """The batch is launched: whatever is launched after it finds its tokens' keys and values in the cache."""
-        for entry in batch.scheduled:
-            entry.seq.num_computed = entry.end
-            entry.seq.num_pending += entry.samples
+        """Records that the batch is launched: later launches find its keys and values in the cache."""
+        for chunk in batch.scheduled:
+            chunk.seq.num_computed = chunk.end
+            chunk.seq.num_pending += chunk.samples
         self._stats.steps += 1
         self._stats.scheduled_seqs += len(batch.scheduled)
         self._stats.scheduled_tokens += batch.num_tokens
 
     def reset_prefix_cache(self) -> None:
-        """After a step that failed: what it left in blocks is unknown, and must be shared with nobody."""
+        """Shares no cached block any more. A failed step leaves unknown contents in its blocks."""
         self._blocks.reset_prefix_cache()
 
     def check_integrity(self) -> None:
-        """Raises AssertionError if a block is lost, or held by nobody, or a sequence is where it should not be."""
+        """Raises AssertionError if a block is leaked, or if a sequence is in a wrong queue."""
         self._blocks.check_integrity([seq.block_table for seq in self._running])
-        order = [seq.seq_id for seq in (*self._running, *self._waiting)]
-        assert order == sorted(order), "whoever runs came before whoever waits"
+        order = [seq.seq_id for seq in self]
+        assert order == sorted(order), "running sequences arrived before waiting ones"
         assert not any(seq.block_table for seq in self._waiting)
         indices = [*self._free_batch_indices, *(seq.batch_index for seq in self._running)]
-        assert sorted(indices) == list(range(self._max_num_seqs)), "each running sequence has a row of its own"
+        assert sorted(indices) == list(range(self._max_num_seqs)), "each running sequence has its own batch index"
 
-    def _schedule_running(self, scheduled: dict[int, Scheduled]) -> bool:
-        """Fills `scheduled` from the running sequences; whether any of them had to be preempted."""
-        preempted = False
-        for seq in sorted(self._running, key=lambda seq: not seq.is_decoding):  # stable: by age within each kind
-            num_tokens = min(seq.num_uncomputed, self._budget(scheduled))
-            preempted_now = not seq.block_table
-            if num_tokens == 0 or preempted_now or seq.has_last_token:
-                continue
-            while (missing := self._missing_blocks(seq, num_tokens)) > self._blocks.num_free:
-                victim = self._running[-1]
-                scheduled.pop(victim.seq_id, None)
-                self._preempt(victim)
-                preempted = True
-                if victim is seq:
-                    break
-            else:
-                self._extend(seq, missing)
-                scheduled[seq.seq_id] = Scheduled.next_of(seq, num_tokens)
-        return preempted
+    def _schedule_running(self, batch: Batch) -> bool:
+        """Adds the running sequences to the batch. Returns whether one of them was preempted."""
+        num_running, index = len(self._running), 0
+        while index < len(self._running):  # preemption shortens the list at its end
+            seq = self._running[index]
+            if not seq.has_last_token:
+                num_tokens = min(seq.num_uncomputed, self._token_budget(batch))
+                if self._preempt_until_free(seq, self._missing_blocks(seq, num_tokens)):
+                    self._append_chunk(batch, seq, num_tokens)
+            index += 1
+        return len(self._running) < num_running
 
-    def _admit(self, scheduled: dict[int, Scheduled]) -> None:
-        while self._waiting and len(self._running) < self._max_num_seqs and self._budget(scheduled) > 0:
+    def _preempt_until_free(self, seq: Sequence, num_blocks: int) -> bool:
+        """Preempts the youngest sequences until `num_blocks` are free. Returns False if `seq` is among them."""
+        while self._blocks.num_free < num_blocks:
+            youngest = self._running[-1]
+            self._preempt(youngest)
+            if youngest is seq:
+                return False
+        return True
+
+    def _admit(self, batch: Batch) -> None:
+        """Starts waiting sequences, in order, as long as there is room for them."""
+        while self._waiting and len(self._running) < self._max_num_seqs and self._token_budget(batch) > 0:
             seq = self._waiting[0]
-            # One token at least must run: its logits are what the first new token is sampled from.
-            full = (seq.num_tokens - 1) // self._blocks.block_size
-            cached = self._blocks.cached_prefix(seq.hash_blocks(full, self._blocks.block_size))
-            missing = self._blocks.blocks_for(seq.num_tokens) - len(cached)
-            # A block to grow for each that runs, so that an admission is not undone in the next step.
-            if missing + len(self._running) > self._blocks.num_free_excluding(cached) and self._running:
+            # At least one token must run: the first new token is sampled from its logits.
+            num_full = (seq.num_tokens - 1) // self._blocks.block_size
+            cached = self._blocks.cached_prefix(seq.hash_blocks(num_full, self._blocks.block_size))
+            num_missing = self._blocks.blocks_for(seq.num_tokens) - len(cached)
+            # Keeps one free block per running sequence, so that this admission forces no preemption in the next step.
+            if num_missing + len(self._running) > self._blocks.num_free_excluding(cached) and self._running:
                 return
-            self._blocks.acquire(cached)
-            seq.block_table = cached
-            seq.num_computed = len(cached) * self._blocks.block_size
-            self._count_admission(seq)
-            num_tokens = min(seq.num_uncomputed, self._budget(scheduled))
-            self._extend(seq, self._missing_blocks(seq, num_tokens))
-            seq.batch_index = self._free_batch_indices.pop()
-            self._running.append(self._waiting.popleft())
-            scheduled[seq.seq_id] = entry = Scheduled.next_of(seq, num_tokens)
-            # At once, so that the next to be admitted finds them: a step writes all its keys and values of a layer
-            # before any of its queries reads them.
-            self._cache_full_blocks(entry)
+            self._start(seq, cached)
+            self._append_chunk(batch, seq, min(seq.num_uncomputed, self._token_budget(batch)))
+            # The next sequence to be admitted may share these blocks: a step writes all keys and values of a layer
+            # before it reads any of them.
+            self._cache_full_blocks(batch.scheduled[-1])
 
-    def _budget(self, scheduled: dict[int, Scheduled]) -> int:
-        return self._max_num_batched_tokens - sum(entry.num_tokens for entry in scheduled.values())
+    def _start(self, seq: Sequence, cached: list[int]) -> None:
+        self._blocks.acquire(cached)
+        seq.block_table = cached
+        seq.num_computed = len(cached) * self._blocks.block_size
+        seq.batch_index = self._free_batch_indices.pop()
+        self._running.append(self._waiting.popleft())
+        self._count_admission(seq)
+
+    def _append_chunk(self, batch: Batch, seq: Sequence, num_tokens: int) -> None:
+        blocks = self._blocks.allocate(self._missing_blocks(seq, num_tokens))
+        seq.block_table.extend(blocks)
+        batch.new_blocks.extend(blocks)
+        batch.scheduled.append(ScheduledChunk.next_of(seq, num_tokens))
+
+    def _token_budget(self, batch: Batch) -> int:
+        return self._max_num_batched_tokens - batch.num_tokens
 
     def _missing_blocks(self, seq: Sequence, num_tokens: int) -> int:
         return max(0, self._blocks.blocks_for(seq.num_computed + num_tokens) - len(seq.block_table))
 
-    def _extend(self, seq: Sequence, count: int) -> None:
-        blocks = self._blocks.allocate(count)
-        seq.block_table.extend(blocks)
-        self._new_blocks.extend(blocks)
-
-    def _cache_full_blocks(self, entry: Scheduled) -> None:
-        """The blocks that this step fills, and one that the last step filled with a token the host did not know."""
+    def _cache_full_blocks(self, chunk: ScheduledChunk) -> None:
+        """Caches the blocks that this step fills, and one that the last step filled with a token not yet read."""
         size = self._blocks.block_size
-        hashes = entry.seq.hash_blocks(min(entry.end, entry.seq.num_tokens) // size, size)
-        for index in range(max(0, entry.start - 1) // size, len(hashes)):
-            self._blocks.cache_block(entry.seq.block_table[index], hashes[index])
+        hashes = chunk.seq.hash_blocks(min(chunk.end, chunk.seq.num_tokens) // size, size)
+        for index in range(max(0, chunk.start - 1) // size, len(hashes)):
+            self._blocks.cache_block(chunk.seq.block_table[index], hashes[index])
 
     def _preempt(self, seq: Sequence) -> None:
         self._running.remove(seq)
@@ -199,10 +207,6 @@ class Scheduler:
             self._stats.prompt_tokens += seq.num_prompt_tokens
             self._stats.cached_prompt_tokens += seq.cached_tokens
 
-    def _count(self) -> None:
+    def _update_gauges(self) -> None:
         self._stats.num_running, self._stats.num_waiting = len(self._running), len(self._waiting)
         self._stats.kv_cache_usage = self._blocks.usage
-
-    def __iter__(self) -> Iterator[Sequence]:
-        """Every sequence, the oldest first."""
-        return iter([*self._running, *self._waiting])

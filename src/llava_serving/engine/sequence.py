@@ -1,4 +1,4 @@
-"""The state of one sequence: its tokens, its blocks of the KV cache, and the hashes of its full blocks."""
+"""The state of one sequence: its tokens, its KV cache blocks, and the hashes of its full blocks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ GOLDEN_RATIO_64 = 0x9E3779B97F4A7C15  # spreads the seeds of a request's sequenc
 
 @dataclass(eq=False)
 class Sequence:
-    """A prompt being continued. `seq_id` is its place in the order of arrival.
+    """A prompt and its continuation. Sequences with a lower `seq_id` arrived earlier.
 
-    `num_computed` leading tokens have their keys and values in the blocks of `block_table`; the rest must run.
+    The keys and values of the first `num_computed` tokens lie in the blocks of `block_table`. The other tokens must
+    still run.
     """
 
     seq_id: int
@@ -26,11 +27,11 @@ class Sequence:
     images: tuple[PromptImage, ...]
     params: SamplingParams
     random: random.Random
-    cache_salt: bytes = b""  # sequences share cached blocks where their roots are equal
+    cache_salt: bytes = b""  # sequences share cached blocks only if their salts are equal
     num_computed: int = 0
-    num_pending: int = 0  # tokens that the device samples or has sampled, and the host does not know yet
-    batch_index: int = 0  # its row of the device's per-sequence buffers while it runs
-    cached_tokens: int | None = None  # of the prompt, found in the cache when it was first admitted
+    num_pending: int = 0  # tokens that the device samples or has sampled, and that the host has not read yet
+    batch_index: int = 0  # its row in the device's per-sequence buffers while it runs
+    cached_tokens: int | None = None  # prompt tokens that the prefix cache held at the first admission
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_prompt_tokens: int = field(init=False)
@@ -40,16 +41,17 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
+        """Counts the tokens that the host knows."""
         return len(self.token_ids)
 
     @property
     def num_generated(self) -> int:
-        """Of the tokens that the host knows."""
+        """Counts the generated tokens that the host knows."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def length(self) -> int:
-        """Tokens, those included that only the device knows."""
+        """Counts all tokens, the pending ones included."""
         return len(self.token_ids) + self.num_pending
 
     @property
@@ -57,23 +59,18 @@ class Sequence:
         return self.length - self.num_computed
 
     @property
-    def is_decoding(self) -> bool:
-        """The next step runs one token and samples: prefill, after a preemption too, is behind it."""
-        return self.length > self.num_prompt_tokens and self.num_uncomputed == 1
-
-    @property
     def has_last_token(self) -> bool:
-        """The token that only the device knows is the last that the request asks for."""
+        """Whether the request allows no token after the pending ones."""
         return self.length - self.num_prompt_tokens >= self.params.max_new_tokens
 
     def images_between(self, start: int, end: int) -> Iterator[PromptImage]:
-        """The images of which a part lies at positions `start` to `end`."""
+        """Yields the images that overlap the positions `start` to `end`."""
         return (image for image in self.images if image.start < end and start < image.start + image.length)
 
     def hash_blocks(self, count: int, block_size: int) -> list[bytes]:
-        """The hashes of the first `count` blocks, which must be full.
+        """Returns the hashes of the first `count` blocks, which must be full.
 
-        A block's hash covers all that its keys and values depend on: every token and image up to its end.
+        The hash of a block covers everything that its keys and values depend on: all tokens and images up to its end.
         """
         assert count * block_size <= len(self.token_ids)
         for index in range(len(self.block_hashes), count):
@@ -87,9 +84,9 @@ class Sequence:
 
 
 def random_numbers(seed: int | None, index: int) -> random.Random:
-    """The random numbers of a request's sequence `index`; without a seed, nobody's but its own.
+    """Returns the random numbers of sequence `index` of a prompt. Without a seed they differ in every request.
 
-    On the host and drawn one a token, so that a seed gives the same tokens on any device, whoever is beside it.
+    The host draws one number per token. A seed therefore gives the same tokens on every device and in every batch.
     """
     seed = secrets.randbits(63) if seed is None else seed
     return random.Random((seed + index * GOLDEN_RATIO_64) % 2**64)

@@ -1,73 +1,106 @@
-"""One sequence's tokens as they become text, and where they end."""
+"""One sequence's tokens as they become text, and the events about it to its request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .completion import Completion, FinishReason, SampledToken, TokenLogprob
-from .detokenizer import Detokenizer, StopText
+from .detokenizer import Detokenizer, StoppedText
+from .request import RequestHandle, TextDelta
 from .sequence import Sequence
+from .vocabulary import Vocabulary
+
+# Text that arrives faster than this is sent together. A reader sees no difference, and every event wakes a thread and
+# costs a system call.
+SEND_INTERVAL_SECONDS = 0.02
 
 
-class Output:
-    """What a sequence has generated so far. Times in seconds of the engine's clock."""
+class SequenceOutput:
+    """The text of `seq`, which is sequence `index` of prompt `prompt_index` of the request `handle`.
 
-    def __init__(self, seq: Sequence, token_bytes: Callable[[int], bytes], eos_id: int, submitted: float) -> None:
-        self._seq = seq
-        self._token_bytes = token_bytes
-        self._eos_id = eos_id
-        self._submitted = submitted
+    Times are in seconds of time.monotonic.
+    """
+
+    def __init__(
+        self,
+        seq: Sequence,
+        vocabulary: Vocabulary,
+        handle: RequestHandle,
+        prompt_index: int,
+        index: int,
+        submitted_at: float,
+    ) -> None:
+        self.seq = seq
+        self.handle = handle
+        self._vocabulary = vocabulary
+        self._prompt_index = prompt_index
+        self._index = index
+        self._submitted_at = submitted_at
+        self._scheduled_at: float | None = None
+        self._first_token_at: float | None = None
+        self._sent_at = 0.0
         self._detokenizer = Detokenizer()
-        self._text = StopText(seq.params.stop)
+        self._text = StoppedText(seq.params.stop)
         self._logprobs: list[TokenLogprob] = []
-        self._num_told = 0
-        self._started: float | None = None
-        self._first_token: float | None = None
+        self._num_sent_logprobs = 0
 
-    def start(self, now: float) -> None:
-        """The sequence is in a batch; the first time ends its time in the queue."""
-        if self._started is None:
-            self._started = now
+    def schedule(self, now: float) -> None:
+        """Records that the sequence is in a batch. The first call ends its time in the queue."""
+        if self._scheduled_at is None:
+            self._scheduled_at = now
 
     def push(self, sampled: SampledToken, now: float) -> FinishReason | None:
-        """Appends a token to the sequence; why the sequence ends with it, if it does."""
+        """Appends a token to the sequence. Returns the finish reason if the sequence ends with it."""
         assert sampled.token is not None
-        params, token = self._seq.params, sampled.token
-        if self._first_token is None:
-            self._first_token = now
-        self._seq.token_ids.append(token)
-        if params.logprobs is not None:
-            alternatives = (TokenLogprob(self._token_bytes(i), value) for i, value in sampled.alternatives)
-            self._logprobs.append(TokenLogprob(self._token_bytes(token), sampled.logprob, tuple(alternatives)))
-        if token == self._eos_id:
+        if self._first_token_at is None:
+            self._first_token_at = now
+        seq, token = self.seq, sampled.token
+        seq.token_ids.append(token)
+        if seq.params.logprobs is not None:
+            self._logprobs.append(self._token_logprob(sampled))
+        if token == self._vocabulary.eos_id:
             return "stop"
-        piece = self._detokenizer.push(self._token_bytes(token))
-        if self._text.push(piece, searching=self._seq.num_generated >= params.min_new_tokens):
+        piece = self._detokenizer.push(self._vocabulary.token_bytes(token))
+        if self._text.push(piece, search=seq.num_generated >= seq.params.min_new_tokens):
             return "stop"
-        return "length" if self._seq.num_generated >= params.max_new_tokens else None
+        return "length" if seq.num_generated >= seq.params.max_new_tokens else None
 
-    def settle(self) -> tuple[str, tuple[TokenLogprob, ...]]:
-        """Text that stays, and the tokens' logprobs, since the last call."""
-        return self._text.settle(), self._new_logprobs()
+    def send_text(self, now: float) -> None:
+        """Posts the new text to a streaming request, if the last text is old enough."""
+        if self.handle.streaming and now >= self._sent_at + SEND_INTERVAL_SECONDS:
+            self._sent_at = now
+            self._post_text(self._text.emit())
 
-    def finish(self, reason: FinishReason, now: float) -> tuple[str, tuple[TokenLogprob, ...], Completion]:
-        """What was not settled yet, and the whole."""
-        if not self._text.stopped:
-            self._text.push(self._detokenizer.flush(), searching=False)
-        completion = Completion(
+    def finish(self, reason: FinishReason, now: float) -> None:
+        """Posts the text that is left, then the Completion."""
+        if not self._text.is_stopped:
+            self._text.push(self._detokenizer.flush(), search=False)
+        if self.handle.streaming:
+            self._post_text(self._text.emit(final=True))
+        self.handle.post(self._completion(reason, now))
+
+    def _completion(self, reason: FinishReason, now: float) -> Completion:
+        scheduled_at = now if self._scheduled_at is None else self._scheduled_at
+        return Completion(
+            prompt_index=self._prompt_index,
+            index=self._index,
             text=self._text.text,
-            token_ids=tuple(self._seq.token_ids[self._seq.num_prompt_tokens :]),
+            token_ids=tuple(self.seq.token_ids[self.seq.num_prompt_tokens :]),
             finish_reason=reason,
             logprobs=tuple(self._logprobs),
-            prompt_tokens=self._seq.num_prompt_tokens,
-            cached_tokens=self._seq.cached_tokens or 0,
-            queue_seconds=(now if self._started is None else self._started) - self._submitted,
-            ttft_seconds=None if self._first_token is None else self._first_token - self._submitted,
-            total_seconds=now - self._submitted,
+            prompt_tokens=self.seq.num_prompt_tokens,
+            cached_tokens=self.seq.cached_tokens or 0,
+            queue_seconds=scheduled_at - self._submitted_at,
+            ttft_seconds=None if self._first_token_at is None else self._first_token_at - self._submitted_at,
+            total_seconds=now - self._submitted_at,
         )
-        return self._text.settle(final=True), self._new_logprobs(), completion
 
-    def _new_logprobs(self) -> tuple[TokenLogprob, ...]:
-        new = tuple(self._logprobs[self._num_told :])
-        self._num_told = len(self._logprobs)
-        return new
+    def _post_text(self, text: str) -> None:
+        logprobs = tuple(self._logprobs[self._num_sent_logprobs :])
+        self._num_sent_logprobs = len(self._logprobs)
+        if text or logprobs:
+            self.handle.post(TextDelta(self._prompt_index, self._index, text, logprobs))
+
+    def _token_logprob(self, sampled: SampledToken) -> TokenLogprob:
+        assert sampled.token is not None
+        token_bytes = self._vocabulary.token_bytes
+        alternatives = (TokenLogprob(token_bytes(i), logprob) for i, logprob in sampled.alternatives)
+        return TokenLogprob(token_bytes(sampled.token), sampled.logprob, tuple(alternatives))

@@ -1,40 +1,40 @@
-"""An engine's limits: what the settings say, and where they leave it open, what suits the device."""
+"""An engine's limits: the settings, and a default that suits the device for each one that is not set."""
 
 from dataclasses import dataclass
 
 import torch
 
 from ..engine.config import EngineConfig
-from ..settings import LEAST_DEFAULT_SEQS, MAX_DEFAULT_SEQS, Settings
+from ..settings import MAX_DEFAULT_SEQS, MIN_DEFAULT_SEQS, Settings
 
-LARGE_GPU_GIB = 38  # a card of 40 GB, of which the driver keeps a little
+LARGE_GPU_GIB = 38  # a 40 GB card, less the part that the driver reserves
 HOPPER = (9, 0)
 
 
 @dataclass(frozen=True)
 class DeviceDefaults:
-    """Sequences that run together, and tokens of a step."""
+    """The number of sequences that run together, and of tokens in a step."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
 
 
-SMALL = DeviceDefaults(LEAST_DEFAULT_SEQS, 512)
+SMALL = DeviceDefaults(MIN_DEFAULT_SEQS, 512)
 
 
 def device_defaults(memory_gib: float, capability: tuple[int, int]) -> DeviceDefaults:
-    """For a GPU. Steps of more tokens fill faster cards, and stall those who read their answers for longer."""
+    """Returns the defaults for a GPU. Larger steps use fast cards better, and delay running answers for longer."""
     if memory_gib < LARGE_GPU_GIB:
         return SMALL
     return DeviceDefaults(MAX_DEFAULT_SEQS, 2048 if capability >= HOPPER else 1024)
 
 
 def engine_config(settings: Settings, device: torch.device) -> EngineConfig:
-    """For a model whose first layer lies on `device`."""
+    """Returns the limits for a model whose first layer is on `device`."""
     defaults, on_gpu = SMALL, device.type == "cuda"
     if on_gpu:
-        total = torch.cuda.mem_get_info(device)[1] / 2**30
-        defaults = device_defaults(total, torch.cuda.get_device_capability(device))
+        total_gib = torch.cuda.mem_get_info(device)[1] / 2**30
+        defaults = device_defaults(total_gib, torch.cuda.get_device_capability(device))
     # Each running sequence takes a token of every step.
     tokens = settings.max_num_batched_tokens or max(defaults.max_num_batched_tokens, settings.max_num_seqs or 1)
     return EngineConfig(

@@ -1,8 +1,9 @@
-"""What the service measures about itself, as OpenTelemetry instruments under vLLM's names where vLLM has one.
+"""The service's metrics, as OpenTelemetry instruments. They have vLLM's names where vLLM has the same metric.
 
-The inference server sets up OpenTelemetry's logs and traces for Application Insights, no metrics; where it is enabled
-the metrics go there too. OpenTelemetry allows no colon in a name, so that a View gives each instrument vLLM's, and its
-labels with it: its dashboards read the Prometheus endpoint as they are (vLLM vllm/v1/metrics/loggers.py).
+The inference server sends OpenTelemetry's logs and traces to Application Insights, but no metrics. Where Application
+Insights is enabled, this module sends the metrics. OpenTelemetry allows no colon in a name, so a View renames each
+instrument. With vLLM's names and labels, vLLM's dashboards read the Prometheus endpoint unchanged (vLLM
+vllm/v1/metrics/loggers.py).
 """
 
 import logging
@@ -35,12 +36,12 @@ COUNTERS = {
     "vllm:mm_cache_queries": lambda stats: stats.mm_cache_queries,
     "vllm:mm_cache_hits": lambda stats: stats.mm_cache_hits,
     "vllm:num_preemptions": lambda stats: stats.preemptions,
-    # Both over the steps: the mean batch.
+    # These two, divided by the steps, are the mean batch size.
     "llava:engine_steps": lambda stats: stats.steps,
     "llava:engine_step_sequences": lambda stats: stats.scheduled_seqs,
     "llava:engine_step_tokens": lambda stats: stats.scheduled_tokens,
 }
-# vLLM's dashboards select by `model_name`: a series without it is on none of their panels.
+# vLLM's dashboards select by `model_name` and show no series without it.
 LABELS = {"model_name": "llava", "engine": "0"}
 SUCCESS, ERRORS = "vllm:request_success", "llava:request_errors"
 LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds
@@ -57,10 +58,10 @@ HISTOGRAMS: Mapping[str, Sequence[float]] = {
 
 
 class Metrics:
-    """The instruments of one engine; those of `stats` are read when they are asked for and cost no step anything."""
+    """The instruments of one engine. Exporters read `stats` when they export, so metrics cost a step nothing."""
 
     def __init__(self, stats: Stats, readers: Iterable[MetricReader] = (), service: str = "ML service") -> None:
-        # The server's traces and logs bear the service's name, by which Application Insights tells roles apart.
+        # Application Insights distinguishes roles by the service's name, which the server's traces and logs have too.
         self._provider = MeterProvider(
             metric_readers=list(readers),
             resource=Resource.create({SERVICE_NAME: service}),
@@ -69,15 +70,15 @@ class Metrics:
         )
         meter = self._provider.get_meter("llava_serving")
         for name, read in GAUGES.items():
-            meter.create_observable_gauge(_own(name), [_observed(read, stats)])
+            meter.create_observable_gauge(_instrument_name(name), [_callback(read, stats)])
         for name, read in COUNTERS.items():
-            meter.create_observable_counter(_own(name), [_observed(read, stats)])
-        self._success = meter.create_counter(_own(SUCCESS))
-        self._errors = meter.create_counter(_own(ERRORS))
-        self._histograms = {name: meter.create_histogram(_own(name)) for name in HISTOGRAMS}
+            meter.create_observable_counter(_instrument_name(name), [_callback(read, stats)])
+        self._success = meter.create_counter(_instrument_name(SUCCESS))
+        self._errors = meter.create_counter(_instrument_name(ERRORS))
+        self._histograms = {name: meter.create_histogram(_instrument_name(name)) for name in HISTOGRAMS}
 
-    def finished(self, completion: Completion) -> None:
-        """A sequence has ended and is its caller's answer."""
+    def count_completion(self, completion: Completion) -> None:
+        """Counts a finished sequence of an answer."""
         self._success.add(1, LABELS | {"finished_reason": completion.finish_reason})
         values = {
             "vllm:time_to_first_token_seconds": completion.ttft_seconds,
@@ -91,14 +92,16 @@ class Metrics:
             if value is not None:
                 self._histograms[name].record(value, LABELS)
 
-    def refused(self, status: int, code: str) -> None:
-        """A request got an error; `code` is one of errors.py's users'."""
+    def count_error(self, status: int, code: str) -> None:
+        """Counts a request that received an error."""
         self._errors.add(1, LABELS | {"status": status, "code": code})
 
 
 def metric_readers(environment: Mapping[str, str], port: int | None) -> list[MetricReader]:
-    """Who the metrics go to: Application Insights where the server is told to use it, a Prometheus `port` if set."""
-    # What cannot be set up is told and left out, as the server does it: no metrics are no reason not to serve.
+    """Returns the exporters: Application Insights if the server uses it, and a Prometheus `port` if it is set.
+
+    A failure to set one up is logged. The service serves without metrics, as Azure's server does.
+    """
     readers: list[MetricReader] = []
     key = environment.get("AML_APP_INSIGHTS_KEY")
     if key and environment.get("AML_APP_INSIGHTS_ENABLED", "").lower() in ("true", "1", "yes", "on", "t", "y"):
@@ -116,17 +119,17 @@ def metric_readers(environment: Mapping[str, str], port: int | None) -> list[Met
     return readers
 
 
-def _own(name: str) -> str:
+def _instrument_name(name: str) -> str:
     return name.replace(":", ".")
 
 
 def _views() -> list[View]:
-    named = [View(instrument_name=_own(name), name=name) for name in (*GAUGES, *COUNTERS, SUCCESS, ERRORS)]
+    named = [View(instrument_name=_instrument_name(name), name=name) for name in (*GAUGES, *COUNTERS, SUCCESS, ERRORS)]
     return named + [
-        View(instrument_name=_own(name), name=name, aggregation=ExplicitBucketHistogramAggregation(bounds))
+        View(instrument_name=_instrument_name(name), name=name, aggregation=ExplicitBucketHistogramAggregation(bounds))
         for name, bounds in HISTOGRAMS.items()
     ]
 
 
-def _observed(read: Callable[[Stats], float], stats: Stats) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(read: Callable[[Stats], float], stats: Stats) -> Callable[[CallbackOptions], Iterable[Observation]]:
     return lambda _: [Observation(read(stats), LABELS)]

@@ -1,10 +1,10 @@
-"""What is told of each request once it is over: one JSON line in the log, and the metrics. No prompts, no images."""
+"""The request log: one JSON line and the metrics for each request, once it is over. It holds no prompt and no image."""
 
 import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,75 +15,71 @@ from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
 REQUEST_ID_HEADERS = ("x-ms-client-request-id", "x-request-id")
-MAX_REQUEST_ID = 40  # of Azure's front end
+MAX_REQUEST_ID = 40  # the limit of Azure's front end
 
 
 @dataclass
 class RequestRecord:
-    """A request as far as it is known."""
+    """The facts about a request that are known so far."""
 
     request_id: str
-    begun: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
     form: str | None = None
     stream: bool = False
-    rows: int = 0
-    sequences: int = 0
-    images: int = 0
+    num_prompts: int = 0
+    num_sequences: int = 0
+    num_images: int = 0
 
     @classmethod
     def begin(cls, headers: Mapping[str, str]) -> "RequestRecord":
-        sent = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), "")
-        return cls(re.sub(r"[^A-Za-z0-9_-]", "", sent)[:MAX_REQUEST_ID])
+        """Starts the record of a request with these headers, whose names are in lower case."""
+        request_id = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), "")
+        return cls(re.sub(r"[^A-Za-z0-9_-]", "", request_id)[:MAX_REQUEST_ID])
 
-    def asked(self, request: ScoreRequest, stream: bool) -> None:
-        """The body could be read."""
-        self.form, self.stream = request.form, stream
-        self.rows = len(request.prompts)
-        self.sequences = self.rows * request.parameters.n
-        self.images = sum(len(prompt.images) for prompt in request.prompts)
+    def describe(self, request: ScoreRequest, streaming: bool) -> None:
+        """Adds the facts that the body holds."""
+        self.form, self.stream = request.form, streaming
+        self.num_prompts = len(request.prompts)
+        self.num_sequences = request.num_sequences
+        self.num_images = sum(len(prompt.images) for prompt in request.prompts)
 
 
 class RequestLog:
-    """Where requests are written down when they are over, each once."""
+    """Writes each request once, when it is over."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def write(
-        self, record: RequestRecord, completions: Mapping[tuple[int, int], Completion], error: RequestError | None
-    ) -> None:
-        """`completions` by (row, index) are what was finished, `error` is what the caller was told, if it was one."""
-        for completion in completions.values():
-            self._metrics.finished(completion)
+    def write(self, record: RequestRecord, completions: Sequence[Completion], error: RequestError | None) -> None:
+        """Logs the finished `completions`, and the `error` that the client received, if there is one."""
+        for completion in completions:
+            self._metrics.count_completion(completion)
         if error is not None:
-            self._metrics.refused(error.status, error.code)
+            self._metrics.count_error(error.status, error.code)
         logger.info(json.dumps(_line(record, completions, error)))
 
 
-def _line(
-    record: RequestRecord, completions: Mapping[tuple[int, int], Completion], error: RequestError | None
-) -> dict[str, Any]:
-    first_of_rows = [completion for (_, index), completion in completions.items() if index == 0]
-    every = completions.values()
+def _line(record: RequestRecord, completions: Sequence[Completion], error: RequestError | None) -> dict[str, Any]:
+    first_of_prompts = [completion for completion in completions if completion.index == 0]
     return {
         "request_id": record.request_id,
         "status": 200 if error is None else error.status,
         "code": None if error is None else error.code,
         "form": record.form,
         "stream": record.stream,
-        "rows": record.rows,
-        "sequences": record.sequences,
-        "images": record.images,
-        "prompt_tokens": sum(completion.prompt_tokens for completion in first_of_rows),
-        "cached_tokens": sum(completion.cached_tokens for completion in first_of_rows),
-        "completion_tokens": sum(completion.num_tokens for completion in every),
-        "finish_reasons": [completion.finish_reason for completion in every],
-        "queue_ms": _milliseconds(completion.queue_seconds for completion in every),
-        "ttft_ms": _milliseconds(c.ttft_seconds for c in every if c.ttft_seconds is not None),
-        "total_ms": round((time.monotonic() - record.begun) * 1e3, 1),
+        "rows": record.num_prompts,
+        "sequences": record.num_sequences,
+        "images": record.num_images,
+        "prompt_tokens": sum(completion.prompt_tokens for completion in first_of_prompts),
+        "cached_tokens": sum(completion.cached_tokens for completion in first_of_prompts),
+        "completion_tokens": sum(completion.num_tokens for completion in completions),
+        "finish_reasons": [completion.finish_reason for completion in completions],
+        "queue_ms": _least_milliseconds(completion.queue_seconds for completion in completions),
+        "ttft_ms": _least_milliseconds(c.ttft_seconds for c in completions if c.ttft_seconds is not None),
+        "total_ms": round((time.monotonic() - record.began) * 1e3, 1),
     }
 
 
-def _milliseconds(seconds: Iterable[float]) -> float | None:
-    """Of the sequence that waited least, which is what its caller saw first."""
+def _least_milliseconds(seconds: Iterable[float]) -> float | None:
+    """Returns the time of the sequence that waited least, which is the first that the client sees."""
     return min((round(value * 1e3, 1) for value in seconds), default=None)

@@ -1,0 +1,71 @@
+"""An engine for a loaded model, and its first answer."""
+
+import torch
+
+from ..engine.block_manager import BlockManager
+from ..engine.config import EngineConfig
+from ..engine.engine import Engine, Runner
+from ..engine.prompt import EnginePrompt, PromptImage, SamplingParams
+from ..engine.request import RequestHandle
+from ..engine.scheduler import Scheduler
+from ..engine.stats import Stats
+from ..engine.vocabulary import Vocabulary
+from ..inputs.prompt import ImageSource
+from ..model.backend import Backend
+from ..model.kv_cache import BLOCK_SIZE
+from ..model.runner_builder import build_runner
+from ..settings import Settings
+from ..weights.loader import LoadedModel
+from .device_defaults import engine_config
+from .shutdown import exit_unhealthy
+
+
+def build_engine(loaded: LoadedModel, settings: Settings, backend: Backend | None = None) -> Engine:
+    """Returns an engine whose KV cache fits into the device's memory. Raises StartupError if none fits.
+
+    Without `backend` the fastest one for the device is chosen.
+    """
+    stats, config = Stats(), engine_config(settings, loaded.model.device)
+    runner, num_blocks = build_runner(loaded.model, vocabulary_of(loaded), config, stats, backend)
+    blocks = BlockManager(num_blocks, BLOCK_SIZE)
+    return assemble_engine(runner, blocks, vocabulary_of(loaded), config, stats, settings.request_timeout_seconds)
+
+
+def vocabulary_of(loaded: LoadedModel) -> Vocabulary:
+    tokenizer = loaded.tokenizer
+    return Vocabulary(tokenizer.text_vocab_size, tokenizer.eos_id, tokenizer.token_bytes)
+
+
+def assemble_engine(
+    runner: Runner,
+    blocks: BlockManager,
+    vocabulary: Vocabulary,
+    config: EngineConfig,
+    stats: Stats,
+    stall_seconds: float,
+) -> Engine:
+    """Returns an engine around any runner. It ends the process when its device fails."""
+    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, stats)
+    return Engine(
+        scheduler,
+        runner,
+        vocabulary,
+        stats,
+        config.max_live_seqs,
+        config.prefix_caching,
+        stall_seconds,
+        exit_unhealthy,
+    )
+
+
+def warm_up(engine: Engine, loaded: LoadedModel) -> None:
+    """Generates a short answer about a black image, so that the first client does not wait for one-time work."""
+    size = loaded.preprocessor.size
+    encoded = loaded.tokenizer.encode([ImageSource(data="", param="")])
+    image = PromptImage(
+        encoded.image_starts[0], loaded.tokenizer.image.count, digest=b"black", pixels=torch.zeros(3, size, size)
+    )
+    handle = RequestHandle(num_seqs=1)
+    params = SamplingParams(max_new_tokens=2)
+    engine.submit([EnginePrompt(tuple(encoded.token_ids), (image,), params)], handle)
+    handle.result()

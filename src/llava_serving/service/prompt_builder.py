@@ -1,0 +1,74 @@
+"""From a ScoreRequest to the engine's prompts: limits, token ids, and pixels."""
+
+import hashlib
+
+from ..api.request import ScoreRequest
+from ..engine.prompt import EnginePrompt, PromptImage
+from ..errors import BadRequest
+from ..inputs.image import ImageLimits, ImageReader
+from ..inputs.image_url import AllowListFetcher
+from ..inputs.prompt import ImageSource, Prompt
+from ..settings import Settings
+from ..weights.loader import LoadedModel
+from .context_limit import ContextLimit
+
+
+class PromptBuilder:
+    """Builds prompts for one loaded model, from any number of threads."""
+
+    def __init__(self, settings: Settings, loaded: LoadedModel) -> None:
+        self._settings = settings
+        self._tokenizer = loaded.tokenizer
+        self._preprocessor = loaded.preprocessor
+        self._template = loaded.template
+        self._context_limit = ContextLimit(loaded.context_length, settings.default_max_new_tokens)
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        hosts = settings.image_url_hosts
+        fetch = AllowListFetcher(hosts, settings.image_url_timeout_seconds) if hosts else None
+        self._images = ImageReader(limits, fetch)
+
+    def build(self, request: ScoreRequest) -> list[EnginePrompt]:
+        """Returns one EnginePrompt per prompt. Raises the RequestError that names the offending part."""
+        self._check_num_sequences(request)
+        self._check_num_images(request)
+        return [self._build_prompt(request, prompt) for prompt in request.prompts]
+
+    def _check_num_sequences(self, request: ScoreRequest) -> None:
+        if request.num_sequences > self._settings.max_sequences:
+            path_of_prompts = request.prompts[0].param.rpartition("[")[0]
+            raise BadRequest(
+                "too_many_sequences",
+                f"the request asks for {request.num_sequences} sequences (prompts x n); at most "
+                f"{self._settings.max_sequences} are accepted",
+                request.parameter_path("n") if request.parameters.n > 1 else path_of_prompts,
+            )
+
+    def _check_num_images(self, request: ScoreRequest) -> None:
+        images = [image for prompt in request.prompts for image in prompt.images]
+        if len(images) > self._settings.max_images:
+            raise BadRequest(
+                "too_many_images",
+                f"the request holds {len(images)} images; at most {self._settings.max_images} are accepted",
+                images[self._settings.max_images].param,
+            )
+
+    def _build_prompt(self, request: ScoreRequest, prompt: Prompt) -> EnginePrompt:
+        """Checks the length before it tokenizes, and again before it reads images: a refusal costs little."""
+        min_tokens = self._tokenizer.min_token_count(prompt.segments)
+        self._context_limit.check_prompt(prompt, min_tokens, at_least=True)
+        encoded = self._tokenizer.encode(prompt.segments)
+        num_tokens = len(encoded.token_ids)
+        self._context_limit.check_prompt(prompt, num_tokens)
+        max_new_tokens = self._context_limit.max_new_tokens(request, num_tokens)
+        separator = self._template.separator if prompt.in_template else None
+        params = request.parameters.sampling_params(max_new_tokens, separator, request.logprobs)
+        images = []
+        for source, start in zip(prompt.images, encoded.image_starts, strict=True):
+            images.append(self._read_image(source, start))
+        return EnginePrompt(tuple(encoded.token_ids), tuple(images), params)
+
+    def _read_image(self, source: ImageSource, start: int) -> PromptImage:
+        max_pixels = self._settings.max_image_pixels
+        pixels = self._images.read(source, lambda image: self._preprocessor(image, max_pixels))
+        digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
+        return PromptImage(start, self._tokenizer.image.count, digest, pixels)
