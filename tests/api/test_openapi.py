@@ -11,7 +11,7 @@ from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
 from server import Server
 
-from llava_serving.api.openapi import document
+from llava_serving.api.openapi import updated
 from llava_serving.api.request_parser import RequestParser
 from llava_serving.api.response import error_body
 from llava_serving.errors import BadRequest, RequestError
@@ -51,8 +51,14 @@ def is_accepted(body: Any) -> bool:
     return True
 
 
-def test_the_file_is_what_openapi_py_prints() -> None:
-    assert document() == FILE, "python -m llava_serving.api.openapi > swagger3.json"
+def test_the_file_has_the_request_schemas_of_the_models_and_the_version_of_the_package() -> None:
+    assert updated(FILE) == FILE, "python -m llava_serving.api.openapi swagger3.json"
+
+
+def test_the_file_has_every_error_status_that_a_client_can_get_for_a_post() -> None:
+    statuses = {int(status) for status in FILE["paths"]["/score"]["post"]["responses"]} - {200}
+    not_for_a_post, without_a_client = 405, 499
+    assert statuses == {error.status for error in RequestError.__subclasses__()} - {not_for_a_post, without_a_client}
 
 
 def test_the_file_is_valid_openapi_3_0() -> None:
