@@ -11,6 +11,13 @@ from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_dir import DEMO, ModelParts
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that use the server process as slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "demo_server" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes settings of the developer's shell."""

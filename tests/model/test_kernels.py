@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_in_the_interpreter_every_kernel_is_right(seed: int) -> None:
     """In a process of its own: whether Triton interprets is decided when it is imported."""

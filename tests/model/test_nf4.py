@@ -116,6 +116,7 @@ def test_a_merged_folder_gives_the_same_bits(wide: Path, from_trio: LoadedModel,
         assert torch.equal(merged[name], value), name
 
 
+@pytest.mark.slow
 def test_the_service_answers_in_4_bits(tmp_path: Path) -> None:
     with Server(
         log=tmp_path / "log",

@@ -53,6 +53,7 @@ REQUESTS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(REQUESTS, st.sampled_from([WHOLE_CONTEXT, 200]), st.sampled_from([8, 64]), st.sampled_from([1, 2]))
 def test_any_mix_of_requests_is_answered_as_without(

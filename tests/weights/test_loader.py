@@ -126,6 +126,7 @@ print((max(seen) - before - BUFFER_BYTES) / size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounting")
 @pytest.mark.parametrize("is_merged", [False, True])
 def test_loading_peaks_at_the_model_and_what_is_read_ahead(parts_dir: Path, tmp_path: Path, is_merged: bool) -> None:
