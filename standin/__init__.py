@@ -1,7 +1,7 @@
-"""A stand-in for Azure Machine Learning on this machine, to test and to learn with. Not a product.
+"""A stand-in for Azure Machine Learning on this machine, for tests and for learning. It is not a product.
 
-It answers what Azure's Python SDK asks of the control plane for online and batch endpoints, over TLS, stores what the
-SDK uploads, and starts the real service for each deployment as a process. Traffic, keys, 429 and 424 are as Azure
-documents them. What it does not do: build environments (its own Python runs everything), start virtual machines,
-check identities, charge.
+It answers the requests that Azure's Python SDK sends to the control plane for online and batch endpoints, over TLS. It
+stores the files that the SDK uploads, and starts the real service as a process for each deployment. Traffic, keys, 429
+and 424 follow Azure's documentation. It does not build environments (its own Python runs everything), start virtual
+machines, check identities or charge money.
 """

@@ -1,4 +1,4 @@
-"""python -m standin: runs until it is told to stop, by SIGTERM, Ctrl-C or the end of its standard input."""
+"""python -m standin: runs until SIGTERM, Ctrl-C or the end of its standard input."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from .app import StandIn
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m standin", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="a free one by default")
+    parser.add_argument("--port", type=int, default=0, help="default: a free port")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llava-standin-") as folder:
         try:
@@ -22,19 +22,19 @@ def main() -> None:
             raise SystemExit(f"standin: port {arguments.port}: {error.strerror}") from None
         threading.Thread(target=stand_in.server.serve_forever, daemon=True).start()
         print(json.dumps({"url": stand_in.server.url, "certificate": str(stand_in.certificate)}), flush=True)
-        ended = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ended.set())
-        # Who started it and dies closes the pipe: no service outlives its test or its notebook.
-        threading.Thread(target=_until_closed, args=(ended,), daemon=True).start()
-        ended.wait()
+        stopped = threading.Event()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, lambda *_: stopped.set())
+        # When the parent process dies, the pipe closes: no service outlives its test or its notebook.
+        threading.Thread(target=_set_when_closed, args=(stopped,), daemon=True).start()
+        stopped.wait()
         stand_in.server.shutdown()
         stand_in.stop()
 
 
-def _until_closed(ended: threading.Event) -> None:
+def _set_when_closed(stopped: threading.Event) -> None:
     sys.stdin.read()
-    ended.set()
+    stopped.set()
 
 
 if __name__ == "__main__":

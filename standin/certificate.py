@@ -1,4 +1,4 @@
-"""A certificate for localhost: Azure's SDK sends its token over TLS alone."""
+"""A certificate for localhost, because Azure's SDK sends its token only over TLS."""
 
 import datetime
 import ipaddress
@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate and its key as PEM files; the certificate is its own authority, for a week."""
+    """Writes a self-signed certificate, valid for a week, and its key as PEM files, and returns their paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "LLaVA stand-in for Azure ML")])
     names = [
@@ -20,7 +20,7 @@ def write_certificate(folder: Path) -> tuple[Path, Path]:
         x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
     ]
     now = datetime.datetime.now(datetime.UTC)
-    built = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -32,10 +32,10 @@ def write_certificate(folder: Path) -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    certificate, private = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    private.touch(0o600)
-    private.write_bytes(
+    certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.touch(0o600)
+    key_file.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    return certificate, private
+    return certificate_file, key_file

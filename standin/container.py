@@ -1,4 +1,4 @@
-"""The real service of one deployment: Azure's server as a process, told what a container would be told."""
+"""The real service of one deployment: Azure's server as a process, with the environment of a container."""
 
 import os
 import shutil
@@ -11,23 +11,23 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-FOREIGN = ("LLAVA_", "AZUREML_", "AML_", "GUNICORN_", "WORKER_")
+SETTING_PREFIXES = ("LLAVA_", "AZUREML_", "AML_", "GUNICORN_", "WORKER_")
 STOP_SECONDS = 30
 
 
 def environment(code: Path, entry_script: str, model: Path | None, variables: Mapping[str, str]) -> dict[str, str]:
-    """What Azure sets for a container, the deployment's own variables, and nothing of this machine's for the service.
+    """Returns the variables of Azure and of the deployment, without this machine's settings for the service.
 
-    The one liberty: this machine is what every instance type stands for, so that the device is found and not named.
+    LLAVA_DEVICE is always "auto", because this machine takes the place of every instance type.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTING_PREFIXES)}
     azure = {"AML_APP_ROOT": str(code), "AZUREML_ENTRY_SCRIPT": entry_script}
     mounted = {"AZUREML_MODEL_DIR": str(model)} if model is not None else {}
     return inherited | dict(variables) | azure | mounted | {"LLAVA_DEVICE": "auto"}
 
 
-def copy(source: Path, target: Path) -> Path:
-    """What is downloaded into a container: the folder's content, or the file."""
+def copy_into(source: Path, target: Path) -> Path:
+    """Copies a folder's content or a file into `target`, as Azure downloads it into a container. Returns `target`."""
     if source.is_dir():
         shutil.copytree(source, target, dirs_exist_ok=True)
     else:
@@ -37,9 +37,9 @@ def copy(source: Path, target: Path) -> Path:
 
 
 def mount_model(source: Path, asset: str, folder: Path) -> Path:
-    """AZUREML_MODEL_DIR: what was registered lies below name and version, under its own name."""
+    """Copies a registered model into `folder`/NAME/VERSION and returns that path, which is AZUREML_MODEL_DIR."""
     name, _, version = asset.partition("/models/")[2].split("/")
-    copy(source, folder / name / version / source.name)
+    copy_into(source, folder / name / version / source.name)
     return folder / name / version
 
 
@@ -47,9 +47,9 @@ class Container:
     """One process of azmlinfsrv."""
 
     def __init__(self, folder: Path, entry_script: str, environment: Mapping[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
         self.folder = folder
         self._log = folder / "log"
         command = [sys.executable, "-m", "azureml_inference_server_http", "--port", str(self.port)]
@@ -57,23 +57,26 @@ class Container:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
-    def wait_until_ready(self, seconds: float, is_wanted: Callable[[], bool]) -> bool:
-        """By the probe's path, as long as the readiness probe allows; false when it ends, never answers, or is not
-        wanted any more."""
+    def wait_until_ready(self, seconds: float, is_current: Callable[[], bool]) -> bool:
+        """Waits until `/` answers, and returns whether it did.
+
+        Gives up after `seconds`, when the process ends, or when `is_current` returns False.
+        """
         deadline = time.monotonic() + seconds
-        while self._process.poll() is None and time.monotonic() < deadline and is_wanted():
+        while self._process.poll() is None and time.monotonic() < deadline and is_current():
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
-                    return bool(answer.status == 200)
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as response:
+                    return bool(response.status == 200)
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         return False
 
     def log(self, lines: int) -> str:
+        """Returns the last `lines` lines of the log."""
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-lines:])
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL when that does not do."""
+        """Sends SIGTERM, and SIGKILL after STOP_SECONDS."""
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)

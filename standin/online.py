@@ -1,4 +1,4 @@
-"""Online endpoints and their deployments: what the control plane is asked for."""
+"""Online endpoints and their deployments in the control plane."""
 
 import secrets
 import shutil
@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .container import Container, copy, environment, mount_model
+from .container import Container, copy_into, environment, mount_model
 from .operations import Operations
-from .rules import check_assets, check_name, check_traffic, patience, seconds
-from .wire import Answer, Refused, Request, Routes
+from .rules import check_assets, check_name, check_traffic, seconds, startup_seconds
+from .wire import ApiError, Request, Response, Routes
 from .workspace import LOCATION, WORKSPACE, Document, Workspace
 
 ENDPOINT = WORKSPACE + "/onlineEndpoints/{name}"
 DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
-UNDER_WAY = ("Creating", "Updating")
+IN_PROGRESS_STATES = ("Creating", "Updating")
 
 
 class Listener(Protocol):
-    """At an endpoint's address."""
+    """The server at an endpoint's address."""
 
     url: str
 
@@ -30,30 +30,34 @@ class Listener(Protocol):
 
 @dataclass
 class Deployment:
+    """A deployment: the document that the SDK sent, and its running container."""
+
     document: Document
     container: Container | None = None
     in_flight: int = 0
 
     @property
     def properties(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.document["properties"]
-        return found
+        properties: dict[str, Any] = self.document["properties"]
+        return properties
 
     @property
-    def admitted(self) -> int:
-        """Requests in flight before 429, as documented: twice the concurrency, for each instance."""
+    def max_in_flight(self) -> int:
+        """Returns the number of requests in flight before 429: by Azure's documentation, twice the concurrency."""
         settings = self.properties.get("requestSettings") or {}
         instances = (self.document.get("sku") or {}).get("capacity") or 1
         return int(2 * settings.get("maxConcurrentRequestsPerInstance", 1) * instances)
 
     @property
     def timeout(self) -> float:
-        """Seconds for a request."""
+        """Returns the timeout of a request in seconds."""
         return seconds((self.properties.get("requestSettings") or {}).get("requestTimeout", "PT5S"))
 
 
 @dataclass
 class Endpoint:
+    """An endpoint: the document that the SDK sent, its keys, its deployments and the server at its address."""
+
     document: Document
     keys: dict[str, str]
     deployments: dict[str, Deployment] = field(default_factory=dict)
@@ -61,12 +65,12 @@ class Endpoint:
 
     @property
     def traffic(self) -> dict[str, int]:
-        found: dict[str, int] = self.document["properties"].setdefault("traffic", {})
-        return found
+        traffic: dict[str, int] = self.document["properties"].setdefault("traffic", {})
+        return traffic
 
 
 class OnlineEndpoints:
-    """Each has its own address, where what `listen` returns answers."""
+    """All online endpoints. `listen` starts the server at the address of an endpoint."""
 
     def __init__(
         self, folder: Path, workspace: Workspace, operations: Operations, listen: Callable[[Endpoint], Listener]
@@ -74,18 +78,18 @@ class OnlineEndpoints:
         self._endpoints: dict[str, Endpoint] = {}
         self._containers: set[Container] = set()
         self._stopped = False
-        self._lock = threading.Lock()  # for what is started, replaced and deleted at the same time
+        self._lock = threading.Lock()  # guards containers that start, are replaced and are deleted at the same time
         self._listen = listen
         self._folder = folder
         self._workspace = workspace
         self._operations = operations
 
-    def routes(self, routes: Routes) -> None:
+    def add_routes(self, routes: Routes) -> None:
         routes.add("GET", WORKSPACE + "/onlineEndpoints", self._list)
-        routes.add("GET", ENDPOINT, lambda request, name, **_: Answer(200, self._find(name).document))
+        routes.add("GET", ENDPOINT, lambda request, name, **_: Response(200, self._find(name).document))
         routes.add("PUT", ENDPOINT, self._put)
         routes.add("DELETE", ENDPOINT, self._delete)
-        routes.add("POST", ENDPOINT + "/listKeys", lambda request, name, **_: Answer(200, self._find(name).keys))
+        routes.add("POST", ENDPOINT + "/listKeys", lambda request, name, **_: Response(200, self._find(name).keys))
         routes.add("POST", ENDPOINT + "/regenerateKeys", self._regenerate)
         routes.add("GET", ENDPOINT + "/deployments", self._list_deployments)
         routes.add("GET", DEPLOYMENT, self._get_deployment)
@@ -95,152 +99,154 @@ class OnlineEndpoints:
 
     def _find(self, name: str) -> Endpoint:
         if name not in self._endpoints:
-            raise Refused(404, "ResourceNotFound", f"there is no online endpoint {name}")
+            raise ApiError(404, "ResourceNotFound", f"there is no online endpoint {name}")
         return self._endpoints[name]
 
     def stop(self) -> None:
-        """Every service, those that start among them; the listeners end with the process."""
+        """Stops every service, also one that is starting. The listeners end with the process."""
         with self._lock:
             self._stopped = True
         for container in list(self._containers):
             container.stop()
 
-    def _list(self, request: Request, **_: str) -> Answer:
-        return Answer(200, {"value": [endpoint.document for endpoint in self._endpoints.values()]})
+    def _list(self, request: Request, **_: str) -> Response:
+        return Response(200, {"value": [endpoint.document for endpoint in self._endpoints.values()]})
 
-    def _put(self, request: Request, name: str, **_: str) -> Answer:
+    def _put(self, request: Request, name: str, **_: str) -> Response:
         check_name(name)
-        given = request.json
-        known = self._endpoints.get(name)
-        check_traffic(given["properties"].get("traffic") or {}, set(known.deployments) if known else set())
-        if any((given["properties"].get("mirrorTraffic") or {}).values()):
-            raise Refused(400, "BadRequest", "the stand-in mirrors no traffic")
-        if given["properties"]["authMode"].lower() == "amltoken":
-            raise Refused(400, "BadRequest", "the stand-in knows keys and Microsoft Entra tokens (aad_token) alone")
-        if known is None:
+        sent = request.json
+        endpoint = self._endpoints.get(name)
+        check_traffic(sent["properties"].get("traffic") or {}, set(endpoint.deployments) if endpoint else set())
+        if any((sent["properties"].get("mirrorTraffic") or {}).values()):
+            raise ApiError(400, "BadRequest", "the stand-in does not mirror traffic")
+        if sent["properties"]["authMode"].lower() == "amltoken":
+            raise ApiError(400, "BadRequest", "the stand-in supports only keys and Microsoft Entra tokens (aad_token)")
+        if endpoint is None:
             keys = {"primaryKey": secrets.token_urlsafe(24), "secondaryKey": secrets.token_urlsafe(24)}
-            known = self._endpoints[name] = Endpoint({}, keys)
-            known.gateway = self._listen(known)
-        url = known.gateway.url if known.gateway else ""
+            endpoint = self._endpoints[name] = Endpoint({}, keys)
+            endpoint.gateway = self._listen(endpoint)
+        url = endpoint.gateway.url if endpoint.gateway else ""
         address = {"scoringUri": f"{url}/score", "swaggerUri": f"{url}/swagger.json", "provisioningState": "Succeeded"}
-        known.document = {**given, "id": request.path, "name": name, "location": LOCATION, "kind": "Managed"}
-        known.document["properties"] = {"traffic": {}, **given["properties"], **address}
-        return Answer(200, known.document)
+        endpoint.document = {**sent, "id": request.path, "name": name, "location": LOCATION, "kind": "Managed"}
+        endpoint.document["properties"] = {"traffic": {}, **sent["properties"], **address}
+        return Response(200, endpoint.document)
 
-    def _delete(self, request: Request, name: str, **_: str) -> Answer:
+    def _delete(self, request: Request, name: str, **_: str) -> Response:
         with self._lock:
             endpoint = self._endpoints.pop(name, None)
         if endpoint is None:
-            return Answer(204)
+            return Response(204)
         if endpoint.gateway is not None:
             endpoint.gateway.stop()
         for deployment in endpoint.deployments.values():
-            self._end(deployment.container)
-        return Answer(200)
+            self._remove(deployment.container)
+        return Response(200)
 
-    def _regenerate(self, request: Request, name: str, **_: str) -> Answer:
-        which = "primaryKey" if request.json["keyType"].lower() == "primary" else "secondaryKey"
-        self._find(name).keys[which] = secrets.token_urlsafe(24)  # the SDK sends the old value along
-        return Answer(200, {})
+    def _regenerate(self, request: Request, name: str, **_: str) -> Response:
+        key_name = "primaryKey" if request.json["keyType"].lower() == "primary" else "secondaryKey"
+        self._find(name).keys[key_name] = secrets.token_urlsafe(24)  # the request also has the old key
+        return Response(200, {})
 
-    def _list_deployments(self, request: Request, name: str, **_: str) -> Answer:
-        return Answer(200, {"value": [deployment.document for deployment in self._find(name).deployments.values()]})
+    def _list_deployments(self, request: Request, name: str, **_: str) -> Response:
+        return Response(200, {"value": [deployment.document for deployment in self._find(name).deployments.values()]})
 
-    def _get_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
-        return Answer(200, self._deployment(name, deployment).document)
+    def _get_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Response:
+        return Response(200, self._find_deployment(name, deployment).document)
 
-    def _deployment(self, name: str, deployment: str) -> Deployment:
-        found = self._find(name).deployments.get(deployment)
-        if found is None:
-            raise Refused(404, "ResourceNotFound", f"the endpoint {name} has no deployment {deployment}")
-        return found
+    def _find_deployment(self, name: str, deployment: str) -> Deployment:
+        existing = self._find(name).deployments.get(deployment)
+        if existing is None:
+            raise ApiError(404, "ResourceNotFound", f"the endpoint {name} has no deployment {deployment}")
+        return existing
 
-    def _put_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+    def _put_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Response:
         check_name(deployment)
-        endpoint, given = self._find(name), request.json
-        check_assets(given["properties"], self._workspace)
-        before = endpoint.deployments.get(deployment)
-        if before is not None and before.properties["provisioningState"] in UNDER_WAY:
-            raise Refused(409, "Conflict", f"{deployment} is being created or updated")
-        document = {**given, "id": request.path, "name": deployment, "location": LOCATION}
+        endpoint, sent = self._find(name), request.json
+        check_assets(sent["properties"], self._workspace)
+        previous = endpoint.deployments.get(deployment)
+        if previous is not None and previous.properties["provisioningState"] in IN_PROGRESS_STATES:
+            raise ApiError(409, "Conflict", f"{deployment} is being created or updated")
+        document = {**sent, "id": request.path, "name": deployment, "location": LOCATION}
         defaults = {"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}}
-        state = "Creating" if before is None else "Updating"
-        document["properties"] = {**defaults, **given["properties"], "provisioningState": state}
-        # What there is serves until its successor is ready.
-        made = Deployment(document, before.container if before else None)
-        endpoint.deployments[deployment] = made
-        return self._operations.begin(request, lambda: self._start(name, deployment, made), document)
+        state = "Creating" if previous is None else "Updating"
+        document["properties"] = {**defaults, **sent["properties"], "provisioningState": state}
+        # The previous container serves until the new one is ready.
+        new = Deployment(document, previous.container if previous else None)
+        endpoint.deployments[deployment] = new
+        return self._operations.begin(request, lambda: self._start(name, deployment, new), document)
 
-    def _start(self, name: str, deployment: str, made: Deployment) -> None:
+    def _start(self, name: str, deployment: str, new: Deployment) -> None:
+        """Starts the container of `new`, and removes the previous one. Raises ApiError."""
         try:
-            container = self._run(name, deployment, made)
+            container = self._run(name, deployment, new)
         except BaseException:
-            made.properties["provisioningState"] = "Failed"
+            new.properties["provisioningState"] = "Failed"
             raise
         with self._lock:
-            is_wanted = self._is_current(name, deployment, made)
-            over = made.container if is_wanted else container
-            if is_wanted:
-                made.container = container
-        self._end(over)  # what served before, or what nobody wants any more
-        if not is_wanted:
+            is_current = self._is_current(name, deployment, new)
+            obsolete = new.container if is_current else container
+            if is_current:
+                new.container = container
+        self._remove(obsolete)
+        if not is_current:
             raise _deleted(deployment)
-        made.properties["provisioningState"] = "Succeeded"
+        new.properties["provisioningState"] = "Succeeded"
 
-    def _is_current(self, name: str, deployment: str, made: Deployment) -> bool:
+    def _is_current(self, name: str, deployment: str, new: Deployment) -> bool:
+        """Returns whether nothing deleted or replaced `new` since its request."""
         endpoint = self._endpoints.get(name)
-        return endpoint is not None and endpoint.deployments.get(deployment) is made
+        return endpoint is not None and endpoint.deployments.get(deployment) is new
 
-    def _run(self, name: str, deployment: str, made: Deployment) -> Container:
-        """The service, ready. Raises Refused."""
-        properties, folder = made.properties, self._folder / name / uuid.uuid4().hex
-        code = copy(self._workspace.files(properties["codeConfiguration"]["codeId"]), folder / "code")
+    def _run(self, name: str, deployment: str, new: Deployment) -> Container:
+        """Returns a container that is ready. Raises ApiError."""
+        properties, folder = new.properties, self._folder / name / uuid.uuid4().hex
+        code = copy_into(self._workspace.asset_path(properties["codeConfiguration"]["codeId"]), folder / "code")
         model = properties.get("model")
-        mounted = model and mount_model(self._workspace.files(model), model, folder / "azureml-models")
+        model_dir = model and mount_model(self._workspace.asset_path(model), model, folder / "azureml-models")
         script = properties["codeConfiguration"]["scoringScript"]
-        variables = environment(code, script, mounted, properties.get("environmentVariables") or {})
+        variables = environment(code, script, model_dir, properties.get("environmentVariables") or {})
         with self._lock:
             if self._stopped:
-                raise Refused(503, "ServiceUnavailable", "the stand-in is ending")
+                raise ApiError(503, "ServiceUnavailable", "the stand-in is stopping")
             container = Container(folder, script, variables)
             self._containers.add(container)
 
-        def is_wanted() -> bool:
-            return self._is_current(name, deployment, made)
+        def is_current() -> bool:
+            return self._is_current(name, deployment, new)
 
-        if container.wait_until_ready(patience(properties.get("readinessProbe") or {}), is_wanted):
+        if container.wait_until_ready(startup_seconds(properties.get("readinessProbe") or {}), is_current):
             return container
         container.stop()
-        told = container.log(100)
-        if made.container is None and is_wanted():
-            made.container = container  # whose log is asked for
+        log = container.log(100)
+        if new.container is None and is_current():
+            new.container = container  # the client may ask for its log
         else:
-            self._end(container)
-        if not is_wanted():
+            self._remove(container)
+        if not is_current():
             raise _deleted(deployment)
-        raise Refused(400, "ResourceNotReady", f"User container has crashed or terminated:\n{told}")
+        raise ApiError(400, "ResourceNotReady", f"User container has crashed or terminated:\n{log}")
 
-    def _end(self, container: Container | None) -> None:
+    def _remove(self, container: Container | None) -> None:
         if container is not None:
             container.stop()
             shutil.rmtree(container.folder, ignore_errors=True)
             self._containers.discard(container)
 
-    def _delete_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
+    def _delete_deployment(self, request: Request, name: str, deployment: str, **_: str) -> Response:
         endpoint = self._find(name)
         if endpoint.traffic.get(deployment):
-            raise Refused(400, "BadRequest", f"the deployment {deployment} has live traffic: set it to 0 first")
+            raise ApiError(400, "BadRequest", f"the deployment {deployment} has live traffic: set it to 0 first")
         with self._lock:
-            gone = endpoint.deployments.pop(deployment, None)
-        if gone is not None:
-            self._end(gone.container)
-        return Answer(204 if gone is None else 200)
+            deleted = endpoint.deployments.pop(deployment, None)
+        if deleted is not None:
+            self._remove(deleted.container)
+        return Response(204 if deleted is None else 200)
 
-    def _logs(self, request: Request, name: str, deployment: str, **_: str) -> Answer:
-        container = self._deployment(name, deployment).container
+    def _logs(self, request: Request, name: str, deployment: str, **_: str) -> Response:
+        container = self._find_deployment(name, deployment).container
         lines = (request.json or {}).get("tail") or 1000
-        return Answer(200, {"content": "" if container is None else container.log(lines)})
+        return Response(200, {"content": "" if container is None else container.log(lines)})
 
 
-def _deleted(deployment: str) -> Refused:
-    return Refused(409, "Conflict", f"{deployment} was deleted while it started")
+def _deleted(deployment: str) -> ApiError:
+    return ApiError(409, "Conflict", f"{deployment} was deleted while it started")

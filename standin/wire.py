@@ -1,4 +1,4 @@
-"""Requests, answers and the TLS server between them."""
+"""Requests, responses and the TLS server between them."""
 
 import http.client
 import json
@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
-class Refused(Exception):
-    """Told to the caller in ARM's shape."""
+class ApiError(Exception):
+    """An error that the client gets as JSON in the form of Azure Resource Manager."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class Request:
     query: Mapping[str, str]
     headers: Message
     body: bytes
-    base: str  # of URLs that lead back here
+    base_url: str  # of this server
 
     @property
     def json(self) -> Any:
@@ -39,20 +39,20 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """`body` is bytes, an iterator of pieces of them that are sent as they come, or what becomes JSON."""
+class Response:
+    """A response. `body` is bytes, an iterator of bytes that is sent in chunks, or a value that is sent as JSON."""
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    close: Callable[[], None] = lambda: None  # called once it is sent, or cannot be
+    close: Callable[[], None] = lambda: None  # called after the response is sent, or cannot be sent
 
 
-Handler = Callable[..., Answer]
+Handler = Callable[..., Response]
 
 
 class Routes:
-    """Handlers by method and path; names in braces become arguments."""
+    """Handlers by method and path. Names in braces in a path become arguments of the handler."""
 
     def __init__(self) -> None:
         self._routes: list[tuple[str, re.Pattern[str], Handler]] = []
@@ -61,29 +61,29 @@ class Routes:
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", template)
         self._routes.append((method, re.compile(pattern + "/?", re.IGNORECASE), handler))
 
-    def __call__(self, request: Request) -> Answer:
+    def __call__(self, request: Request) -> Response:
         for method, pattern, handler in self._routes:
             match = pattern.fullmatch(request.path)
             if match and method == request.method:
                 return handler(request, **{name: unquote(value) for name, value in match.groupdict().items()})
-        raise Refused(404, "NotFound", f"the stand-in has no {request.method} {request.path}")
+        raise ApiError(404, "NotFound", f"the stand-in has no {request.method} {request.path}")
 
 
-class _Left(Exception):
-    """The caller, in the middle of its body."""
+class _ClientDisconnected(Exception):
+    """The client disconnected in the middle of a request's body."""
 
 
 class Server(ThreadingHTTPServer):
-    """TLS on localhost; on a free port where `port` is 0."""
+    """A TLS server on localhost. Port 0 is a free port."""
 
     daemon_threads = True
 
-    def __init__(self, handle: Callable[[Request], Answer], certificate: Path, key: Path, port: int) -> None:
+    def __init__(self, handle: Callable[[Request], Response], certificate: Path, key: Path, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Connection)
         self.handle = handle
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
-        # The handshake is the connection's own thread's: who connects and says nothing holds up nobody.
+        # Each connection's own thread does the handshake, so that a silent client does not block other clients.
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     @property
@@ -91,7 +91,7 @@ class Server(ThreadingHTTPServer):
         return f"https://localhost:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Callers who do not trust the certificate, or leave, are no failure of the server's."""
+        """Ignores clients that do not trust the certificate or disconnect."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -100,21 +100,21 @@ class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         try:
-            answer = self.server.handle(self._request())
-        except Refused as refused:
-            answer = _error(refused)
-        except _Left:
+            response = self.server.handle(self._request())
+        except ApiError as error:
+            response = _error_response(error)
+        except _ClientDisconnected:
             self.close_connection = True
             return
         except Exception as error:
             traceback.print_exc()
-            answer = _error(Refused(500, "InternalServerError", repr(error)))
+            response = _error_response(ApiError(500, "InternalServerError", repr(error)))
         try:
-            self._send(answer)
+            self._send(response)
         finally:
-            answer.close()
+            response.close()
 
     def _request(self) -> Request:
         parts = urlsplit(self.path)
@@ -142,23 +142,23 @@ class _Connection(BaseHTTPRequestHandler):
     def _chunk_size(self) -> int:
         line = self.rfile.readline().partition(b";")[0].strip()
         if not line:
-            raise _Left
+            raise _ClientDisconnected
         if not re.fullmatch(rb"[0-9a-fA-F]{1,8}", line):
             self.close_connection = True
-            raise Refused(400, "BadRequest", "the body's chunks have no sizes")
+            raise ApiError(400, "BadRequest", "a chunk of the body has no valid size")
         return int(line, 16)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = _answer
+    do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = _respond
 
-    def _send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        if isinstance(answer.body, Iterator):
-            self._send_headers({**answer.headers, "Transfer-Encoding": "chunked"})
-            self._send_pieces(answer.body)
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        if isinstance(response.body, Iterator):
+            self._send_headers({**response.headers, "Transfer-Encoding": "chunked"})
+            self._send_chunks(response.body)
             return
-        headers = dict(answer.headers)
-        body = _bytes(answer.body, headers)
-        headers.setdefault("Content-Length", str(len(body)))  # HEAD tells of what it does not send
+        headers = dict(response.headers)
+        body = _bytes(response.body, headers)
+        headers.setdefault("Content-Length", str(len(body)))  # a response to HEAD already has the length of its blob
         self._send_headers(headers)
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -168,25 +168,26 @@ class _Connection(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def _send_pieces(self, pieces: Iterator[bytes]) -> None:
+    def _send_chunks(self, chunks: Iterator[bytes]) -> None:
         try:
-            for piece in pieces:
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            for chunk in chunks:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
-        except (OSError, http.client.HTTPException):  # the caller or the service has gone
+        except (OSError, http.client.HTTPException):  # the client or the service closed its connection
             self.close_connection = True
 
     def log_message(self, format: str, *arguments: object) -> None:
         return
 
 
-def _error(refused: Refused) -> Answer:
-    error = {"error": {"code": refused.code, "message": refused.message}}
-    return Answer(refused.status, error, {"x-ms-error-code": refused.code, **refused.headers})
+def _error_response(error: ApiError) -> Response:
+    body = {"error": {"code": error.code, "message": error.message}}
+    return Response(error.status, body, {"x-ms-error-code": error.code, **error.headers})
 
 
 def _bytes(body: Any, headers: dict[str, str]) -> bytes:
+    """Returns the body's bytes. Adds the Content-Type of JSON to `headers`."""
     if body is None:
         return b""
     if isinstance(body, bytes):

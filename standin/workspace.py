@@ -1,4 +1,4 @@
-"""The workspace: its datastore, and the models, environments, code and computers that are registered in it."""
+"""The workspace: its datastore, and the models, environments, code and computes that are registered in it."""
 
 import base64
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .storage import Storage
-from .wire import Answer, Refused, Request, Routes
+from .wire import ApiError, Request, Response, Routes
 
 WORKSPACE = (
     "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices"
@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 
 class Workspace:
-    """Documents as the SDK put them, by kind, name and version."""
+    """The documents that the SDK sent, by kind, name and version."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -29,19 +29,17 @@ class Workspace:
         self._computes: dict[str, Document] = {}
         self._lock = threading.Lock()
 
-    def routes(self, routes: Routes) -> None:
+    def add_routes(self, routes: Routes) -> None:
         routes.add("GET", WORKSPACE, self._workspace)
-        routes.add("GET", "/discovery", lambda request: Answer(200, {"api": request.base}))
-        routes.add(
-            "GET", WORKSPACE + "/datastores", lambda request, **_: Answer(200, {"value": [self._datastore(request)]})
-        )
-        routes.add("GET", WORKSPACE + "/datastores/{name}", lambda request, **_: Answer(200, self._datastore(request)))
+        routes.add("GET", "/discovery", lambda request: Response(200, {"api": request.base_url}))
+        routes.add("GET", WORKSPACE + "/datastores", self._list_datastores)
+        routes.add("GET", WORKSPACE + "/datastores/{name}", self._get_datastore)
         secret = {"secretsType": "Sas", "sasToken": "sig=unchecked"}
-        routes.add("POST", WORKSPACE + "/datastores/{name}/listSecrets", lambda request, **_: Answer(200, secret))
+        routes.add("POST", WORKSPACE + "/datastores/{name}/listSecrets", lambda request, **_: Response(200, secret))
         routes.add("PUT", WORKSPACE + "/{kind}/{name}/versions/{version}", self._put)
         routes.add("GET", WORKSPACE + "/{kind}/{name}/versions/{version}", self._get)
         routes.add("GET", WORKSPACE + "/{kind}/{name}/versions", self._list)
-        routes.add("POST", WORKSPACE + "/codes/{name}/versions/{version}/startPendingUpload", self._upload)
+        routes.add("POST", WORKSPACE + "/codes/{name}/versions/{version}/startPendingUpload", self._start_upload)
         routes.add("GET", WORKSPACE + "/computes/{name}", self._compute)
         routes.add("PUT", WORKSPACE + "/computes/{name}", self._put_compute)
         for kind in ("models", "environments", "data"):
@@ -51,86 +49,95 @@ class Workspace:
                 lambda request, kind=kind, **n: self._container(request, kind, n["name"]),
             )
 
-    def files(self, asset_id: str) -> Path:
-        """The folder or file of a model, code or data asset, by its ARM id. Raises Refused."""
-        properties = self.asset(asset_id)["properties"]
+    def asset_path(self, asset_id: str) -> Path:
+        """Returns the folder or file of a model, code or data asset, by its ARM id. Raises ApiError."""
+        properties = self.find_asset(asset_id)["properties"]
         uri = next((properties[name] for name in ("modelUri", "codeUri", "dataUri") if properties.get(name)), None)
         if uri is None:
-            raise Refused(400, "BadArgument", f"{asset_id} has no files")
-        return self.stored(uri)
+            raise ApiError(400, "BadArgument", f"{asset_id} has no files")
+        return self.path_of_uri(uri)
 
-    def asset(self, asset_id: str) -> Document:
-        """What is registered under an ARM id. Raises Refused."""
+    def find_asset(self, asset_id: str) -> Document:
+        """Returns the document that is registered under an ARM id. Raises ApiError."""
         match = re.search(r"/(\w+)/([^/]+)/versions/([^/]+)$", asset_id)
         if match is None:
-            raise Refused(400, "BadArgument", f"{asset_id} is no asset of this workspace")
+            raise ApiError(400, "BadArgument", f"{asset_id} is not an asset of this workspace")
         return self._find(*match.groups())
 
-    def stored(self, uri: str) -> Path:
-        """Where what an azureml:// or blob URI, or a data asset's id, names is on the disk."""
+    def path_of_uri(self, uri: str) -> Path:
+        """Returns the path of an azureml:// URI, a blob URI or the ARM id of a data asset. Raises ApiError."""
         if re.search(r"/workspaces/[^/]+/data/[^/]+/versions/[^/]+$", uri):
-            return self.files(uri)
+            return self.asset_path(uri)
         datastore = re.search(r"datastores/[^/]+/paths/(.*)$", uri)
         if datastore:
             return self._storage.path(CONTAINER, datastore[1])
         blob = re.match(r"https://[^/]+/([^/?]+)/?([^?]*)", uri)
         if blob is None:
-            raise Refused(400, "BadArgument", f"the stand-in has no {uri}")
+            raise ApiError(400, "BadArgument", f"the stand-in has no {uri}")
         return self._storage.path(blob[1], blob[2])
 
     def _find(self, kind: str, name: str, version: str) -> Document:
         try:
             return self._assets[kind][name][version]
         except KeyError:
-            raise Refused(404, "NotFound", f"there is no {name}:{version} among the {kind}") from None
+            raise ApiError(404, "NotFound", f"there is no {name}:{version} among the {kind}") from None
 
-    def _workspace(self, request: Request, **names: str) -> Answer:
-        properties = {"workspaceId": str(uuid.UUID(int=1)), "discoveryUrl": f"{request.base}/discovery"}
-        return Answer(
+    def _workspace(self, request: Request, **names: str) -> Response:
+        properties = {"workspaceId": str(uuid.UUID(int=1)), "discoveryUrl": f"{request.base_url}/discovery"}
+        return Response(
             200, {"id": request.path, "name": names["workspace"], "location": LOCATION, "properties": properties}
         )
+
+    def _list_datastores(self, request: Request, **_: str) -> Response:
+        return Response(200, {"value": [self._datastore(request)]})
+
+    def _get_datastore(self, request: Request, **_: str) -> Response:
+        return Response(200, self._datastore(request))
 
     def _datastore(self, request: Request) -> Document:
         properties = {
             "datastoreType": "AzureBlob",
             "accountName": ACCOUNT,
             "containerName": CONTAINER,
-            "endpoint": request.base.partition("//")[2],
+            "endpoint": request.base_url.partition("//")[2],
             "protocol": "https",
             "isDefault": True,
             "credentials": {"credentialsType": "Sas"},
         }
-        store = request.path.partition("/datastores")[0] + f"/datastores/{DATASTORE}"
-        return {"id": store, "name": DATASTORE, "properties": properties}
+        datastore_id = request.path.partition("/datastores")[0] + f"/datastores/{DATASTORE}"
+        return {"id": datastore_id, "name": DATASTORE, "properties": properties}
 
-    def _put(self, request: Request, kind: str, name: str, version: str, **_: str) -> Answer:
-        given = request.json["properties"]
-        filled = {part: given.get(part) or {} for part in ("tags", "properties", "flavors")}
-        properties = given | filled | {"provisioningState": "Succeeded"}
+    def _put(self, request: Request, kind: str, name: str, version: str, **_: str) -> Response:
+        sent = request.json["properties"]
+        defaults = {field: sent.get(field) or {} for field in ("tags", "properties", "flavors")}
+        properties = sent | defaults | {"provisioningState": "Succeeded"}
         document = {"id": request.path, "name": version, "type": kind, "properties": properties}
         with self._lock:
             self._assets[kind].setdefault(name, {})[version] = document
-        return Answer(201, document)
+        return Response(201, document)
 
-    def _get(self, request: Request, kind: str, name: str, version: str, **_: str) -> Answer:
-        return Answer(200, self._find(kind, name, version))
+    def _get(self, request: Request, kind: str, name: str, version: str, **_: str) -> Response:
+        return Response(200, self._find(kind, name, version))
 
-    def _list(self, request: Request, kind: str, name: str, **_: str) -> Answer:
-        """Newest first; code is asked for by its hash, and always uploaded again."""
+    def _list(self, request: Request, kind: str, name: str, **_: str) -> Response:
+        """Returns the versions, newest first.
+
+        Returns none for a code's hash, so that the SDK always uploads the code.
+        """
         versions = [] if "hash" in request.query else list(self._assets[kind].get(name, {}).values())[::-1]
-        return Answer(200, {"value": versions})
+        return Response(200, {"value": versions})
 
-    def _container(self, request: Request, kind: str, name: str) -> Answer:
+    def _container(self, request: Request, kind: str, name: str) -> Response:
         versions = self._assets[kind].get(name)
         if not versions:
-            raise Refused(404, "NotFound", f"there is no {name} among the {kind}")
+            raise ApiError(404, "NotFound", f"there is no {name} among the {kind}")
         latest = list(versions)[-1]
-        following = str(max((int(v) for v in versions if v.isdecimal()), default=0) + 1)
-        properties = {"latestVersion": latest, "nextVersion": following}
-        return Answer(200, {"id": request.path, "name": name, "properties": properties})
+        next_version = str(max((int(v) for v in versions if v.isdecimal()), default=0) + 1)
+        properties = {"latestVersion": latest, "nextVersion": next_version}
+        return Response(200, {"id": request.path, "name": name, "properties": properties})
 
-    def _upload(self, request: Request, name: str, version: str, **_: str) -> Answer:
-        host = request.base.partition("//")[2]
+    def _start_upload(self, request: Request, name: str, version: str, **_: str) -> Response:
+        host = request.base_url.partition("//")[2]
         container = base64.b32encode(uuid.uuid4().bytes).decode().rstrip("=").lower()
         uri = f"https://{ACCOUNT}.blob.{host}/{container}"
         reference = {
@@ -138,7 +145,7 @@ class Workspace:
             "storageAccountArmId": "",
             "credential": {"credentialType": "SAS", "sasUri": f"{uri}?sig=unchecked"},
         }
-        return Answer(
+        return Response(
             200,
             {
                 "pendingUploadId": None,
@@ -147,14 +154,13 @@ class Workspace:
             },
         )
 
-    def _compute(self, request: Request, name: str, **_: str) -> Answer:
+    def _compute(self, request: Request, name: str, **_: str) -> Response:
         if name not in self._computes:
-            raise Refused(404, "NotFound", f"there is no compute {name}")
-        return Answer(200, self._computes[name])
+            raise ApiError(404, "NotFound", f"there is no compute {name}")
+        return Response(200, self._computes[name])
 
-    def _put_compute(self, request: Request, name: str, **_: str) -> Answer:
-        given = request.json
-        properties = given["properties"] | {"provisioningState": "Succeeded"}
+    def _put_compute(self, request: Request, name: str, **_: str) -> Response:
+        properties = request.json["properties"] | {"provisioningState": "Succeeded"}
         document = {"id": request.path, "name": name, "location": LOCATION, "properties": properties}
         self._computes[name] = document
-        return Answer(200, document)
+        return Response(200, document)
