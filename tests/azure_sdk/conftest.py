@@ -1,5 +1,8 @@
-"""Azure's own SDK, and a workspace of this machine for it. These tests run in the SDK's environment, without the
-service's packages: `.venv-azure/bin/python -m pytest --confcutdir tests/azure_sdk tests/azure_sdk`."""
+"""Azure's SDK connected to the stand-in.
+
+These tests run in the SDK's environment, which lacks the service's packages:
+`.venv-azure/bin/python -m pytest --confcutdir tests/azure_sdk tests/azure_sdk`.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -13,21 +16,21 @@ from azure.ai.ml.entities import Model
 from standin.client import local_client
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "benchmarks", "tests")
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "benchmarks", "tests")
 
 
 @pytest.fixture(scope="session")
 def client() -> MLClient:
-    made = local_client()
-    made.models.create_or_update(Model(name="llava-13b-v0", path=str(ROOT / "demo"), type="custom_model"))
-    return made
+    ml_client = local_client()
+    ml_client.models.create_or_update(Model(name="llava-13b-v0", path=str(ROOT / "demo"), type="custom_model"))
+    return ml_client
 
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The project without its virtual environments, whose every file the SDK looks at before it leaves them out."""
+    """Returns a copy of the project without virtual environments, because the SDK looks at every file in them."""
     folder = tmp_path_factory.mktemp("checkout") / "llava"
-    shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+    shutil.copytree(ROOT, folder, ignore=IGNORED)
     shutil.copy(ROOT / ".amlignore", folder)
     for name in ("python", "llava-serving"):
         wrapper = folder / ".venv" / "bin" / name
@@ -39,7 +42,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def no_deployment_left() -> Iterator[None]:
-    """An invoke() that names a deployment leaves the name in the SDK's headers of every later one, of all endpoints."""
+def _forget_deployment_name() -> Iterator[None]:
+    """Removes the name of a deployment that invoke() leaves in the SDK's headers for all later requests."""
     yield
     EndpointInvokeFields.DEFAULT_HEADER.pop(EndpointInvokeFields.MODEL_DEPLOYMENT, None)

@@ -1,4 +1,4 @@
-"""A batch endpoint from nothing to nothing through MLClient."""
+"""The life of a batch endpoint through MLClient."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def endpoint(client: MLClient, checkout: Path) -> Iterator[str]:
 
 
 def run(client: MLClient, source: Path, kind: str, output: Path) -> list[list[str]]:
-    """The rows that a job over `source` leaves."""
+    """Runs a job over `source` and returns the rows of its results."""
     job = client.batch_endpoints.invoke(NAME, deployment_name="default", input=Input(type=kind, path=str(source)))
     client.jobs.stream(job.name)
     assert client.jobs.get(job.name).status == "Completed"
@@ -41,31 +41,31 @@ def run(client: MLClient, source: Path, kind: str, output: Path) -> list[list[st
         return list(csv.reader(file))
 
 
-SCRIPT = """
+FLAKY_SCRIPT = """
 import collections, os, pathlib
 import pandas as pd
-tries = collections.Counter()
+attempts = collections.Counter()
 def init():
     pass
 def run(mini_batch):
     name = pathlib.Path(mini_batch[0]).name
-    tries[name] += 1
-    if tries[name] <= int(name.partition(".")[0]):
-        raise RuntimeError(f"{name} for the {tries[name]}. time")
-    return pd.DataFrame([[name, tries[name]]])
+    attempts[name] += 1
+    if attempts[name] <= int(name.partition(".")[0]):
+        raise RuntimeError(f"{name}, attempt {attempts[name]}")
+    return pd.DataFrame([[name, attempts[name]]])
 """
 
 
 @pytest.mark.parametrize(
-    ("threshold", "files", "status"),
+    ("threshold", "files", "expected"),
     [(-1, "0.jsonl 1.jsonl 2.jsonl 9.jsonl", "Completed"), (0, "0.jsonl 9.jsonl", "Failed"), (-1, "9.jsonl", "Failed")],
 )
-def test_mini_batches_that_fail_are_tried_again(
-    client: MLClient, endpoint: str, checkout: Path, tmp_path: Path, threshold: int, files: str, status: str
+def test_failed_mini_batches_are_retried(
+    client: MLClient, endpoint: str, checkout: Path, tmp_path: Path, threshold: int, files: str, expected: str
 ) -> None:
-    """A file called 2 fails twice."""
+    """The number in the name of a file says how often the file fails."""
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "score.py").write_text(SCRIPT)
+    (tmp_path / "code" / "score.py").write_text(FLAKY_SCRIPT)
     (tmp_path / "source").mkdir()
     for name in files.split():
         (tmp_path / "source" / name).write_text("[]")
@@ -78,57 +78,55 @@ def test_mini_batches_that_fail_are_tried_again(
     client.batch_deployments.begin_create_or_update(deployment).result()
     source = Input(type=AssetTypes.URI_FOLDER, path=str(tmp_path / "source"))
     job = client.batch_endpoints.invoke(NAME, deployment_name="flaky", input=source)
-    while (found := client.jobs.get(job.name)).status == "Running":
+    while (status_now := client.jobs.get(job.name).status) == "Running":
         time.sleep(0.1)
-    assert found.status == status
-    if status == "Completed":
+    assert status_now == expected
+    if expected == "Completed":
         client.jobs.download(job.name, output_name="score", download_path=str(tmp_path / "out"))
         assert (tmp_path / "out" / "predictions.csv").read_text() == "0.jsonl,1\n1.jsonl,2\n2.jsonl,3\n"
 
 
-def test_a_job_that_cannot_start_fails_and_says_why(client: MLClient, endpoint: str, checkout: Path) -> None:
+def test_job_with_an_unknown_model_fails(client: MLClient, endpoint: str, checkout: Path) -> None:
     deployment = load_model_batch_deployment(checkout / "batch" / "deployment.yml")
-    deployment.name = "headless"
-    deployment.model = "azureml:nobody:7"
+    deployment.name = "no-model"
+    deployment.model = "azureml:unknown:7"
     client.batch_deployments.begin_create_or_update(deployment).result()
     source = Input(type=AssetTypes.URI_FOLDER, path=str(checkout / "batch" / "samples"))
-    job = client.batch_endpoints.invoke(NAME, deployment_name="headless", input=source)
+    job = client.batch_endpoints.invoke(NAME, deployment_name="no-model", input=source)
     with pytest.raises(JobException):
         client.jobs.stream(job.name)
     assert client.jobs.get(job.name).status == "Failed"
 
 
-def test_a_job_needs_a_deployment(client: MLClient, endpoint: str, checkout: Path) -> None:
+def test_invoke_without_a_default_deployment_is_refused(client: MLClient, endpoint: str, checkout: Path) -> None:
     samples = Input(type=AssetTypes.URI_FOLDER, path=str(checkout / "batch" / "samples"))
     with pytest.raises(HttpResponseError, match="default deployment"):
         client.batch_endpoints.invoke(NAME, input=samples)
 
 
-def test_a_folder_of_everything(
+def test_folder_with_jsonl_csv_and_bad_inputs(
     client: MLClient, endpoint: str, checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    (source / "good.jsonl").write_text('{"input_data": {"input_string": ["the meaning of life is"]}}\n{rotten\n')
-    (source / "rotten.png").write_bytes(b"no picture")
+    (source / "good.jsonl").write_text('{"input_data": {"input_string": ["the meaning of life is"]}}\n{not json\n')
+    (source / "bad.png").write_bytes(b"not an image")
     (source / "table.csv").write_text("input_string\nthe meaning of life is\n")
     rows = run(client, source, AssetTypes.URI_FOLDER, tmp_path / "out")
     assert [[file, row, answer, error.partition(":")[0]] for file, row, answer, error in rows] == [
         ["good.jsonl", "0", MEANING, ""],
         ["good.jsonl", "1", "", "invalid_json"],
-        ["rotten.png", "0", "", "invalid_image"],
+        ["bad.png", "0", "", "invalid_image"],
         ["table.csv", "0", MEANING, ""],
     ]
     assert "3 of 3 files read, 4 rows done, 2 of them errors" in capfd.readouterr().out
 
 
-def test_another_job_with_the_same_output_goes_on_where_a_cancelled_one_was(
-    client: MLClient, endpoint: str, tmp_path: Path
-) -> None:
-    """As a job is resubmitted whose machine was taken away; a file of results that is there ends a job."""
+def test_job_continues_from_the_answers_of_a_cancelled_job(client: MLClient, endpoint: str, tmp_path: Path) -> None:
+    """A job is submitted again after its machine was removed. A job whose results file exists fails."""
     lines = tmp_path / "lines.jsonl"
-    long = {"input_data": ["the"], "params": {"max_new_tokens": 150, "ignore_eos": True}}
-    lines.write_text(f"{json.dumps(long)}\n" * 200)
+    request = {"input_data": ["the"], "params": {"max_new_tokens": 150, "ignore_eos": True}}
+    lines.write_text(f"{json.dumps(request)}\n" * 200)
     output = "azureml://datastores/workspaceblobstore/paths/answers"
 
     def start(results: str) -> str:
@@ -141,21 +139,21 @@ def test_another_job_with_the_same_output_goes_on_where_a_cancelled_one_was(
         )
         return str(job.name)
 
-    def answers(folder: str) -> list[str]:
+    def saved_answers(folder: str) -> list[str]:
         download_artifact_from_aml_uri(output, str(tmp_path / folder), client.datastores)
         return [line for path in (tmp_path / folder).rglob("kept/*/*.jsonl") for line in path.read_text().splitlines()]
 
     first = start("first.csv")
     deadline = time.monotonic() + 120
-    while len(before := answers(f"before-{time.monotonic()}")) < 1:
+    while len(before := saved_answers(f"before-{time.monotonic()}")) < 1:
         assert time.monotonic() < deadline
         time.sleep(1)
     client.jobs.begin_cancel(first).result()
     assert client.jobs.get(first).status == "Canceled"
     client.jobs.stream(start("second.csv"))
-    after = answers("after")
+    after = saved_answers("after")
     assert set(before) <= set(after)
-    assert len(after) == 200, "none was answered twice"
+    assert len(after) == 200, "no row was answered twice"
     with (tmp_path / "after" / "second.csv").open(newline="") as file:
         assert [row[1] for row in csv.reader(file)] == [str(row) for row in range(200)]
     third = start("second.csv")
@@ -163,7 +161,7 @@ def test_another_job_with_the_same_output_goes_on_where_a_cancelled_one_was(
         client.jobs.stream(third)
 
 
-def test_a_registered_folder_and_the_jobs_so_far(client: MLClient, endpoint: str, tmp_path: Path) -> None:
+def test_registered_folder_as_input_and_list_of_jobs(client: MLClient, endpoint: str, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.jsonl").write_text('{"input_data": ["the meaning of life is"]}\n')
     client.data.create_or_update(Data(name="questions", type=AssetTypes.URI_FOLDER, path=str(tmp_path / "source")))
@@ -172,18 +170,18 @@ def test_a_registered_folder_and_the_jobs_so_far(client: MLClient, endpoint: str
     client.jobs.stream(job.name)
     client.jobs.download(job.name, output_name="score", download_path=str(tmp_path / "out"))
     assert (tmp_path / "out" / "predictions.csv").read_text() == f"a.jsonl,0,{MEANING},\n"
-    assert job.name in [found.name for found in client.batch_endpoints.list_jobs(NAME)]
-    assert job.name in [found.name for found in client.batch_deployments.list_jobs(NAME, name="default")]
+    assert job.name in [listed.name for listed in client.batch_endpoints.list_jobs(NAME)]
+    assert job.name in [listed.name for listed in client.batch_deployments.list_jobs(NAME, name="default")]
 
 
-def test_an_input_that_is_not_there_fails_the_job(client: MLClient, endpoint: str) -> None:
-    nothing = Input(type=AssetTypes.URI_FOLDER, path="azureml://datastores/workspaceblobstore/paths/nothing")
-    job = client.batch_endpoints.invoke(NAME, deployment_name="default", input=nothing)
+def test_missing_input_fails_the_job(client: MLClient, endpoint: str) -> None:
+    missing = Input(type=AssetTypes.URI_FOLDER, path="azureml://datastores/workspaceblobstore/paths/missing")
+    job = client.batch_endpoints.invoke(NAME, deployment_name="default", input=missing)
     with pytest.raises(JobException):
         client.jobs.stream(job.name)
 
 
-def test_one_file(client: MLClient, endpoint: str, tmp_path: Path) -> None:
+def test_one_file_as_input(client: MLClient, endpoint: str, tmp_path: Path) -> None:
     lines = tmp_path / "lines.jsonl"
     lines.write_text('{"input_data": {"input_string": ["the meaning of life is"]}}\n')
     rows = run(client, lines, AssetTypes.URI_FILE, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The notebooks from top to bottom, as a new user runs them, and what they show in the repository."""
+"""The notebooks: their outputs in the repository equal those of a new run."""
 
 from pathlib import Path
 from typing import Any
@@ -9,28 +9,28 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("quickstart", "deploy_online", "deploy_batch")
-MOST_BYTES = 60_000
+MAX_BYTES = 60_000
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_runs_and_shows_what_the_repository_shows(name: str, checkout: Path) -> None:
+def test_new_run_shows_the_outputs_in_the_repository(name: str, checkout: Path) -> None:
     path = checkout / "notebooks" / f"{name}.ipynb"
-    kept, run = nbformat.read(path, 4), nbformat.read(path, 4)
-    NotebookClient(run, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
-    assert shown(run) == shown(kept)
-    assert any("image/png" in picture for picture in shown(run))
+    committed, new = nbformat.read(path, 4), nbformat.read(path, 4)
+    NotebookClient(new, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    assert displayed(new) == displayed(committed)
+    assert any("image/png" in output for output in displayed(new))
 
 
-def shown(notebook: Any) -> list[str]:
-    """Results and pictures; what is printed tells of jobs and times, and differs."""
+def displayed(notebook: Any) -> list[str]:
+    """Returns results and images, but not printed text, which has the names of jobs and times and so differs."""
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     data = [output.data for output in outputs if output.output_type in ("execute_result", "display_data")]
-    return [str(found.get("text/html", found["text/plain"])) for found in data]
+    return [str(output.get("text/html", output["text/plain"])) for output in data]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_small_and_tells_nothing_of_the_machine_it_ran_on(name: str) -> None:
+def test_notebook_is_small_and_has_no_local_paths(name: str) -> None:
     text = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
-    assert len(text) < MOST_BYTES
-    for place in ("/tmp/", "/home/", "/root/", "/work/", "localhost:"):
-        assert place not in text
+    assert len(text) < MAX_BYTES
+    for local in ("/tmp/", "/home/", "/root/", "/work/", "localhost:"):
+        assert local not in text

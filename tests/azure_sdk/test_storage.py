@@ -1,4 +1,4 @@
-"""The stand-in's blob storage through Azure's own client."""
+"""The stand-in's blob storage through Azure's client."""
 
 import http.client
 import random
@@ -22,31 +22,31 @@ def container(client: MLClient) -> ContainerClient:
 
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1001, 12_345])
-def test_what_goes_up_in_blocks_comes_down_in_ranges(container: ContainerClient, size: int) -> None:
+def test_upload_in_blocks_and_download_in_ranges_keep_the_content(container: ContainerClient, size: int) -> None:
     content = random.Random(size).randbytes(size)
     blob = container.upload_blob(f"a folder/{size} bytes", content, overwrite=True, metadata={"kind": "test"})
     assert blob.get_blob_properties().size == size
     assert container.download_blob(f"a folder/{size} bytes").readall() == content
-    assert f"a folder/{size} bytes" in [found.name for found in container.list_blobs("a folder")]
+    assert f"a folder/{size} bytes" in [listed.name for listed in container.list_blobs("a folder")]
 
 
-def test_what_is_not_there_is_not_found(container: ContainerClient) -> None:
+def test_missing_blob_is_not_found(container: ContainerClient) -> None:
     with pytest.raises(ResourceNotFoundError):
-        container.download_blob("nothing")
+        container.download_blob("missing")
 
 
-def test_a_connection_outlives_what_is_refused(container: ContainerClient) -> None:
+def test_connection_stays_open_after_404(container: ContainerClient) -> None:
     address = urllib.parse.urlsplit(container.primary_endpoint)
     connection = http.client.HTTPSConnection(address.netloc, timeout=10)
     for method in ("HEAD", "GET", "HEAD"):
-        connection.request(method, f"{address.path}/nothing")
+        connection.request(method, f"{address.path}/missing")
         response = connection.getresponse()
         assert response.status == 404
         response.read()
     connection.close()
 
 
-def test_no_name_leads_out_of_the_container(container: ContainerClient) -> None:
+def test_blob_name_that_leads_out_of_the_container_is_refused(container: ContainerClient) -> None:
     address = container.primary_endpoint.partition("?")[0]
     for path in ("../../../../etc/passwd", "..%2f..%2f..%2f..%2fetc/passwd", "../../key.pem"):
         with pytest.raises(urllib.error.HTTPError, match="400"):

@@ -1,7 +1,7 @@
-"""Reads a folder's YAML as `az ml` would, without a network.
+"""Validates a folder's YAML files as `az ml` does, without a network.
 
-Runs in the SDK's own environment. Fails with the SDK's message; else the last line is JSON: the bodies that would go to
-Azure Resource Manager, by file, and the files that would be uploaded as code with their hash.
+Runs in the SDK's environment. Fails with the SDK's message. Otherwise the last line is JSON: the bodies that `az ml`
+sends to Azure Resource Manager, by file, and the files that it uploads as code, with their hash.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from azure.ai.ml._utils._asset_utils import get_ignore_file, get_object_hash, ge
 from azure.ai.ml._utils._endpoint_utils import validate_scoring_script
 from azure.ai.ml.entities._load_functions import load_model_batch_deployment
 
-LOCATION = "eastus"  # a body must name a region; which one makes no difference here
+LOCATION = "eastus"  # a body must have a region, and this test does not depend on it
 
 
 ONLINE_ENDPOINTS = ("endpoint.yml", "variants/kubernetes_endpoint.yml")
@@ -29,17 +29,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     block_network()
-    accepted: dict[str, Any] = {file: online_endpoint(folder / file) for file in ONLINE_ENDPOINTS}
-    accepted |= {file: online_deployment(folder / file) for file in ONLINE_DEPLOYMENTS}
-    accepted["batch/endpoint.yml"] = batch_endpoint(folder / "batch" / "endpoint.yml")
-    accepted["batch/deployment.yml"] = batch_deployment(folder / "batch" / "deployment.yml")
-    accepted["batch/compute.yml"] = compute(folder / "batch" / "compute.yml")
-    accepted["jobs/merge.yml"] = job(folder / "jobs" / "merge.yml")
-    print(json.dumps(accepted | code(folder)))
+    bodies: dict[str, Any] = {file: online_endpoint(folder / file) for file in ONLINE_ENDPOINTS}
+    bodies |= {file: online_deployment(folder / file) for file in ONLINE_DEPLOYMENTS}
+    bodies["batch/endpoint.yml"] = batch_endpoint(folder / "batch" / "endpoint.yml")
+    bodies["batch/deployment.yml"] = batch_deployment(folder / "batch" / "deployment.yml")
+    bodies["batch/compute.yml"] = compute(folder / "batch" / "compute.yml")
+    bodies["jobs/merge.yml"] = job(folder / "jobs" / "merge.yml")
+    print(json.dumps(bodies | code(folder)))
 
 
 def block_network() -> None:
-    """What passes here passes without Azure, and reports nothing to it."""
+    """Makes every connection raise, so that the validation needs no Azure and sends no telemetry."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("the validation tried to reach the network")
@@ -56,7 +56,7 @@ def online_endpoint(file: Path) -> dict[str, Any]:
 def online_deployment(file: Path) -> dict[str, Any]:
     loaded = load_online_deployment(file)
     loaded._validate()
-    validate_scoring_script(loaded)  # nothing else notices a script that is missing
+    validate_scoring_script(loaded)  # no other check notices a missing script
     return {
         "name": loaded.name,
         "endpointName": loaded.endpoint_name,
@@ -71,10 +71,10 @@ def batch_endpoint(file: Path) -> dict[str, Any]:
 
 
 def batch_deployment(file: Path) -> dict[str, Any]:
-    # The exported load_batch_deployment refuses `settings`, which the documentation prescribes.
+    # The public load_batch_deployment refuses `settings`, which the documentation prescribes.
     loaded = load_model_batch_deployment(file)
     validate_scoring_script(loaded)
-    environment, loaded.environment = loaded.environment, None  # the body has the id that registering it gives
+    environment, loaded.environment = loaded.environment, None  # the body has only the id of the registered environment
     return {
         "name": loaded.name,
         "endpointName": loaded.endpoint_name,
