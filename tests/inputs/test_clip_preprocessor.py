@@ -1,4 +1,4 @@
-"""CLIP's preprocessing: the same numbers as transformers' Pillow-backed class, and no resize without a bound."""
+"""CLIP's preprocessing: the same pixels as transformers' CLIPImageProcessorPil, and a limit on the resize."""
 
 import json
 from pathlib import Path
@@ -68,16 +68,16 @@ def test_equals_transformers_on_pictures_a_few_pixels_wide(size: int, short: int
 @pytest.mark.parametrize(
     ("width", "height"), [(224, 224), (225, 224), (224, 225), (640, 480), (333, 1000), (3, 5), (1, 1), (223, 447)]
 )
-def test_equals_transformers_at_the_size_of_clip(width: int, height: int) -> None:
+def test_equals_transformers_at_224_pixels(width: int, height: int) -> None:
     assert_equal_to_the_reference(224, noise(width, height))
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
-def test_equals_transformers_on_flat_pictures(value: int) -> None:
+def test_equals_transformers_on_pictures_of_one_color(value: int) -> None:
     assert_equal_to_the_reference(32, Image.new("RGB", (50, 40), (value, 255 - value, value)))
 
 
-def test_the_result_owns_its_memory_and_leaves_the_picture_alone() -> None:
+def test_the_pixels_share_no_memory_with_the_picture_and_are_contiguous() -> None:
     image = noise(32, 32)
     before = image.tobytes()
     pixels = ClipPreprocessor(32)(image, MANY_PIXELS)
@@ -87,17 +87,19 @@ def test_the_result_owns_its_memory_and_leaves_the_picture_alone() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1_000_000), (1_000_000, 1)])
-def test_a_sliver_is_refused_without_a_resize(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+def test_a_picture_one_pixel_wide_and_a_million_long_is_refused_without_a_resize(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
     image = Image.new("RGB", size)
     monkeypatch.setattr(Image.Image, "resize", lambda *args: pytest.fail("resized to 224 x 224,000,000 pixels"))
-    with pytest.raises(TooLarge) as refused:
+    with pytest.raises(TooLarge) as error_info:
         ClipPreprocessor(224)(image, MANY_PIXELS)
-    assert refused.value.code == "image_too_large"
-    assert f"{size[0]} x {size[1]}" in refused.value.message
-    assert "50,000,000" in refused.value.message
+    assert error_info.value.code == "image_too_large"
+    assert f"{size[0]} x {size[1]}" in error_info.value.message
+    assert "50,000,000" in error_info.value.message
 
 
-def test_the_bound_is_on_the_scaled_pixels() -> None:
+def test_the_limit_on_pixels_applies_to_the_scaled_picture() -> None:
     image = Image.new("RGB", (10, 20))  # scaled to 32 x 64
     assert ClipPreprocessor(32)(image, 32 * 64).shape == (3, 32, 32)
     with pytest.raises(TooLarge):
@@ -109,16 +111,16 @@ def write(directory: Path, name: str, config: Any) -> Path:
     return directory
 
 
-def test_a_folder_without_a_file_is_clip_at_the_size_of_the_tower(tmp_path: Path) -> None:
+def test_a_folder_without_a_preprocessor_file_has_clip_s_values(tmp_path: Path) -> None:
     assert load_preprocessor(tmp_path, 336) == ClipPreprocessor(336, CLIP_MEAN, CLIP_STD)
 
 
-def test_the_file_of_clip_is_read(tmp_path: Path) -> None:
+def test_clip_s_preprocessor_file_is_read(tmp_path: Path) -> None:
     write(tmp_path, "preprocessor_config.json", {**CLIP_FILE, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]})
     assert load_preprocessor(tmp_path, 224) == ClipPreprocessor(224, (0.1, 0.2, 0.3), (1, 2, 3))
 
 
-def test_the_file_transformers_saves_is_read(tmp_path: Path) -> None:
+def test_the_preprocessor_file_of_transformers_is_read(tmp_path: Path) -> None:
     CLIPImageProcessorPil(
         size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=[0.1, 0.2, 0.3]
     ).save_pretrained(tmp_path)
@@ -126,7 +128,7 @@ def test_the_file_transformers_saves_is_read(tmp_path: Path) -> None:
     assert load_preprocessor(tmp_path, 64) == ClipPreprocessor(64, (0.1, 0.2, 0.3))
 
 
-def test_the_image_processor_of_a_processor_file_is_read(tmp_path: Path) -> None:
+def test_the_image_processor_in_a_processor_file_is_read(tmp_path: Path) -> None:
     nested = {
         "size": {"shortest_edge": 64},
         "crop_size": {"height": 64, "width": 64},
@@ -138,7 +140,7 @@ def test_the_image_processor_of_a_processor_file_is_read(tmp_path: Path) -> None
     assert load_preprocessor(tmp_path, 64) == ClipPreprocessor(64, CLIP_MEAN, (1, 2, 3))
 
 
-def test_the_preprocessor_file_goes_before_the_processor_file(tmp_path: Path) -> None:
+def test_the_preprocessor_file_is_read_before_the_processor_file(tmp_path: Path) -> None:
     write(tmp_path, "preprocessor_config.json", {"image_mean": [1, 1, 1]})
     write(tmp_path, "processor_config.json", {"image_processor": {"image_mean": [2, 2, 2]}})
     assert load_preprocessor(tmp_path, 224).mean == (1, 1, 1)
@@ -154,7 +156,7 @@ def test_the_preprocessor_file_goes_before_the_processor_file(tmp_path: Path) ->
         {"size": {"height": 224, "width": 224}},  # a resize to a square, not of the shorter edge
     ],
 )
-def test_a_size_other_than_the_towers_stops_the_start(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_a_size_other_than_the_vision_tower_s_is_a_startup_error(tmp_path: Path, config: dict[str, Any]) -> None:
     write(tmp_path, "preprocessor_config.json", config)
     with pytest.raises(StartupError, match=r"scales to .* and crops to .*; the vision tower reads 224"):
         load_preprocessor(tmp_path, 224)
@@ -171,14 +173,14 @@ def test_a_size_other_than_the_towers_stops_the_start(tmp_path: Path, config: di
         ("rescale_factor", 1 / 127.5),
     ],
 )
-def test_steps_that_are_not_clips_stop_the_start(tmp_path: Path, key: str, value: object) -> None:
+def test_a_step_that_is_not_clip_s_is_a_startup_error(tmp_path: Path, key: str, value: object) -> None:
     write(tmp_path, "preprocessor_config.json", {**CLIP_FILE, key: value})
     with pytest.raises(StartupError, match=key):
         load_preprocessor(tmp_path, 224)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"image_processor": 3}', "\xff"])
-def test_a_file_that_is_no_preprocessors_stops_the_start(tmp_path: Path, text: str) -> None:
+def test_an_invalid_preprocessor_file_is_a_startup_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "preprocessor_config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(StartupError, match=r"preprocessor_config\.json"):
         load_preprocessor(tmp_path, 224)

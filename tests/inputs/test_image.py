@@ -1,4 +1,4 @@
-"""Images of a request: the right pixels of every accepted format, and a named refusal of everything else."""
+"""Images of a request: the right pixels of every accepted format, and an error about everything else."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from llava_serving.errors import BadRequest, RequestError, TooLarge
-from llava_serving.inputs.image import FORMATS, ImageLimits, ImageReader, decode, from_base64
+from llava_serving.inputs.image import FORMATS, ImageLimits, ImageReader, decode, decode_base64
 from llava_serving.inputs.prompt import ImageSource
 
 Pixels = npt.NDArray[np.uint8]
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Imag
 
 
 def scene() -> Pixels:
-    """A smooth picture without any symmetry."""
+    """Returns a smooth picture without any symmetry."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     return np.stack([x * 11, y * 15, (x * y) % 256], axis=-1).astype(np.uint8)
 
@@ -54,18 +54,18 @@ def pixels(encoded: bytes) -> Pixels:
 
 
 def by_pillow(encoded: bytes) -> Pixels:
-    """What plain Pillow makes of a file."""
+    """Returns the pixels of a file as Pillow alone decodes it."""
     return np.asarray(Image.open(BytesIO(encoded)).convert("RGB"))
 
 
 def refusal(encoded: bytes, limits: ImageLimits = LIMITS) -> RequestError:
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as error_info:
         decode(encoded, limits)
-    return refused.value
+    return error_info.value
 
 
 def accepts_or_refuses(encoded: bytes, limits: ImageLimits = LIMITS) -> None:
-    """Nothing but a picture or one of the two refusals."""
+    """Raises if decoding has another result than a picture, BadRequest or TooLarge."""
     try:
         image = decode(encoded, limits)
     except (BadRequest, TooLarge):
@@ -85,7 +85,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(
     width: int, height: int, bits: int, color_type: int, rows: bytes, before: bytes = b"", after: bytes = b""
 ) -> bytes:
-    """A PNG by hand; `rows` are unfiltered, `before` and `after` chunks around the data."""
+    """Builds a PNG; `rows` are unfiltered, `before` and `after` are chunks around the data."""
     stride = len(rows) // height
     lines = b"".join(b"\0" + rows[i * stride : (i + 1) * stride] for i in range(height if rows else 0))
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
@@ -98,7 +98,7 @@ def small_png(before: bytes = b"", after: bytes = b"") -> bytes:
 
 
 def gif(canvas: tuple[int, int], frame: tuple[int, int], disposal: int) -> bytes:
-    """A GIF of one frame, which nearly ends after its header."""
+    """Builds a GIF of one frame with almost no data."""
     control = b"!\xf9\x04" + bytes([disposal << 2, 0, 0, 0, 0])
     descriptor = b"," + struct.pack("<HHHHB", 0, 0, *frame, 0)
     return b"GIF89a" + struct.pack("<HHBBB", *canvas, 0, 0, 0) + control + descriptor + b"\2\2\x44\1\0;"
@@ -112,7 +112,7 @@ def bmp(width: int, height: int, compression: int, data: bytes) -> bytes:
 
 
 def webp_canvas(width: int, height: int) -> bytes:
-    """An animated WebP with a small frame on a large canvas."""
+    """Builds an animated WebP with a small frame on a large canvas."""
     image = saved(Image.new("RGB", (16, 16), "red"), "WEBP", lossless=True)[12:]
     frame = b"\0" * 6 + b"\x0f\0\0\x0f\0\0" + b"\0" * 4 + image
     canvas = struct.pack("<IB3x", 10, 2) + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
@@ -128,16 +128,16 @@ def patched(encoded: bytes, position: int, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP"])
-def test_rgb_comes_back_as_it_was(format: str) -> None:
+def test_rgb_is_decoded_unchanged(format: str) -> None:
     assert np.array_equal(pixels(saved(PICTURE, format)), SCENE)
 
 
-def test_lossless_webp_comes_back_as_it_was() -> None:
+def test_lossless_webp_is_decoded_unchanged() -> None:
     assert np.array_equal(pixels(saved(PICTURE, "WEBP", lossless=True)), SCENE)
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "GIF", "JPEG", "WEBP"])
-def test_grey_gets_three_equal_channels(format: str) -> None:
+def test_grey_becomes_three_equal_channels(format: str) -> None:
     encoded = saved(PICTURE.convert("L"), format, lossless=True)
     actual = pixels(encoded)
     assert (actual == actual[..., :1]).all()
@@ -155,27 +155,27 @@ def test_one_bit_becomes_black_and_white(format: str) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "GIF"])
 @pytest.mark.parametrize("colors", [2, 4, 16, 256])
-def test_a_palette_is_looked_up(format: str, colors: int) -> None:
+def test_palette_indices_become_their_colors(format: str, colors: int) -> None:
     image = PICTURE.quantize(colors)
     palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
     assert np.array_equal(pixels(saved(image, format)), palette[np.asarray(image)])
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
-def test_the_transparent_color_of_a_palette_is_a_color(format: str) -> None:
+def test_the_transparent_color_of_a_palette_stays_a_color(format: str) -> None:
     image = PICTURE.quantize(16)
     palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
     assert np.array_equal(pixels(saved(image, format, transparency=3)), palette[np.asarray(image)])
 
 
-def test_the_alphas_of_a_palette_are_dropped() -> None:
+def test_the_alpha_values_of_a_palette_are_dropped() -> None:
     image = PICTURE.quantize(16)
     palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
     encoded = saved(image, "PNG", transparency=bytes(range(0, 160, 10)))
     assert np.array_equal(pixels(encoded), palette[np.asarray(image)])
 
 
-def test_the_transparent_color_of_rgb_is_a_color() -> None:
+def test_the_transparent_color_of_rgb_stays_a_color() -> None:
     assert np.array_equal(pixels(saved(PICTURE, "PNG", transparency=tuple(SCENE[3, 4].tolist()))), SCENE)
 
 
@@ -186,7 +186,7 @@ def test_alpha_is_dropped(format: str, options: dict[str, Any]) -> None:
     assert np.array_equal(pixels(saved(image, format, **options)), SCENE)
 
 
-def test_grey_with_alpha_is_grey() -> None:
+def test_the_alpha_of_grey_is_dropped() -> None:
     grey = PICTURE.convert("L")
     image = Image.merge("LA", (grey, ALPHA))
     assert np.array_equal(pixels(saved(image, "PNG")), np.repeat(np.asarray(grey)[..., None], 3, axis=-1))
@@ -214,12 +214,12 @@ def test_each_of_the_65536_greys_becomes_its_high_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("color_type", "channels", "kept"), [(0, 1, [0, 0, 0]), (2, 3, [0, 1, 2]), (4, 2, [0, 0, 0]), (6, 4, [0, 1, 2])]
+    ("color_type", "channels", "rgb"), [(0, 1, [0, 0, 0]), (2, 3, [0, 1, 2]), (4, 2, [0, 0, 0]), (6, 4, [0, 1, 2])]
 )
-def test_sixteen_bits_become_their_high_byte(color_type: int, channels: int, kept: list[int]) -> None:
+def test_sixteen_bit_channels_become_their_high_byte(color_type: int, channels: int, rgb: list[int]) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, channels)).astype(">u2")
     actual = pixels(png(WIDTH, HEIGHT, 16, color_type, values.tobytes()))
-    assert np.array_equal(actual, (values >> 8).astype(np.uint8)[..., kept])
+    assert np.array_equal(actual, (values >> 8).astype(np.uint8)[..., rgb])
 
 
 def test_sixteen_bit_grey_with_a_transparent_color_is_read() -> None:
@@ -239,7 +239,7 @@ def test_grey_of_few_bits_spans_black_to_white(bits: int, row: int) -> None:
     ("format", "options"),
     [("GIF", {}), ("GIF", {"disposal": 2}), ("GIF", {"disposal": 3}), ("PNG", {}), ("WEBP", {"lossless": True})],
 )
-def test_an_animation_is_its_first_frame(format: str, options: dict[str, Any]) -> None:
+def test_an_animation_becomes_its_first_frame(format: str, options: dict[str, Any]) -> None:
     first = PICTURE.quantize(200).convert("RGB")
     others = [first.transpose(Image.Transpose.ROTATE_180), Image.new("RGB", first.size, "red")]
     encoded = saved(first, format, save_all=True, append_images=others, duration=40, **options)
@@ -247,13 +247,13 @@ def test_an_animation_is_its_first_frame(format: str, options: dict[str, Any]) -
     assert np.array_equal(pixels(encoded), np.asarray(first))
 
 
-def test_a_jpeg_with_several_pictures_is_its_first() -> None:
+def test_a_jpeg_with_several_pictures_becomes_the_first() -> None:
     encoded = saved(PICTURE, "MPO", save_all=True, append_images=[Image.new("RGB", (5, 5))])
     assert Image.open(BytesIO(encoded)).format == "MPO"
     assert np.array_equal(pixels(encoded), by_pillow(encoded))
 
 
-# Orientation: how the stored picture is turned by what the EXIF says (EXIF 2.32, 4.6.4 A)
+# Orientation: how EXIF says to turn the stored picture (EXIF 2.32, 4.6.4 A)
 
 TURN: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda a: a,
@@ -287,13 +287,13 @@ def test_a_picture_of_any_mode_is_turned_upright(mode: str) -> None:
     assert np.array_equal(pixels(saved(image, "PNG", exif=exif(6))), TURN[6](plain))
 
 
-def test_the_orientation_of_xmp_counts_where_there_is_no_exif() -> None:
+def test_the_orientation_in_xmp_applies_if_there_is_no_exif() -> None:
     encoded = saved(PICTURE, "JPEG", xmp=b'<x:xmpmeta tiff:Orientation="8"/>')
     assert np.array_equal(pixels(encoded), TURN[8](by_pillow(encoded)))
 
 
 def exif_block(*entries: tuple[int, int, int, bytes], more: bytes = b"") -> bytes:
-    """EXIF by hand; an entry is its tag, its type, its count and its value or the position of it."""
+    """Builds EXIF; an entry is a tag, a type, a count, and a value or its position."""
     rows = b"".join(
         struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0") for tag, kind, count, value in entries
     )
@@ -308,7 +308,7 @@ SHORT, ASCII, RATIONAL = 3, 2, 5
     [(SHORT, 1, b"\0\0"), (SHORT, 1, b"\x09\0"), (SHORT, 1, b"\xff\xff"), (SHORT, 0, b""), (SHORT, 2, b"\0\0\6\0"),
      (ASCII, 2, b"6"), (7, 4, b"\6\6\6\6"), (99, 1, b"\6")],
 )  # fmt: skip
-def test_an_orientation_that_means_nothing_turns_nothing(kind: int, count: int, value: bytes) -> None:
+def test_an_invalid_orientation_is_ignored(kind: int, count: int, value: bytes) -> None:
     encoded = saved(PICTURE, "JPEG", exif=exif_block((0x0112, kind, count, value)))
     assert np.array_equal(pixels(encoded), by_pillow(encoded))
 
@@ -317,14 +317,14 @@ def test_an_orientation_that_means_nothing_turns_nothing(kind: int, count: int, 
     "block",
     [b"", b"MM", b"no TIFF header", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01", saved(PICTURE, "PNG")],
 )
-def test_exif_that_cannot_be_read_does_not_make_a_picture_unreadable(block: bytes) -> None:
+def test_exif_that_cannot_be_read_is_ignored(block: bytes) -> None:
     assert np.array_equal(pixels(small_png(before=chunk(b"eXIf", block))), [[[1, 2, 3], [4, 5, 6]]])
     encoded = saved(PICTURE, "JPEG", exif=b"Exif\0\0" + block)
     assert np.array_equal(pixels(encoded), by_pillow(saved(PICTURE, "JPEG")))
 
 
-def test_exif_that_pillow_cannot_write_again_still_turns_the_picture() -> None:
-    description = (0x010E, RATIONAL, 1, struct.pack("<I", 38))  # a number where a text belongs
+def test_the_orientation_in_exif_that_pillow_cannot_write_applies() -> None:
+    description = (0x010E, RATIONAL, 1, struct.pack("<I", 38))  # a number, where EXIF has a text
     block = exif_block(description, (0x0112, SHORT, 1, b"\6"), more=struct.pack("<II", 1, 2))
     encoded = saved(PICTURE, "JPEG", exif=block)
     assert np.array_equal(pixels(encoded), TURN[6](by_pillow(encoded)))
@@ -356,10 +356,10 @@ MIME_TEXT = base64.encodebytes(ENCODED).decode()
         "data:image/png;name=a.png;base64," + TEXT,
         "data:;base64," + TEXT,
         "DATA:IMAGE/PNG;BASE64," + TEXT,
-        "data:image/jpeg;base64," + TEXT,  # what the bytes are goes before what they are called
+        "data:image/jpeg;base64," + TEXT,  # the bytes decide, not the media type
     ],
 )
-def test_base64_is_read_bare_broken_into_lines_or_in_a_data_uri(data: str) -> None:
+def test_base64_is_read_bare_with_line_breaks_or_in_a_data_uri(data: str) -> None:
     assert np.array_equal(read(data), SCENE)
 
 
@@ -368,14 +368,14 @@ def test_base64_is_read_bare_broken_into_lines_or_in_a_data_uri(data: str) -> No
     ["!!!!", "YWJ", "YWJjZ", "=", "YW=Jj", "YWJ-", "YWJ_", "\u00e9" * 4, "\0\0\0\0", "\ud800aaa", "data:;base64,YWJ",
      "data:;base64,%41%41"],
 )  # fmt: skip
-def test_what_is_not_base64_is_refused(data: str) -> None:
-    with pytest.raises(BadRequest, match="not valid base64") as refused:
+def test_invalid_base64_is_refused_with_the_path(data: str) -> None:
+    with pytest.raises(BadRequest, match="not valid base64") as error_info:
         read(data)
-    assert (refused.value.code, refused.value.param) == ("invalid_image", "images[0]")
+    assert (error_info.value.code, error_info.value.param) == ("invalid_image", "images[0]")
 
 
 @pytest.mark.parametrize("data", ["", " ", "\r\n", "data:;base64,", "data:image/png;base64,\n"])
-def test_nothing_is_refused_as_empty(data: str) -> None:
+def test_an_empty_image_is_refused(data: str) -> None:
     with pytest.raises(BadRequest, match="empty"):
         read(data)
 
@@ -383,43 +383,43 @@ def test_nothing_is_refused_as_empty(data: str) -> None:
 @pytest.mark.parametrize(
     "data", ["data:", "data:,", "data:image/png," + TEXT, "data:image/png;base64", "data:image/png;base64;x," + TEXT]
 )
-def test_a_data_uri_without_base64_is_told_the_form(data: str) -> None:
+def test_the_error_about_a_data_uri_without_base64_shows_the_form(data: str) -> None:
     with pytest.raises(BadRequest, match=re.escape("data:image/png;base64,<data>")):
         read(data)
 
 
 @settings(deadline=None)
 @given(content=st.binary(min_size=1, max_size=300), line=st.integers(1, 90), end=st.sampled_from(("\n", "\r\n")))
-def test_line_breaks_count_against_no_limit(content: bytes, line: int, end: str) -> None:
+def test_line_breaks_do_not_count_towards_the_limit_on_bytes(content: bytes, line: int, end: str) -> None:
     text = base64.b64encode(content).decode()
     broken = "".join(text[i : i + line] + end for i in range(0, len(text), line))
-    assert from_base64(broken, len(content)) == content
+    assert decode_base64(broken, len(content)) == content
     with pytest.raises(TooLarge):
-        from_base64("A" * 4 + broken, len(content))
+        decode_base64("A" * 4 + broken, len(content))
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
 def test_base64_over_the_limit_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
     monkeypatch.setattr(base64, "b64decode", lambda *args, **options: pytest.fail("decoded"))
-    with pytest.raises(TooLarge, match="1,000 bytes") as refused:
-        from_base64(prefix + "A" * 1400, 1000)
-    assert refused.value.code == "image_too_large"
+    with pytest.raises(TooLarge, match="1,000 bytes") as error_info:
+        decode_base64(prefix + "A" * 1400, 1000)
+    assert error_info.value.code == "image_too_large"
 
 
 @pytest.mark.parametrize(("data", "error"), [("!!!!", BadRequest), ("A" * 4000, TooLarge), (TEXT, TooLarge)])
-def test_every_refusal_names_the_path_of_the_image(data: str, error: type[RequestError]) -> None:
-    with pytest.raises(error) as refused:
+def test_every_error_about_an_image_has_its_path(data: str, error: type[RequestError]) -> None:
+    with pytest.raises(error) as error_info:
         ImageReader(ImageLimits(2000, 100), None).read(
             ImageSource(data, "messages[2].content[1].image_url.url"), lambda picture: picture
         )
-    assert refused.value.param == "messages[2].content[1].image_url.url"
+    assert error_info.value.param == "messages[2].content[1].image_url.url"
 
 
 # Limits
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_limit_on_pixels_is_exact_and_names_the_size(format: str) -> None:
+def test_the_limit_on_pixels_is_exact_and_the_error_has_both_sizes(format: str) -> None:
     encoded = saved(PICTURE, format)
     assert decode(encoded, ImageLimits(10_000, WIDTH * HEIGHT)).size == (WIDTH, HEIGHT)
     error = refusal(encoded, ImageLimits(10_000, WIDTH * HEIGHT - 1))
@@ -428,10 +428,10 @@ def test_the_limit_on_pixels_is_exact_and_names_the_size(format: str) -> None:
     assert str(WIDTH * HEIGHT - 1) in error.message
 
 
-def test_a_limit_above_pillows_own_is_the_one_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_on_pixels_above_pillow_s_own_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = saved(PICTURE, "PNG")
-    for pillows in (None, 100):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
+    for pillow_limit in (None, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
         assert decode(encoded, ImageLimits(10_000, WIDTH * HEIGHT)).size == (WIDTH, HEIGHT)
 
 
@@ -473,22 +473,22 @@ def test_a_huge_picture_in_a_small_file_is_refused_without_decoding(monkeypatch:
     assert "50,000,000 pixels" in error.message
 
 
-def test_huge_pictures_cost_no_memory() -> None:
-    # In a process of its own: the peak of this one says nothing.
+def test_refusing_a_huge_picture_takes_less_than_16_mib() -> None:
+    # Runs in a new process: the peak memory of this process includes other tests.
     script = """
 import base64, json, resource, sys
 from llava_serving.errors import TooLarge
 from llava_serving.inputs.image import ImageLimits, decode
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-def read(name, data, limits):
+def refuse(name, data, limits):
     try: decode(base64.b64decode(data), limits)
     except TooLarge: return
     raise SystemExit(f"{name} was not refused")
 files = json.load(sys.stdin)
-for name, data in files.items(): read(name, data, ImageLimits(10**6, 10))  # what Pillow loads the first time
+for name, data in files.items(): refuse(name, data, ImageLimits(10**6, 10))  # Pillow loads its plugins
 for name, data in files.items():
     before = peak()
-    read(name, data, ImageLimits(10**6, 50_000_000))
+    refuse(name, data, ImageLimits(10**6, 50_000_000))
     if peak() - before > 16 * 1024: raise SystemExit(f"{name} took {peak() - before} KiB")
 print("done", len(files))
 """
@@ -502,7 +502,7 @@ print("done", len(files))
 
 
 def progressive_scans(count: int) -> bytes:
-    """A JPEG whose last scan is repeated until it has `count` of them."""
+    """Builds a JPEG of `count` scans by repeating the last one."""
     encoded = saved(PICTURE, "JPEG", progressive=True)
     last = encoded[encoded.rindex(b"\xff\xda") : -2]
     return encoded[:-2] + last * (count - encoded.count(b"\xff\xda")) + b"\xff\xd9"
@@ -520,7 +520,7 @@ def color_profiles(count: int) -> bytes:
     ("build", "name"),
     [(progressive_scans, "JPEG scans"), (exif_blocks, "EXIF blocks"), (color_profiles, "color profiles")],
 )
-def test_parts_that_keep_a_decoder_busy_are_counted(build: Callable[[int], bytes], name: str) -> None:
+def test_more_than_100_parts_that_are_costly_to_decode_are_refused(build: Callable[[int], bytes], name: str) -> None:
     assert decode(build(100), LIMITS).mode == "RGB"
     error = refusal(build(101))
     assert (type(error), error.code) == (BadRequest, "invalid_image")
@@ -529,13 +529,13 @@ def test_parts_that_keep_a_decoder_busy_are_counted(build: Callable[[int], bytes
 
 def test_a_run_length_encoded_bmp_is_refused_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    error = refusal(bmp(50_000_000, 1, 1, b"\1\1\0\0"))  # half a minute's work on a slow core
+    error = refusal(bmp(50_000_000, 1, 1, b"\1\1\0\0"))  # takes half a minute to decode on a slow core
     assert (type(error), error.code) == (BadRequest, "invalid_image")
     assert "run-length" in error.message
     assert "PNG" in error.message
 
 
-# What is not an image, or not one of the five
+# Files that are no image, or an image in another format
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_a_run_length_encoded_bmp_is_refused_without_decoding(monkeypatch: pytes
         *(saved(PICTURE, format) for format in ("TIFF", "PPM", "ICO", "JPEG2000", "PCX", "TGA", "DDS", "AVIF")),
     ],
 )  # fmt: skip
-def test_what_is_no_accepted_format_is_refused_with_their_names(encoded: bytes) -> None:
+def test_a_file_in_no_accepted_format_is_refused_with_the_accepted_formats(encoded: bytes) -> None:
     error = refusal(encoded)
     assert (type(error), error.code) == (BadRequest, "invalid_image")
     for format in FORMATS:
@@ -556,7 +556,7 @@ def test_what_is_no_accepted_format_is_refused_with_their_names(encoded: bytes) 
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_half_a_file_is_refused(format: str) -> None:
+def test_three_quarters_of_a_file_are_refused(format: str) -> None:
     encoded = saved(PICTURE, format)
     error = refusal(encoded[: len(encoded) // 2 + len(encoded) // 4])
     assert (type(error), error.code) == (BadRequest, "invalid_image")
@@ -570,14 +570,14 @@ def test_a_file_cut_anywhere_is_read_or_refused(format: str) -> None:
         accepts_or_refuses(encoded[:length])
 
 
-def test_a_damaged_picture_is_told_its_format() -> None:
+def test_the_error_about_a_damaged_picture_has_its_format() -> None:
     error = refusal(png(2, 1, 8, 2, b"") + chunk(b"IDAT", b"no zlib stream"))
     assert error.message.startswith("the PNG image is damaged")
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"tEXt", b"eXIf"])
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_a_chunk_that_inflates_a_thousandfold_is_read_or_refused(kind: bytes, place: str) -> None:
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_png_chunks_of_megabytes_are_read_or_refused(kind: bytes, position: str) -> None:
     bomb = zlib.compress(bytes(8 * 1024 * 1024))
     data = {
         b"zTXt": b"a\0\0" + bomb,
@@ -586,7 +586,7 @@ def test_a_chunk_that_inflates_a_thousandfold_is_read_or_refused(kind: bytes, pl
         b"tEXt": b"a\0" + bytes(1024 * 1024),
         b"eXIf": bytes(1024 * 1024),
     }[kind]
-    accepts_or_refuses(small_png(**{place: chunk(kind, data) * 3}))
+    accepts_or_refuses(small_png(**{position: chunk(kind, data) * 3}))
 
 
 def test_many_text_chunks_are_read_or_refused() -> None:
@@ -594,7 +594,7 @@ def test_many_text_chunks_are_read_or_refused() -> None:
 
 
 def with_checksums(encoded: bytes) -> bytes:
-    """A damaged PNG with its checksums made right again, so that the damage is reached."""
+    """Corrects the checksums of a damaged PNG, so that the decoder reaches the damage."""
     result, position = bytearray(encoded), 8
     while encoded.startswith(b"\x89PNG\r\n\x1a\n") and position + 12 <= len(result):
         end = position + 8 + int.from_bytes(result[position : position + 4])
@@ -648,8 +648,8 @@ EDITS = st.lists(
 def test_a_damaged_file_is_read_or_refused(
     encoded: bytes, edits: list[tuple[float, bool, int, bytes]], checksums: bool, length: float
 ) -> None:
-    for place, in_header, dropped, inserted in edits:
-        position = int(place * min(len(encoded), 120 if in_header else len(encoded)))
+    for fraction, in_header, dropped, inserted in edits:
+        position = int(fraction * min(len(encoded), 120 if in_header else len(encoded)))
         encoded = encoded[:position] + inserted + encoded[position + dropped :]
     if length < 1:
         encoded = encoded[: int(length * len(encoded))]
@@ -667,7 +667,7 @@ def test_any_bytes_are_read_or_refused(magic: bytes, content: bytes) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.one_of(st.text(max_size=100), st.from_regex(r"(?i)data:[^,]{0,20},?.{0,50}", fullmatch=True)))
-def test_any_text_is_read_or_refused_with_its_path(data: str) -> None:
-    with pytest.raises((BadRequest, TooLarge)) as refused:  # no text this short is an image
+def test_any_short_text_is_refused_with_its_path(data: str) -> None:
+    with pytest.raises((BadRequest, TooLarge)) as error_info:  # no text this short is an image
         read(data)
-    assert refused.value.param == "images[0]"
+    assert error_info.value.param == "images[0]"

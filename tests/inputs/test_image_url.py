@@ -1,4 +1,4 @@
-"""Fetching by URL against a real TLS server on the loopback: what is refused, what is limited, where it connects."""
+"""Fetching by URL from a real TLS server on the loopback: refusals, limits, and the address of the connection."""
 
 import datetime
 import gzip
@@ -30,11 +30,11 @@ HOST = "images.example.com"
 URL = f"https://{HOST}/cat.png?size=2"
 PUBLIC = "93.184.216.34"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nConnection: close\r\n"
-DEADLINE = 0.4  # of the tests that run into it
+DEADLINE = 0.4  # seconds, for tests that wait for it
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate of `name` and its key, as files."""
+    """Writes a self-signed certificate for `name` and its key, and returns their paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -60,17 +60,17 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 @dataclass
 class TlsServer:
-    """One answer to whoever connects: an iterable of pieces, sent until the client goes away."""
+    """Sends every client the chunks of one answer, until the client disconnects."""
 
     ca_certs: Path
     answer: Callable[[], Iterator[bytes]]
     requests: list[bytes] = field(default_factory=list)
     sent: int = 0
-    addresses: list[str] = field(default_factory=list)  # to which the fetcher meant to connect
+    addresses: list[str] = field(default_factory=list)  # the fetcher's, before the connection is redirected here
 
     def connect(self, host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
-        """The service's own connection, led to this server."""
-        connection = image_url.connect(host, address, timeout_seconds)
+        """Creates the service's own connection, and redirects it to this server."""
+        connection = image_url.create_connection(host, address, timeout_seconds)
         assert (connection.host, connection.port) == (address, 443)
         self.addresses.append(address)
         connection.host, connection.port = "127.0.0.1", self.port
@@ -94,11 +94,11 @@ class TlsServer:
                 with raw, self._context.wrap_socket(raw, server_side=True) as client:
                     client.settimeout(5)
                     self.requests.append(client.recv(65536))
-                    for piece in self.answer():
-                        client.sendall(piece)
-                        self.sent += len(piece)
+                    for chunk in self.answer():
+                        client.sendall(chunk)
+                        self.sent += len(chunk)
             except OSError:
-                pass  # the client hung up
+                pass  # the client disconnected
 
     def close(self) -> None:
         with socket.create_connection(("127.0.0.1", self.port)):  # wakes accept
@@ -120,11 +120,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pa
 def serve(certificates: dict[str, tuple[Path, Path]]) -> Iterator[Serve]:
     servers = []
 
-    def start(*pieces: bytes, answer: Callable[[], Iterator[bytes]] | None = None, name: str = HOST) -> TlsServer:
+    def start(*chunks: bytes, answer: Callable[[], Iterator[bytes]] | None = None, name: str = HOST) -> TlsServer:
         pem, key = certificates[name]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem, key)
-        server = TlsServer(pem, answer or (lambda: iter(pieces)))
+        server = TlsServer(pem, answer or (lambda: iter(chunks)))
         server.serve(context)
         servers.append(server)
         return server
@@ -145,32 +145,32 @@ def never(*args: object) -> None:
 
 
 def refusal(fetch: AllowListFetcher, url: str = URL, max_bytes: int = 1000) -> RequestError:
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as error_info:
         fetch(url, max_bytes)
-    return refused.value
+    return error_info.value
 
 
 def with_length(body: bytes) -> bytes:
     return OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-# What is refused without a connection
+# Refusals without a connection
 
 
-def test_no_host_is_allowed_by_default() -> None:
+def test_no_image_url_host_is_allowed_by_default() -> None:
     assert Settings.from_environment({}).image_url_hosts == ()
 
 
 @pytest.mark.parametrize("url", [URL, "http://a/b", "HTTPS://A/B", "ftp://a/b", "file:///etc/passwd", "s3:bucket/x"])
-def test_where_urls_are_not_allowed_the_answer_names_base64_and_data_uris(url: str) -> None:
-    with pytest.raises(BadRequest) as refused:
+def test_a_url_is_refused_with_the_alternatives_if_no_host_is_allowed(url: str) -> None:
+    with pytest.raises(BadRequest) as error_info:
         ImageReader(ImageLimits(1000, 1000), None).read(
             ImageSource(url, "input_data.images[1]"), lambda picture: picture
         )
-    assert refused.value.code == "image_url_not_allowed"
-    assert refused.value.param == "input_data.images[1]"
-    assert "base64" in refused.value.message
-    assert "data:" in refused.value.message
+    assert error_info.value.code == "image_url_not_allowed"
+    assert error_info.value.param == "input_data.images[1]"
+    assert "base64" in error_info.value.message
+    assert "data:" in error_info.value.message
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_where_urls_are_not_allowed_the_answer_names_base64_and_data_uris(url: s
         "https://localhost/a.png",
     ],
 )
-def test_a_url_off_the_list_is_refused_before_any_look_up(url: str) -> None:
+def test_a_url_that_is_not_allowed_is_refused_before_any_dns_lookup(url: str) -> None:
     error = refusal(AllowListFetcher((HOST,), 1.0, never, never), url)
     assert (error.status, error.code) == (400, "image_url_not_allowed")
 
 
-def test_another_host_is_told_which_hosts_are_allowed() -> None:
+def test_the_error_about_another_host_names_the_allowed_hosts() -> None:
     error = refusal(AllowListFetcher(("b.example.com", "a.example.com"), 1.0, never, never), "https://c.example.com/")
     assert "'c.example.com'" in error.message
     assert "a.example.com, b.example.com" in error.message
@@ -231,10 +231,10 @@ NOT_PUBLIC = [
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address: str) -> None:
     for addresses in ([address], [PUBLIC, address], [address, PUBLIC]):
-        error = refusal(AllowListFetcher((HOST,), 1.0, lambda host, found=addresses: found, never))
+        error = refusal(AllowListFetcher((HOST,), 1.0, lambda host, resolved=addresses: resolved, never))
         assert (error.status, error.code) == (400, "image_url_not_allowed")
         assert HOST in error.message
-        assert address not in error.message  # nothing about the operator's network in the answer
+        assert address not in error.message  # the error says nothing about the operator's network
 
 
 @pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "20.50.2.1", "2606:4700:4700::1111", "2a01:111:f403::1"])
@@ -245,7 +245,7 @@ def test_a_public_address_is_connected_to(serve: Serve, address: str) -> None:
 
 
 @pytest.mark.parametrize("failure", [socket.gaierror(8, "no such name"), UnicodeError("label too long")])
-def test_a_name_that_does_not_resolve_is_refused(failure: Exception) -> None:
+def test_a_host_that_does_not_resolve_is_refused(failure: Exception) -> None:
     def resolve(host: str) -> list[str]:
         raise failure
 
@@ -254,11 +254,11 @@ def test_a_name_that_does_not_resolve_is_refused(failure: Exception) -> None:
     assert HOST in error.message
 
 
-def test_a_name_without_addresses_is_refused() -> None:
+def test_a_host_without_addresses_is_refused() -> None:
     assert refusal(AllowListFetcher((HOST,), 1.0, lambda host: [], never)).status == 400
 
 
-def test_a_second_answer_of_the_dns_is_not_asked_for(serve: Serve) -> None:
+def test_a_host_is_resolved_only_once(serve: Serve) -> None:
     server = serve(with_length(b"bytes"))
     answers = iter([[PUBLIC], ["127.0.0.1"]])
     assert AllowListFetcher((HOST,), 5.0, lambda host: next(answers), server.connect)(URL, 1000) == b"bytes"
@@ -266,25 +266,25 @@ def test_a_second_answer_of_the_dns_is_not_asked_for(serve: Serve) -> None:
     assert next(answers) == ["127.0.0.1"]
 
 
-def test_the_connection_holds_the_address_and_the_name_of_the_certificate() -> None:
-    connection = image_url.connect(HOST, "2606:4700:4700::1111", 3.0)
+def test_the_connection_has_the_address_the_certificate_name_and_the_timeout() -> None:
+    connection = image_url.create_connection(HOST, "2606:4700:4700::1111", 3.0)
     assert (connection.host, connection.port) == ("2606:4700:4700::1111", 443)
     assert (connection.server_hostname, connection.timeout) == (HOST, 3.0)
     assert connection.cert_reqs == ssl.CERT_REQUIRED
 
 
-def test_resolving_gives_addresses_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [
+def test_a_host_resolves_to_ipv4_and_ipv6_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    infos = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2606:4700::1", 443, 0, 0)),
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 443)),
     ]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, type: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, type: infos)
     addresses = image_url.resolve(HOST)
     assert addresses == ["2606:4700::1", PUBLIC]
     assert [ipaddress.ip_address(address).version for address in addresses] == [6, 4]
 
 
-# What is asked and what is answered
+# Requests and answers
 
 
 def test_the_body_is_returned_and_the_request_names_the_host(serve: Serve) -> None:
@@ -308,14 +308,14 @@ def test_the_body_is_returned_and_the_request_names_the_host(serve: Serve) -> No
         (f"https://{HOST}/a\r\nX-Header: 1", "/aX-Header:%201"),
     ],
 )
-def test_any_path_and_query_becomes_one_request_line(serve: Serve, url: str, target: str) -> None:
+def test_any_path_and_query_become_one_request_line(serve: Serve, url: str, target: str) -> None:
     server = serve(with_length(b"bytes"))
     assert fetcher(server)(url, 1000) == b"bytes"
     assert server.requests[0].split(b"\r\n")[0].decode("ascii") == f"GET {target} HTTP/1.1"
     assert b"\r\nX-Header" not in server.requests[0]
 
 
-def test_a_chunked_body_is_put_together(serve: Serve) -> None:
+def test_the_chunks_of_a_body_are_joined(serve: Serve) -> None:
     server = serve(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
     assert fetcher(server)(URL, 5) == b"abcde"
 
@@ -354,15 +354,15 @@ def test_a_redirect_is_not_followed(serve: Serve) -> None:
         OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",
     ],
 )
-def test_an_answer_that_breaks_http_is_refused(serve: Serve, answer: bytes) -> None:
+def test_an_answer_that_is_not_valid_http_is_refused(serve: Serve, answer: bytes) -> None:
     error = refusal(fetcher(serve(answer)))
     assert (error.status, error.code) == (400, "image_url_failed")
     assert HOST in error.message
 
 
-def test_a_port_nobody_listens_on_is_refused(serve: Serve) -> None:
+def test_a_host_that_refuses_connections_is_refused(serve: Serve) -> None:
     def connect(host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
-        connection = image_url.connect(host, address, timeout_seconds)
+        connection = image_url.create_connection(host, address, timeout_seconds)
         with socket.create_server(("127.0.0.1", 0)) as closed:
             connection.host, connection.port = "127.0.0.1", closed.getsockname()[1]
         return connection
@@ -371,14 +371,14 @@ def test_a_port_nobody_listens_on_is_refused(serve: Serve) -> None:
     assert (error.status, error.code) == (400, "image_url_failed")
 
 
-def test_a_certificate_of_another_name_is_refused_before_the_request(serve: Serve) -> None:
+def test_a_certificate_for_another_host_is_refused_before_the_request(serve: Serve) -> None:
     server = serve(with_length(b"bytes"), name="other.example.com")
     error = refusal(fetcher(server))
     assert (error.status, error.code) == (400, "image_url_failed")
     assert not server.requests
 
 
-def test_a_certificate_of_an_unknown_issuer_is_refused_before_the_request(
+def test_a_certificate_from_an_unknown_issuer_is_refused_before_the_request(
     serve: Serve, certificates: dict[str, tuple[Path, Path]]
 ) -> None:
     server = serve(with_length(b"bytes"))
@@ -399,20 +399,20 @@ def test_a_body_of_exactly_the_limit_is_accepted_and_a_byte_more_is_not(serve: S
     assert "999" in error.message
 
 
-def test_an_endless_body_is_left_at_the_limit(serve: Serve) -> None:
+def test_an_endless_body_is_read_no_further_than_the_limit_and_the_buffers(serve: Serve) -> None:
     server = serve(answer=lambda: itertools.chain([OK + b"\r\n"], itertools.repeat(b"x" * 65536, 1000)))
     assert type(refusal(fetcher(server), max_bytes=100_000)) is TooLarge
-    assert server.sent < 32 * 1024 * 1024  # of 64 MiB: what fits in the buffers between, and no more
+    assert server.sent < 32 * 1024 * 1024  # of the 64 MiB: only what fits into the buffers of the sockets
 
 
-def test_a_compressed_body_is_not_unpacked(serve: Serve) -> None:
+def test_a_compressed_body_is_not_decompressed(serve: Serve) -> None:
     packed = gzip.compress(bytes(1_000_000))
     server = serve(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed)
     assert fetcher(server)(URL, len(packed)) == packed
 
 
 def drip(head: bytes) -> Iterator[bytes]:
-    """A byte now and then: each one comes well within the time limit, the whole never."""
+    """Yields a byte now and then: each arrives well within the time limit, the whole body never does."""
     yield head
     for _ in range(int(20 / (DEADLINE / 8))):
         time.sleep(DEADLINE / 8)
@@ -426,20 +426,20 @@ def drip(head: bytes) -> Iterator[bytes]:
         b"HTTP/1.1 200 OK\r\nX: ",  # a header
         b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
         OK + b"Content-Length: 100000\r\n\r\n",
-        OK + b"\r\n",  # a body that ends with the connection: cut off is not ended
+        OK + b"\r\n",  # a body that ends with the connection: a shutdown is not its end
         OK + b"Transfer-Encoding: chunked\r\n\r\n186a0\r\n",
     ],
 )
-def test_a_server_that_drips_is_cut_off_at_the_time_limit(serve: Serve, head: bytes) -> None:
+def test_a_server_that_sends_byte_by_byte_is_disconnected_at_the_time_limit(serve: Serve, head: bytes) -> None:
     server = serve(answer=lambda: drip(head))
     started = time.monotonic()
     error = refusal(fetcher(server, DEADLINE), max_bytes=1_000_000)
     assert (error.status, error.code) == (400, "image_url_failed")
     assert "too slow" in error.message
-    assert time.monotonic() - started < 10  # of the 20 s it would go on
+    assert time.monotonic() - started < 10  # the server would send for 20 s
 
 
-def test_a_server_that_says_nothing_is_left_at_the_time_limit(serve: Serve) -> None:
+def test_a_server_that_sends_nothing_is_disconnected_at_the_time_limit(serve: Serve) -> None:
     done = threading.Event()
 
     def silent() -> Iterator[bytes]:
@@ -452,11 +452,11 @@ def test_a_server_that_says_nothing_is_left_at_the_time_limit(serve: Serve) -> N
     assert "too slow" in error.message
 
 
-def test_a_server_that_does_not_shake_hands_is_left_at_the_time_limit() -> None:
+def test_a_server_without_a_tls_handshake_is_disconnected_at_the_time_limit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def connect(host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
-            connection = image_url.connect(host, address, timeout_seconds)
+            connection = image_url.create_connection(host, address, timeout_seconds)
             connection.host, connection.port = "127.0.0.1", listener.getsockname()[1]
             return connection
 
@@ -464,7 +464,7 @@ def test_a_server_that_does_not_shake_hands_is_left_at_the_time_limit() -> None:
     assert (error.status, error.code) == (400, "image_url_failed")
 
 
-def test_no_thread_is_left_behind(serve: Serve) -> None:
+def test_a_fetch_leaves_no_thread(serve: Serve) -> None:
     server = serve(with_length(b"bytes"))
     before = set(threading.enumerate())
     fetcher(server, 60.0)(URL, 1000)
@@ -474,21 +474,21 @@ def test_no_thread_is_left_behind(serve: Serve) -> None:
     assert not any(thread.is_alive() for thread in left)
 
 
-def test_the_reader_decodes_what_was_fetched_and_names_the_path_of_what_was_not() -> None:
+def test_the_reader_decodes_a_fetched_image_and_an_error_has_the_path_of_the_url() -> None:
     png = bytes.fromhex(
         "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
         "53de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
     )
     limits = ImageLimits(1000, 1000)
-    asked: list[tuple[str, int]] = []
+    fetched: list[tuple[str, int]] = []
 
     def fetch(url: str, max_bytes: int) -> bytes:
-        asked.append((url, max_bytes))
+        fetched.append((url, max_bytes))
         return png if url == URL else b"<html>"
 
     image = ImageReader(limits, fetch).read(ImageSource(URL, "images[0]"), lambda picture: picture)
     assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (1, 1), (255, 0, 0))
-    assert asked == [(URL, 1000)]
-    with pytest.raises(BadRequest) as refused:
+    assert fetched == [(URL, 1000)]
+    with pytest.raises(BadRequest) as error_info:
         ImageReader(limits, fetch).read(ImageSource(URL + "&other", "images[1]"), lambda picture: picture)
-    assert refused.value.param == "images[1]"
+    assert error_info.value.param == "images[1]"

@@ -2,8 +2,8 @@
 
 Azure's server serves swagger3.json from score.py's folder at `/swagger.json?version=3`; Azure's portal and client
 generators read it there. OpenAPI 3.0 is the newest version that the server supports. pydantic, and FastAPI from 0.99,
-write only the schemas of OpenAPI 3.1. These 116 lines convert them and write 1,112 of the file's 1,391 lines; the rest is
-written by hand. `python -m llava_serving.api.openapi swagger3.json` updates the file.
+write only the schemas of OpenAPI 3.1. These 116 lines convert them, and write 1,112 of the file's 1,391 lines. The
+other lines are written by hand. `python -m llava_serving.api.openapi swagger3.json` updates the file.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""An image of a request: from base64 to an upright RGB picture, with every limit checked before it is decoded."""
+"""Images of a request: from base64 or a URL to an upright RGB picture. Checks every limit before it decodes."""
 
 import base64
 import binascii
@@ -22,21 +22,22 @@ from .prompt import ImageSource
 Result = TypeVar("Result")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-# Pillow warns of a large picture, which _open measures.
+# Pillow warns about large pictures. _open checks their size.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-# What Pillow's decoders raise on damaged files: each format has its own.
+# The errors of Pillow's decoders on damaged files. Each format has its own.
 DECODE_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 
-# Parts of which a picture has a few. Thousands of them, in a file within the limits, take Pillow minutes to hours: it
-# inflates every color profile of a PNG, copies all EXIF it has read for every further block of it, and goes over the
-# whole picture again for every scan of a JPEG.
+# A normal picture has only a few of these parts. A file within the limits can have thousands, and keeps Pillow busy for
+# minutes to hours: Pillow inflates every color profile of a PNG, copies all EXIF so far for each further EXIF block,
+# and goes over the whole picture again for each scan of a JPEG.
 COSTLY_PARTS = {b"iCCP": "color profiles", b"Exif\0\0": "EXIF blocks", b"\xff\xda\0": "JPEG scans"}
 MAX_COSTLY_PARTS = 100
 
+# By EXIF orientation.
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,71 +51,73 @@ TRANSPOSITIONS = {
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Bytes of one encoded image, and pixels (width x height) of one decoded image."""
+    """The maximum bytes of an encoded image, and the maximum pixels (width x height) of a decoded image."""
 
     max_bytes: int
     max_pixels: int
 
 
 class ImageReader:
-    """Reads the images of a request; `fetch` is None where the operator allows no URLs."""
+    """Reads the images of requests. `fetch_url` is None if the operator allows no URLs."""
 
-    def __init__(self, limits: ImageLimits, fetch: UrlFetcher | None) -> None:
+    def __init__(self, limits: ImageLimits, fetch_url: UrlFetcher | None) -> None:
         self._limits = limits
-        self._fetch = fetch
-        # Each takes a core. One core is the engine's, so that nobody's large pictures stall everybody's tokens.
-        self._decoding = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) - 1))
+        self._fetch_url = fetch_url
+        # Decoding an image takes a core. One core stays free for the engine, so that large images do not delay the
+        # tokens of other requests.
+        self._decode_slots = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) - 1))
 
-    def read(self, source: ImageSource, then: Callable[[Image.Image], Result]) -> Result:
-        """What `then` makes of the picture: RGB, upright, the first frame of an animation.
+    def read(self, source: ImageSource, process: Callable[[Image.Image], Result]) -> Result:
+        """Returns `process(picture)` for the picture: RGB, upright, the first frame of an animation.
 
-        Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge, both naming `source.param`.
+        Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge, with the path `source.param`.
         """
         try:
             encoded = self._encoded(source.data)
-            with self._decoding:
-                return then(decode(encoded, self._limits))
+            with self._decode_slots:
+                return process(decode(encoded, self._limits))
         except RequestError as error:
             error.param = source.param
             raise
 
     def _encoded(self, data: str) -> bytes:
+        """Returns the bytes of the image file."""
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", data) and data[:5].lower() != "data:":
-            if self._fetch is None:
+            if self._fetch_url is None:
                 raise BadRequest(
                     "image_url_not_allowed",
-                    "image URLs are not fetched by this deployment; send the image as base64 or as a data: URI",
+                    "this deployment does not fetch image URLs; send the image as base64 or as a data: URI",
                 )
-            return self._fetch(data, self._limits.max_bytes)
-        return from_base64(data, self._limits.max_bytes)
+            return self._fetch_url(data, self._limits.max_bytes)
+        return decode_base64(data, self._limits.max_bytes)
 
 
-def from_base64(data: str, max_bytes: int) -> bytes:
-    """The bytes of a base64 string, bare or in a `data:` URI; line breaks and spaces are ignored."""
+def decode_base64(data: str, max_bytes: int) -> bytes:
+    """Returns the bytes of a base64 string, bare or in a `data:` URI. Ignores line breaks and spaces."""
     if data[:5].lower() == "data:":
         header, comma, data = data.partition(",")
         if not comma or not header.lower().endswith(";base64"):
             raise BadRequest("invalid_image", "a data: URI must have the form data:image/png;base64,<data>")
     if len(data) * 3 // 4 > max_bytes + data.count("\n") + data.count("\r") + 2:
-        raise TooLarge("image_too_large", _too_many_bytes(max_bytes))
+        raise _too_many_bytes(max_bytes)
     try:
         encoded = base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError):
         raise BadRequest("invalid_image", "the image is not valid base64") from None
     if len(encoded) > max_bytes:
-        raise TooLarge("image_too_large", _too_many_bytes(max_bytes))
+        raise _too_many_bytes(max_bytes)
     if not encoded:
         raise BadRequest("invalid_image", "the image is empty")
     return encoded
 
 
 def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
-    """An upright RGB picture from the bytes of a file in one of FORMATS."""
+    """Returns an upright RGB picture from the bytes of a file in one of FORMATS. Raises BadRequest or TooLarge."""
     if len(encoded) > limits.max_bytes:
-        raise TooLarge("image_too_large", _too_many_bytes(limits.max_bytes))
+        raise _too_many_bytes(limits.max_bytes)
     image = _open(encoded, limits)
     try:
-        return to_rgb(upright(image))
+        return to_rgb(apply_orientation(image))
     except DECODE_ERRORS as error:
         raise BadRequest(
             "invalid_image", f"the {image.format} image is damaged and cannot be decoded: {error}"
@@ -122,12 +125,12 @@ def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
 
 
 def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
-    """The picture with its header read and found within the limits, its pixels not read."""
-    for mark, name in COSTLY_PARTS.items():
-        if encoded.count(mark) > MAX_COSTLY_PARTS:
+    """Opens the picture: reads its header, checks it against the limits, and reads no pixels."""
+    for marker, name in COSTLY_PARTS.items():
+        if encoded.count(marker) > MAX_COSTLY_PARTS:
             raise BadRequest("invalid_image", f"the image has more than {MAX_COSTLY_PARTS} {name}")
-    # Opening a GIF can allocate a frame. Pillow's own guard, which raises above twice its number, bounds that; it is
-    # one number for the process, and must not stand in the way of the limit in force.
+    # Pillow can allocate a frame when it opens a GIF. Its own guard bounds that: it raises above twice
+    # MAX_IMAGE_PIXELS, which is one number for the process. It must not be below the limit of this call.
     Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     try:
         image = Image.open(BytesIO(encoded), formats=FORMATS)
@@ -146,13 +149,13 @@ def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
             f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} pixels are accepted",
         )
     if image.tile and image.tile[0].codec_name == "bmp_rle":
-        # Pillow decodes it in Python, holding up every other thread: seconds for a file of a kilobyte.
+        # Pillow decodes it in Python, which blocks all other threads: for seconds with a file of one kilobyte.
         raise BadRequest("invalid_image", "a run-length encoded BMP is not accepted; save it as PNG")
     return image
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says. EXIF that cannot be read says nothing: no viewer refuses a picture for it."""
+def apply_orientation(image: Image.Image) -> Image.Image:
+    """Turns a picture as its EXIF says. Ignores EXIF that cannot be read, as image viewers do."""
     image.load()
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -162,12 +165,12 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Pillow's conversion, as the authors used it (alpha is dropped), but for 16-bit grey, which Pillow would clip."""
+    """Converts to RGB with Pillow as the authors did, which drops alpha. Pillow would clip 16-bit grey."""
     if image.mode.startswith("I"):
-        # 16-bit greyscale. The high byte, as Pillow itself takes it of 16-bit RGB.
+        # 16-bit grey becomes its high byte, as in Pillow's own conversion of 16-bit RGB.
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     return image.convert("RGB")
 
 
-def _too_many_bytes(max_bytes: int) -> str:
-    return f"the image has more than the {max_bytes:,} bytes that are accepted"
+def _too_many_bytes(max_bytes: int) -> TooLarge:
+    return TooLarge("image_too_large", f"the image has more than the {max_bytes:,} bytes that are accepted")

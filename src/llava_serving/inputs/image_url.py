@@ -1,7 +1,7 @@
-"""Fetching an image by URL, for operators who allow it: a request must not make the service a door into its network.
+"""Fetches images by URL, if the operator allows it, so that no request can reach the network behind the service.
 
-Only https on port 443, only hosts the operator listed, no redirects, and only if every address the name resolves to
-is public. The connection goes to the address that was checked, so a second DNS answer cannot change it.
+Fetches only by https on port 443, only from hosts that the operator listed, and only if every address of the host is
+public. Follows no redirects. Connects to an address that was checked, so a second DNS answer cannot change it.
 """
 
 import ipaddress
@@ -19,58 +19,61 @@ from urllib3.exceptions import HTTPError
 
 from ..errors import BadRequest, TooLarge
 
-UrlFetcher = Callable[[str, int], bytes]  # (url, most bytes) -> the body
+UrlFetcher = Callable[[str, int], bytes]  # (url, max_bytes) -> the body
 
 CHUNK_BYTES = 64 * 1024
 
-# The one range of IPv6 that is given out, less 6to4, whose addresses hold an IPv4 address that may be private.
+# IPv6 hands out public addresses only from this range. Its 6to4 addresses contain an IPv4 address that may be private.
 IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
 IPV6_6TO4 = ipaddress.IPv6Network("2002::/16")
-AZURE_HOST = ipaddress.IPv4Address("168.63.129.16")  # public by its number, and the machine below every Azure VM
+# Looks public, but is the host of every Azure virtual machine.
+AZURE_HOST = ipaddress.IPv4Address("168.63.129.16")
 
 
 def resolve(host: str) -> list[str]:
-    """The addresses of a name, IPv4 and IPv6."""
+    """Returns the IPv4 and IPv6 addresses of a host."""
     return [str(info[4][0]) for info in socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)]
 
 
-def connect(host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
-    """A connection to `address`, not yet opened, on which the certificate must be `host`'s."""
+def create_connection(host: str, address: str, timeout_seconds: float) -> HTTPSConnection:
+    """Returns a connection to `address`, not yet opened. The server's certificate must be for `host`."""
     return HTTPSConnection(address, 443, timeout=timeout_seconds, server_hostname=host)
 
 
 class AllowListFetcher:
-    """Fetches from the listed hosts; `resolve` and `connect` are parameters so that tests need no public host."""
+    """Fetches from the listed hosts. Tests pass `resolve` and `create_connection`, and need no public host."""
 
     def __init__(
         self,
         hosts: tuple[str, ...],
         timeout_seconds: float,
         resolve: Callable[[str], list[str]] = resolve,
-        connect: Callable[[str, str, float], HTTPSConnection] = connect,
+        create_connection: Callable[[str, str, float], HTTPSConnection] = create_connection,
     ) -> None:
         self._hosts = frozenset(hosts)
         self._timeout_seconds = timeout_seconds
         self._resolve = resolve
-        self._connect = connect
+        self._create_connection = create_connection
 
     def __call__(self, url: str, max_bytes: int) -> bytes:
+        """Returns the body of `url`. Raises BadRequest or TooLarge."""
         deadline = time.monotonic() + self._timeout_seconds
-        host, target = self._checked(url)
-        connection = self._connect(host, self._public_address(host), self._timeout_seconds)
+        host, target = self._split(url)
+        connection = self._create_connection(host, self._public_address(host), self._timeout_seconds)
         try:
             with closing(connection):
                 connection.connect()
-                with _cut_off(connection.sock, deadline):
+                with _shutdown_at(connection.sock, deadline):
                     body = _get(connection, host, target, max_bytes)
         except (HTTPError, HTTPException, OSError) as error:
             reason = "too slow" if time.monotonic() >= deadline else type(error).__name__
             raise BadRequest("image_url_failed", f"the image could not be fetched from {host} ({reason})") from None
-        if time.monotonic() >= deadline:  # cut off, which can look like the end of the body
+        if time.monotonic() >= deadline:  # a shutdown can look like the end of the body
             raise BadRequest("image_url_failed", f"the image could not be fetched from {host} (too slow)")
         return body
 
-    def _checked(self, url: str) -> tuple[str, str]:
+    def _split(self, url: str) -> tuple[str, str]:
+        """Returns the host and the request target of a URL that is allowed."""
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").lower(), parts.port
@@ -92,12 +95,14 @@ class AllowListFetcher:
         except (OSError, UnicodeError):
             raise BadRequest("image_url_failed", f"the host {host} does not resolve") from None
         if not addresses or not all(is_public(address) for address in addresses):
-            raise BadRequest("image_url_not_allowed", f"the host {host} does not resolve to public addresses alone")
+            raise BadRequest(
+                "image_url_not_allowed", f"the host {host} must resolve to public addresses only, and does not"
+            )
         return addresses[0]
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is a host's on the internet, and leads to no other address."""
+    """Returns whether an address belongs to one host on the internet and contains no other address."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         return ip in IPV6_UNICAST and ip not in IPV6_6TO4 and ip.is_global
@@ -105,18 +110,18 @@ def is_public(address: str) -> bool:
 
 
 @contextmanager
-def _cut_off(sock: socket.socket, deadline: float) -> Iterator[None]:
-    """Ends a connection at the deadline.
+def _shutdown_at(sock: socket.socket, deadline: float) -> Iterator[None]:
+    """Shuts the connection down at the deadline, if the block still runs then.
 
-    A socket's timeout starts anew with every byte, so a server that sends one now and then would never meet it.
+    A socket's timeout starts again with every byte, so a server that sends a byte now and then would never reach it.
     """
 
-    def cut() -> None:
+    def shut_down() -> None:
         with suppress(OSError):
-            # Not the method of the TLS socket, which would change what the reading thread is using.
+            # The method of the TLS socket would change the state that the reading thread uses.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), shut_down)
     timer.daemon = True
     timer.start()
     try:
@@ -131,7 +136,8 @@ def _get(connection: HTTPSConnection, host: str, target: str, max_bytes: int) ->
     with closing(connection.getresponse()) as response:
         if response.status != 200:
             raise BadRequest(
-                "image_url_failed", f"fetching the image answered {response.status}; redirects are not followed"
+                "image_url_failed",
+                f"the image's server answered with status {response.status}; redirects are not followed",
             )
         body = bytearray()
         for chunk in response.stream(CHUNK_BYTES):

@@ -11,7 +11,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 
 from ..errors import StartupError
-from ..model_files import hint, read_json
+from ..model_files import damage_hint, read_json
 from .prompt import ImageSource, Segment
 from .templates import EosToken
 
@@ -118,7 +118,7 @@ def load_sentencepiece(directory: Path) -> SentencePieceProcessor:
     try:
         return SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise StartupError(f"{path} is not a SentencePiece model; {hint(path)}") from error
+        raise StartupError(f"{path} is not a SentencePiece model; {damage_hint(path)}") from error
 
 
 def added_tokens(directory: Path) -> dict[str, int]:
