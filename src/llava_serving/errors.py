@@ -1,32 +1,32 @@
-"""Every failure the service tells somebody about.
+"""The errors of this service.
 
-    StartupError             init() refuses to serve: settings, model directory, weights, self-check
-    RequestError             one request is refused, the next is unharmed
+    StartupError             the service does not start: settings, model folder, weights, self-check
+    RequestError             one request is refused; other requests go on
     |- BadRequest            400  malformed, unknown, out of range, undecodable
     |- MethodNotAllowed      405
-    |- RequestTimeout        408  the body did not come
+    |- RequestTimeout        408  the body did not arrive
     |- TooLarge              413  body or image over the limit
     |- UnsupportedMediaType  415
-    |- ContextExceeded       422  prompt + images + max_new_tokens do not fit
-    |- Overloaded            429  the queue is full; `retry_after` says when to come again
-    |- ClientClosed          499  nobody waits any more: for the log, no caller sees it
-    |- InternalError         500  our bug; the cause is in the log, never in the answer
-    |- Unavailable           503  draining or unhealthy
-    |- DeadlineExceeded      504  no answer in the time there was
+    |- ContextExceeded       422  prompt, images and max_new_tokens do not fit into the context
+    |- Overloaded            429  the queue is full; `retry_after` says when to try again
+    |- ClientClosed          499  the client disconnected; only the request log and the metrics show this error
+    |- InternalError         500  a bug of the service; the log has the cause, the response never has it
+    |- Unavailable           503  the service is draining or unhealthy
+    |- DeadlineExceeded      504  no token was generated before the deadline
 
-`answer.py` is the one place that turns a RequestError into JSON.
+`api/response.py` turns a RequestError into JSON.
 """
 
 
 class StartupError(Exception):
-    """The service must not start; the message says what was looked for, what was found and what to do."""
+    """The service must not start. The message says what was expected, what was found and what to do."""
 
 
 class RequestError(Exception):
     """A refused request.
 
-    `code` is for programs, `message` for people; `param` is the path of the offending part
-    (`input_data.images[1]`), None when it is the request as a whole. `retry_after` is in seconds.
+    Programs read `code`, and people read `message`. `param` is the path of the offending part, for example
+    `input_data.images[1]`; it is None if the error is about the whole request. `retry_after` is in seconds.
     """
 
     status: int = 500
