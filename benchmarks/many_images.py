@@ -1,7 +1,7 @@
-"""Host memory over ten thousand distinct pictures: python benchmarks/many_images.py --output results/many_images.json
+"""Host memory over ten thousand images: python benchmarks/many_images.py --output results/many_images.json
 
-Sixteen callers ask the demo model one token about pictures that were never seen before, and the resident memory of the
-server is read after every thousand.
+Sixteen clients ask the demo model for one token about images that are all different. The script reads the resident
+memory of the server after every thousand images.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from servers import Server, machine
+from servers import Server, machine, resident_mib
 
-from llava_serving.bench.caller import Target, send
-from llava_serving.bench.workload import Question, bodies
+from llava_serving.bench.request import Target, send
+from llava_serving.bench.workload import Workload, request_bodies
 
 
 def main() -> None:
@@ -27,24 +27,17 @@ def main() -> None:
     rss: list[float] = []
     with tempfile.TemporaryDirectory() as folder, Server("engine", {}, Path(folder) / "log") as server:
         target = Target(f"{server.url}/score", "score", False)
-        question = Question("image", arguments.image_size, (1, 1))
-        with ThreadPoolExecutor(16) as callers:
+        workload = Workload("image", arguments.image_size, (1, 1))
+        with ThreadPoolExecutor(16) as clients:
             for thousand in range(arguments.images // 1000):
-                whole = bodies(target, "", question, 1000, random.Random(thousand).randrange(2**32))
-                outcomes = list(callers.map(lambda body: send(target, body), whole))
+                bodies = request_bodies(target, "", workload, 1000, random.Random(thousand).randrange(2**32))
+                outcomes = list(clients.map(lambda body: send(target, body), bodies))
                 assert all(outcome.error is None for outcome in outcomes)
                 assert sum(outcome.output_tokens for outcome in outcomes) == 1000
                 rss.append(resident_mib(server.process.pid))
-                print(f"{1000 * (thousand + 1)} pictures: {rss[-1]:.0f} MiB", flush=True)
-    told = {"machine": machine(), "command": sys.argv, "images": arguments.images, "rss_mib_after_each_1000": rss}
-    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
-
-
-def resident_mib(pid: int) -> float:
-    """Of the server's processes."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    status = [Path(f"/proc/{child}/status").read_text() for child in children]
-    return sum(int(text.split("VmRSS:")[1].split()[0]) for text in status) / 1024
+                print(f"{1000 * (thousand + 1)} images: {rss[-1]:.0f} MiB", flush=True)
+    content = {"machine": machine(), "command": sys.argv, "images": arguments.images, "rss_mib_after_each_1000": rss}
+    arguments.output.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

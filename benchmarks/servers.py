@@ -1,4 +1,4 @@
-"""Real server processes to measure: the service, or the same with transformers' `generate` in the engine's place."""
+"""Starts server processes to measure: the service, or the service with transformers' `generate` as its engine."""
 
 import argparse
 import json
@@ -20,12 +20,10 @@ THREADS = 128
 
 
 class Server:
-    """azmlinfsrv on one of ENTRY_SCRIPTS, answering when the block begins."""
+    """azmlinfsrv on one of ENTRY_SCRIPTS. It is healthy when the `with` block begins."""
 
     def __init__(self, kind: str, environment: dict[str, str], log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         command = [str(Path(sys.executable).parent / "azmlinfsrv"), "--entry_script", str(ENTRY_SCRIPTS[kind])]
         defaults = {
             "GUNICORN_CMD_ARGS": f"--threads {THREADS}", "AML_APP_ROOT": str(ROOT), "GOMP_SPINCOUNT": "0",
@@ -48,7 +46,7 @@ class Server:
                     return self
             except OSError:
                 time.sleep(0.5)
-        raise SystemExit("the server ended before it was healthy; its log says why")
+        raise SystemExit("the server ended before it was healthy; see its log")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -57,8 +55,22 @@ class Server:
         self.process.wait(60)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def resident_mib(pid: int) -> float:
+    """Returns the resident memory of the child processes of `pid`, in MiB."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    status = [Path(f"/proc/{child}/status").read_text() for child in children]
+    return sum(int(text.split("VmRSS:")[1].split()[0]) for text in status) / 1024
+
+
 def machine() -> dict[str, Any]:
-    """What a figure was measured on and with."""
+    """Returns the CPU, the versions and the commit of a measurement."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -73,8 +85,10 @@ def machine() -> dict[str, Any]:
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model-dir", help="AZUREML_MODEL_DIR; by default the demo model")
-    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of both servers")
+    parser.add_argument("--model-dir", help="AZUREML_MODEL_DIR; default: the demo model")
+    parser.add_argument(
+        "--environment", nargs="*", default=[], metavar="NAME=VALUE", help="environment variables of both servers"
+    )
 
 
 def server_environment(arguments: argparse.Namespace) -> dict[str, str]:
@@ -83,8 +97,8 @@ def server_environment(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def bench(url: str, *options: str) -> dict[str, Any]:
-    """What `llava-serving bench` finds at a server's `/score`."""
+    """Runs `llava-serving bench` on a server's `/score` and returns its results."""
     command = [sys.executable, "-m", "llava_serving.tools.cli", "bench", "--url", f"{url}/score", *options]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return figures
+    results: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return results

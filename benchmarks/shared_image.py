@@ -1,8 +1,8 @@
-"""One picture, ten questions, with the caches and without: python benchmarks/shared_image.py --output shared_image.json
+"""Ten questions about one image, with caches and without: python benchmarks/shared_image.py --output shared_image.json
 
-The picture stands before the question, since only what comes first can be shared. Each round has a picture of its own;
-its ten questions come one after the other. Counted by the server: prompt tokens that had to be computed. Seen by the
-caller: the time to the first token.
+The image stands before the question, because prompts can share only their beginning. Each round has a new image and
+asks ten questions one after the other. The server counts the prompt tokens that it computes. The client measures the
+time to the first token.
 """
 
 import argparse
@@ -35,11 +35,11 @@ def main() -> None:
             Server("engine", environment | KINDS["without"], logs / "without") as without,
             Server("engine", environment | KINDS["with"], logs / "with") as cached,
         ):
-            for number in range(arguments.rounds):
+            for index in range(arguments.rounds):
                 for kind, server in (("without", without), ("with", cached)):
-                    runs.append({"kind": kind, "round": number, "figures": ten_questions(server.url, number)})
-    told = {"machine": machine(), "command": sys.argv, "environment": environment, "runs": runs}
-    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
+                    runs.append({"kind": kind, "round": index, "figures": ask_ten_questions(server.url, index)})
+    content = {"machine": machine(), "command": sys.argv, "environment": environment, "runs": runs}
+    arguments.output.write_text(json.dumps(content, indent=1) + "\n")
     for kind in KINDS:
         figures = [run["figures"] for run in runs if run["kind"] == kind]
         computed = median(f["prompt_tokens"] - f["cached_tokens"] for f in figures)
@@ -47,7 +47,7 @@ def main() -> None:
         print(f"{kind}: {computed:.0f} of {figures[0]['prompt_tokens']} prompt tokens computed, TTFT p50 {ttft:.1f} ms")
 
 
-def ten_questions(url: str, seed: int) -> dict[str, Any]:
+def ask_ten_questions(url: str, seed: int) -> dict[str, Any]:
     return bench(
         url, "--workload", "shared-image", "--concurrency", "1", "--num-requests", "10", "--warmup", "0",
         "--output-tokens", "8", "--seed", str(seed),

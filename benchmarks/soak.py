@@ -1,16 +1,15 @@
-"""Twice the load that fits, for minutes: python benchmarks/soak.py --seconds 300 --output results/soak.json
+"""Twice the load that the service takes: python benchmarks/soak.py --seconds 300 --output results/soak.json
 
-Callers of every kind (streaming or not, with pictures of their own or shared, several sequences, seeds, stop strings,
-short deadlines, and some who hang up in the middle) ask the demo model without pause; whoever is refused comes again
-after a moment. Checked: every request gets one answer or one 429, the probe answers within a second, memory stays
-flat, and at the end no sequence and no block is held.
+Clients send requests to the demo model without pause, and retry after 429. The requests vary: streams and complete
+answers, own and shared images, several sequences, seeds, stop strings, short deadlines, and clients that disconnect in
+the middle. Checks that every request gets one answer or one 429, that the probe answers within a second, that memory
+does not grow, and that at the end no sequence and no KV cache block is in use.
 """
 
 import argparse
 import http.client
 import json
 import random
-import socket
 import sys
 import tempfile
 import threading
@@ -19,13 +18,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from servers import Server, machine
+from servers import Server, free_port, machine, resident_mib
 
-from llava_serving.bench.workload import picture
+from llava_serving.bench.workload import random_image
 
-SEQS, QUEUED = 8, 8
-CALLERS = 2 * (SEQS + QUEUED)
-WARM_UP = 0.2  # of the time, before memory is compared
+MAX_NUM_SEQS, MAX_QUEUED_SEQS = 8, 8
+CLIENTS = 2 * (MAX_NUM_SEQS + MAX_QUEUED_SEQS)
+GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+COUNTERS = ("vllm:num_preemptions_total", "vllm:prefix_cache_hits_total", "vllm:generation_tokens_total")
+WARM_UP = 0.2  # the share of the time before memory is compared
 
 
 def main() -> int:
@@ -33,40 +34,36 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        metrics_port = free.getsockname()[1]
+    metrics_port = free_port()
     environment = {
-        "LLAVA_MAX_NUM_SEQS": str(SEQS), "LLAVA_MAX_QUEUED_SEQS": str(QUEUED), "LLAVA_MAX_SEQUENCES": "4",
-        "LLAVA_METRICS_PORT": str(metrics_port), "LLAVA_KV_CACHE_GIB": "0.005",
+        "LLAVA_MAX_NUM_SEQS": str(MAX_NUM_SEQS), "LLAVA_MAX_QUEUED_SEQS": str(MAX_QUEUED_SEQS),
+        "LLAVA_MAX_SEQUENCES": "4", "LLAVA_METRICS_PORT": str(metrics_port), "LLAVA_KV_CACHE_GIB": "0.005",
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, Server("engine", environment, Path(folder) / "log") as server:
         soak = Soak(server, arguments.seconds)
         soak.run()
         time.sleep(1)
-        left = gauges(metrics_port)
-        crashes = (Path(folder) / "log").read_text().count("Traceback")
-    found = soak.told() | {"left": left, "tracebacks": crashes}
-    told = {"machine": machine(), "command": sys.argv, "environment": environment, "callers": CALLERS} | found
-    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(found))
-    early, late = found["rss_mib_after_warm_up"], found["rss_mib_at_the_end"]
-    wrong = [
-        *(f"{name} is {value}" for name, value in left.items() if value and name in GAUGES),
+        metrics = read_metrics(metrics_port)
+        tracebacks = (Path(folder) / "log").read_text().count("Traceback")
+    results = soak.results() | {"left": metrics, "tracebacks": tracebacks}
+    content = {"machine": machine(), "command": sys.argv, "environment": environment, "callers": CLIENTS} | results
+    arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(results))
+    early, late = results["rss_mib_after_warm_up"], results["rss_mib_at_the_end"]
+    failures = [
+        *(f"{name} is {value}" for name, value in metrics.items() if value and name in GAUGES),
         *([f"unexpected outcomes: {soak.unexpected}"] if soak.unexpected else []),
-        *([f"the probe took {found['probe_seconds_max']:.2f} s"] if found["probe_seconds_max"] >= 1 else []),
+        *([f"the probe took {results['probe_seconds_max']:.2f} s"] if results["probe_seconds_max"] >= 1 else []),
         *([f"memory grew from {early:.0f} to {late:.0f} MiB"] if late > early * 1.1 else []),
-        *([f"{crashes} tracebacks in the log"] if crashes else []),
+        *([f"{tracebacks} tracebacks in the log"] if tracebacks else []),
     ]
-    print("\n".join(wrong) or "all as it should be")
-    return 1 if wrong else 0
-
-
-GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
-COUNTERS = ("vllm:num_preemptions_total", "vllm:prefix_cache_hits_total", "vllm:generation_tokens_total")
+    print("\n".join(failures) or "all checks passed")
+    return 1 if failures else 0
 
 
 class Soak:
+    """Clients that send requests until the time is over, a probe, and the memory of the server."""
+
     def __init__(self, server: Server, seconds: float) -> None:
         self._server = server
         self._until = time.monotonic() + seconds
@@ -77,17 +74,17 @@ class Soak:
         self._started = time.monotonic()
 
     def run(self) -> None:
-        threads = [threading.Thread(target=self._call, args=(number,)) for number in range(CALLERS)]
-        threads += [threading.Thread(target=self._probe), threading.Thread(target=self._weigh)]
+        threads = [threading.Thread(target=self._send_requests, args=(seed,)) for seed in range(CLIENTS)]
+        threads += [threading.Thread(target=self._probe), threading.Thread(target=self._measure_memory)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def told(self) -> dict[str, Any]:
-        whole = self._rss[-1][0]
-        warm = [mib for at, mib in self._rss if WARM_UP * whole <= at <= 2 * WARM_UP * whole]
-        late = [mib for at, mib in self._rss if at >= (1 - WARM_UP) * whole]
+    def results(self) -> dict[str, Any]:
+        total = self._rss[-1][0]
+        early = [mib for seconds, mib in self._rss if WARM_UP * total <= seconds <= 2 * WARM_UP * total]
+        late = [mib for seconds, mib in self._rss if seconds >= (1 - WARM_UP) * total]
         return {
             "seconds": time.monotonic() - self._started,
             "requests": sum(self._outcomes.values()),
@@ -95,38 +92,39 @@ class Soak:
             "probes": len(self._probes),
             "probe_seconds_median": sorted(self._probes)[len(self._probes) // 2],
             "probe_seconds_max": max(self._probes),
-            "rss_mib_after_warm_up": sum(warm) / len(warm),
+            "rss_mib_after_warm_up": sum(early) / len(early),
             "rss_mib_at_the_end": sum(late) / len(late),
         }
 
-    def _call(self, number: int) -> None:
-        chosen = random.Random(number)
-        shared = picture(random.Random("shared"), 64)
+    def _send_requests(self, seed: int) -> None:
+        rng = random.Random(seed)
+        shared_image = random_image(random.Random("shared"), 64)
         while time.monotonic() < self._until:
-            outcome = self._ask(chosen, shared)
+            outcome = self._send(rng, shared_image)
             self._outcomes[outcome] += 1
             if outcome == "429":
-                time.sleep(chosen.uniform(0.05, 0.3))
+                time.sleep(rng.uniform(0.05, 0.3))
             elif outcome not in ("200", "left", "504"):
                 self.unexpected[outcome] += 1
 
-    def _ask(self, chosen: random.Random, shared: str) -> str:
-        stream, leaves = chosen.random() < 0.5, chosen.random() < 0.1
-        body = request(chosen, shared, stream)
+    def _send(self, rng: random.Random, shared_image: str) -> str:
+        """Sends a request and returns its outcome: a status, "left" if the client disconnects, or an error."""
+        stream, disconnects = rng.random() < 0.5, rng.random() < 0.1
+        body = request(rng, shared_image, stream)
         headers = {"Content-Type": "application/json"}
-        if chosen.random() < 0.05:
-            headers["x-ms-request-timeout-ms"] = str(chosen.randint(50, 2000))
+        if rng.random() < 0.05:
+            headers["x-ms-request-timeout-ms"] = str(rng.randint(50, 2000))
         connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=120)
         try:
             connection.request("POST", "/score", json.dumps(body).encode(), headers)
-            if leaves and not stream:
-                time.sleep(chosen.uniform(0, 0.1))
+            if disconnects and not stream:
+                time.sleep(rng.uniform(0, 0.1))
                 return "left"
             response = connection.getresponse()
             if response.status != 200:
                 response.read()
                 return str(response.status)
-            if leaves:
+            if disconnects:
                 response.read(10)
                 return "left"
             answer = response.read()
@@ -147,36 +145,33 @@ class Soak:
             self._probes.append(time.monotonic() - started)
             time.sleep(0.25)
 
-    def _weigh(self) -> None:
-        """The resident memory of the server's processes."""
-        children = Path(f"/proc/{self._server.process.pid}/task/{self._server.process.pid}/children").read_text()
+    def _measure_memory(self) -> None:
         while time.monotonic() < self._until:
-            status = [Path(f"/proc/{pid}/status").read_text() for pid in children.split()]
-            kib = sum(int(text.split("VmRSS:")[1].split()[0]) for text in status)
-            self._rss.append((time.monotonic() - self._started, kib / 1024))
+            self._rss.append((time.monotonic() - self._started, resident_mib(self._server.process.pid)))
             time.sleep(1)
 
 
-def request(chosen: random.Random, shared: str, stream: bool) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"stream": stream, "max_new_tokens": chosen.randint(1, 120), "ignore_eos": True}
-    if chosen.random() < 0.5:
-        parameters |= {"temperature": 1.0, "top_p": 0.9, "seed": chosen.randrange(1000), "n": chosen.randint(1, 3)}
-    if chosen.random() < 0.2:
+def request(rng: random.Random, shared_image: str, stream: bool) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"stream": stream, "max_new_tokens": rng.randint(1, 120), "ignore_eos": True}
+    if rng.random() < 0.5:
+        parameters |= {"temperature": 1.0, "top_p": 0.9, "seed": rng.randrange(1000), "n": rng.randint(1, 3)}
+    if rng.random() < 0.2:
         parameters["stop"] = ["a", "circle"]
-    image = chosen.choice([None, shared, picture(chosen, 64)])
-    text = chosen.choice(["What is in the image?", "The sky is blue and " * chosen.randint(1, 10)])
+    image = rng.choice([None, shared_image, random_image(rng, 64)])
+    text = rng.choice(["What is in the image?", "The sky is blue and " * rng.randint(1, 10)])
     return {"input_data": {"input_string": [text], "images": [image], "parameters": parameters}}
 
 
-def gauges(port: int) -> dict[str, float]:
+def read_metrics(port: int) -> dict[str, float]:
+    """Returns the values of GAUGES and COUNTERS from the metrics port."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/metrics")
-    found = {}
+    values = {}
     for line in connection.getresponse().read().decode().splitlines():
         name = line.partition("{")[0]
         if name in GAUGES + COUNTERS:
-            found[name] = float(line.split()[-1])
-    return found
+            values[name] = float(line.split()[-1])
+    return values
 
 
 if __name__ == "__main__":
