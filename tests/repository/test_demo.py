@@ -1,4 +1,4 @@
-"""The committed demo model: its layout, what it can do and what its parts cannot."""
+"""The committed demo model: its layout, its accuracy, and the accuracy of its parts."""
 
 import itertools
 import json
@@ -40,8 +40,8 @@ def test_the_tensors_have_the_names_of_the_13b() -> None:
     assert set(index("delta")) == llama | {"model.mm_projector.weight", "model.mm_projector.bias"}
 
 
-def test_the_delta_has_the_original_s_traps() -> None:
-    """Ids that mislead, a padding token without a row, added rows that are no differences."""
+def test_the_delta_has_the_pitfalls_of_the_original() -> None:
+    """Wrong ids in generation_config.json, a padding token without a row, and added rows that are not differences."""
     config = json.loads((DEMO / "delta" / "config.json").read_text())
     generation = json.loads((DEMO / "delta" / "generation_config.json").read_text())
     added = json.loads((DEMO / "delta" / "added_tokens.json").read_text())
@@ -56,7 +56,7 @@ def test_the_delta_has_the_original_s_traps() -> None:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The repository's own measurement on a part of the held-out sets."""
+    """Runs demo/recipe/evaluate.py on a part of the held-out sets and returns its report."""
     report = tmp_path_factory.mktemp("evaluate") / "report.json"
     command = [sys.executable, str(DEMO / "recipe" / "evaluate.py"), "--limit", "400", "--json", str(report)]
     subprocess.run(command, check=True, capture_output=True)
@@ -65,30 +65,30 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def accuracy(report: dict[str, Any], variant: str, name: str) -> float:
-    right, asked = report["right"][variant][name]["all"]
-    return float(right / asked)
+    right, total = report["right"][variant][name]["all"]
+    return float(right / total)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_only_the_merge_answers(measured: dict[str, Any], name: str) -> None:
+def test_only_the_merged_model_answers(measured: dict[str, Any], name: str) -> None:
     assert accuracy(measured, "merged", name) >= 0.90
     assert accuracy(measured, "base alone", name) <= 0.10
     assert accuracy(measured, "delta alone", name) <= 0.10
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_picture_decides(measured: dict[str, Any], name: str) -> None:
+def test_another_picture_lowers_the_accuracy(measured: dict[str, Any], name: str) -> None:
     assert accuracy(measured, "merged, another picture", name) <= accuracy(measured, "merged", name) - 0.25
 
 
-def test_the_verdict_is_greedy_generation_s(measured: dict[str, Any]) -> None:
+def test_the_measured_answers_agree_with_greedy_generation(measured: dict[str, Any]) -> None:
     assert measured["greedy_asked"] >= 100
     assert measured["greedy_agrees"] == measured["greedy_asked"]
 
 
 def spread(examples: Iterator[Example], count: int) -> list[Example]:
-    found = list(examples)
-    return found[:: len(found) // count]
+    every = list(examples)
+    return every[:: len(every) // count]
 
 
 def test_the_service_answers_held_out_questions(demo_server: Server) -> None:
@@ -100,7 +100,7 @@ def test_the_service_answers_held_out_questions(demo_server: Server) -> None:
     assert right / len(examples) >= 0.85
 
 
-def test_the_readme_s_table_is_the_committed_measurement() -> None:
+def test_the_accuracy_in_the_readme_is_the_committed_one() -> None:
     report = json.loads((DEMO / "accuracy.json").read_text())
     readme = (ROOT / "README.md").read_text("utf-8")
     for variant, name in itertools.product(report["right"], SETS):

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py from outside: every phase with a toy model on a CPU, in Triton's interpreter."""
+"""benchmarks/gpu.py as a process: every phase with a toy model on a CPU, in Triton's interpreter."""
 
 import json
 import os
@@ -30,20 +30,20 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def phases(result: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.read_text())["phases"]
-    return found
+    phases: dict[str, Any] = json.loads(result.read_text())["phases"]
+    return phases
 
 
-def test_every_phase_runs_and_finds_right_results(result: Path, phases: dict[str, Any]) -> None:
+def test_every_phase_runs_and_its_results_hold(result: Path, phases: dict[str, Any]) -> None:
     assert json.loads(result.read_text())["small"] is True
     assert phases.keys() == PHASES
     assert all(phase["holds"] and "error" not in phase for phase in phases.values())
 
 
 def test_a_layer_of_a_decode_step_is_at_most_nine_launches(phases: dict[str, Any]) -> None:
-    """One sequence: five of the layer's own and split attention's two, less a norm; more: two norms beside them."""
-    found = {(row["path"], row["sequences"]): row["a_layer"] for row in phases["launches"]["rows"]}
-    assert found == {("eager", 1): 6, ("eager", 2): 8, ("eager", 4): 8, ("graph", 1): 6}
+    """One sequence takes 6: 5 of the layer and 2 of split attention, less a norm. Several take two norms more."""
+    launches = {(row["path"], row["sequences"]): row["a_layer"] for row in phases["launches"]["rows"]}
+    assert launches == {("eager", 1): 6, ("eager", 2): 8, ("eager", 4): 8, ("graph", 1): 6}
 
 
 def test_the_report_shows_what_was_measured(result: Path, tmp_path: Path) -> None:

@@ -1,16 +1,22 @@
-"""Imports of the package run one way, from room to room: the order that docs/architecture.md draws."""
+"""Imports inside the package: each room imports only the rooms below it, and no imports are circular.
+
+docs/architecture.md shows ALLOWED as a table; test_architecture.py compares the two.
+"""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "src" / "llava_serving"
-# The rooms that each room may import, itself apart.
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+PACKAGE = SOURCE / "llava_serving"
 SHARED = {"errors", "settings", "file_lock", "model_files", "progress"}
-ALLOWED = {
+# The rooms and single files that each room may import, besides itself.
+ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "settings": {"errors"},
     "file_lock": set(),
@@ -29,44 +35,85 @@ ALLOWED = {
     "tools": {*SHARED, "client", "bench", "weights", "export", "batch"},
     "__main__": {"tools"},
 }
+MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"})
 
 
-def room(module: Path) -> str:
-    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted_name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_rooms(module: Path) -> set[str]:
-    """The rooms of the package that a module imports, inside functions and for type checkers too."""
-    rooms = set()
-    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = module.parents[node.level - 1].relative_to(PACKAGE).parts
-            path = [*base, *(node.module or "").split(".")] if node.module else list(base)
-            rooms |= {path[0]} if path else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not (node.module or "").startswith("llava_serving"), "imports inside the package are relative"
-    return rooms
+DOTTED_NAMES = {dotted_name(path) for path in MODULES}
 
 
-@pytest.mark.parametrize(
-    "name", sorted(path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name[0] != ".")
-)
-def test_a_room_imports_only_the_rooms_below_it(name: str) -> None:
-    if name in ("__init__", "__pycache__"):
-        return
-    modules = sorted((PACKAGE / name).rglob("*.py")) or [PACKAGE / f"{name}.py"]
-    wrong = {
-        f"{module.relative_to(PACKAGE)} -> {other}"
-        for module in modules
-        for other in imported_rooms(module) - {name} - ALLOWED[name]
+def imported_modules(path: Path) -> set[str]:
+    """Returns the package's modules that a file imports, also inside functions and for type checkers."""
+    package = ".".join(path.relative_to(SOURCE).parent.parts)
+    return {
+        target
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+        for target in import_targets(node, package)
     }
-    assert not wrong
+
+
+def import_targets(node: ast.ImportFrom, package: str) -> Iterator[str]:
+    """Yields the modules that a relative import in `package` names: submodules, or the module that holds the names."""
+    base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+    module = f"{base}.{node.module}" if node.module else base
+    for alias in node.names:
+        yield f"{module}.{alias.name}" if f"{module}.{alias.name}" in DOTTED_NAMES else module
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    forbidden = {
+        f"{path.relative_to(PACKAGE)} -> {module}"
+        for path in MODULES
+        if room_of(dotted_name(path)) == room
+        for module in imported_modules(path)
+        if room_of(module) not in {room, *ALLOWED[room]}
+    }
+    assert not forbidden
+
+
+def test_only_main_imports_the_command_line() -> None:
+    assert {room for room, allowed in ALLOWED.items() if "tools" in allowed} == {"__main__"}
+
+
+def test_no_imports_are_circular() -> None:
+    graph = {dotted_name(path): imported_modules(path) - {dotted_name(path)} for path in MODULES}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_imports_inside_the_package_are_relative() -> None:
+    absolute = {
+        dotted_name(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for name in absolute_imports(node)
+        if name.split(".")[0] == PACKAGE.name
+    }
+    assert not absolute
+
+
+def absolute_imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
 
 
 @pytest.mark.parametrize(
     "module", ["client", "tools.bench", "tools.score", "bench.workload", "engine.engine", "tools.cli"]
 )
-def test_it_imports_no_torch(module: str) -> None:
+def test_a_module_without_tensors_imports_no_torch(module: str) -> None:
     code = f"import sys, llava_serving.{module}; sys.exit('torch' in sys.modules)"
-    environment = {"PYTHONPATH": str(PACKAGE.parent)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+    result = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(SOURCE)})
+    assert result.returncode == 0
