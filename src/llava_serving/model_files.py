@@ -1,4 +1,4 @@
-"""A checkpoint's files, told by name where they are not what they should be."""
+"""Reads a checkpoint's JSON files, and says what is wrong with a file that cannot be read."""
 
 import json
 from pathlib import Path
@@ -10,20 +10,20 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises StartupError if there is none."""
+    """Returns the object in a JSON file. Raises StartupError if there is none."""
     if not path.exists():
         raise StartupError(f"there is no {path.name} in {path.parent}")
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise StartupError(f"{path} cannot be read: {error}; {hint(path)}") from None
+        raise StartupError(f"{path} cannot be read: {error}; {damage_hint(path)}") from None
     if not isinstance(content, dict):
-        raise StartupError(f"{path} holds no JSON object; {hint(path)}")
+        raise StartupError(f"{path} holds no JSON object; {damage_hint(path)}")
     return content
 
 
-def hint(path: Path) -> str:
-    """What is probably wrong with a file that cannot be read, and what to do."""
+def damage_hint(path: Path) -> str:
+    """Returns the probable reason why a file cannot be read, and what to do."""
     try:
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))

@@ -1,3 +1,5 @@
+"""Loading a model folder: the weights against stock transformers, and what is refused."""
+
 import json
 import os
 import shutil
@@ -11,30 +13,30 @@ from checkpoints import Shape, write_parts
 from reference import Reference, naive_merge, write_merged
 
 from llava_serving.errors import StartupError
-from llava_serving.weights.device import device_of, spread
+from llava_serving.weights.device import balanced_device_map, device_of
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_dir import MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import MergedCheckpoint, ModelParts
 
 
 def assert_same_state(model: torch.nn.Module, expected: torch.nn.Module) -> None:
-    state, wanted = model.state_dict(), expected.state_dict()
-    assert state.keys() == wanted.keys()
-    for name, value in wanted.items():
+    state, expected_state = model.state_dict(), expected.state_dict()
+    assert state.keys() == expected_state.keys()
+    for name, value in expected_state.items():
         assert torch.equal(state[name], value), name
 
 
-def test_a_trio_loads_to_what_stock_transformers_loads_merged(loaded: LoadedModel, reference: Reference) -> None:
+def test_model_parts_load_like_stock_transformers_loads_the_merge(loaded: LoadedModel, reference: Reference) -> None:
     assert_same_state(loaded.model, reference.model)
 
 
-def test_a_merged_checkpoint_loads_to_the_same(merged: Path, loaded: LoadedModel) -> None:
-    again = load_model(MergedCheckpoint(merged), "cpu", "float32")
-    assert_same_state(again.model, loaded.model)
-    assert again.tokenizer.image == loaded.tokenizer.image
-    assert again.context_length == loaded.context_length
+def test_a_merged_checkpoint_loads_like_its_parts(merged: Path, loaded: LoadedModel) -> None:
+    from_merged = load_model(MergedCheckpoint(merged), "cpu", "float32")
+    assert_same_state(from_merged.model, loaded.model)
+    assert from_merged.tokenizer.image == loaded.tokenizer.image
+    assert from_merged.context_length == loaded.context_length
 
 
-def test_in_float16_the_weights_are_the_merge_to_the_bit(parts_dir: Path) -> None:
+def test_float16_weights_equal_the_naive_merge_to_the_bit(parts_dir: Path) -> None:
     state = load_model(ModelParts(parts_dir), "cpu", "float16").model.state_dict()
     merged = naive_merge(parts_dir)
     assert torch.equal(state["lm_head.weight"], merged["lm_head.weight"])
@@ -43,20 +45,20 @@ def test_in_float16_the_weights_are_the_merge_to_the_bit(parts_dir: Path) -> Non
     assert torch.equal(state["model.multi_modal_projector.linear_1.bias"], merged["model.mm_projector.bias"])
 
 
-def test_bfloat16_is_rounded_after_the_sum(parts_dir: Path) -> None:
+def test_bfloat16_weights_are_rounded_after_the_sum(parts_dir: Path) -> None:
     state = load_model(ModelParts(parts_dir), "cpu", "bfloat16").model.state_dict()
     assert torch.equal(state["lm_head.weight"], naive_merge(parts_dir)["lm_head.weight"].bfloat16())
 
 
-def test_ids_come_from_the_checkpoint_and_not_from_its_generation_config(loaded: LoadedModel) -> None:
+def test_token_ids_come_from_the_tokenizer_and_not_from_the_generation_config(loaded: LoadedModel) -> None:
     config = loaded.model.config
     assert (config.text_config.bos_token_id, config.text_config.eos_token_id) == (1, 2)
     assert config.image_token_index == loaded.tokenizer.image.patch == loaded.tokenizer.text_vocab_size
     assert loaded.model.generation_config.eos_token_id is None
 
 
-def test_another_order_of_added_tokens_is_followed(parts_dir: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(parts_dir, tmp_path / "parts_dir")
+def test_added_tokens_may_have_another_order(parts_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(parts_dir, tmp_path / "parts")
     first = json.loads((copy / "delta" / "added_tokens.json").read_text())["<im_patch>"]
     added = {"<im_start>": first, "<im_end>": first + 1, "<im_patch>": first + 2}
     (copy / "delta" / "added_tokens.json").write_text(json.dumps(added))
@@ -65,13 +67,13 @@ def test_another_order_of_added_tokens_is_followed(parts_dir: Path, tmp_path: Pa
 
 
 def test_a_delta_without_its_projector_is_refused(tmp_path: Path) -> None:
-    parts_dir = write_parts(tmp_path / "parts_dir")
-    index = parts_dir / "delta" / "pytorch_model.bin.index.json"
+    parts = write_parts(tmp_path / "parts")
+    index = parts / "delta" / "pytorch_model.bin.index.json"
     content = json.loads(index.read_text())
     content["weight_map"] = {k: v for k, v in content["weight_map"].items() if "mm_projector" not in k}
     index.write_text(json.dumps(content))
     with pytest.raises(StartupError, match=r"delta has model\.mm_projector\.weight"):
-        load_model(ModelParts(parts_dir), "cpu", "float32")
+        load_model(ModelParts(parts), "cpu", "float32")
 
 
 def test_a_merged_checkpoint_that_lacks_a_tensor_is_refused(merged: Path, tmp_path: Path) -> None:
@@ -83,9 +85,9 @@ def test_a_merged_checkpoint_that_lacks_a_tensor_is_refused(merged: Path, tmp_pa
         load_model(MergedCheckpoint(copy), "cpu", "float32")
 
 
-def test_cuda_that_is_not_there_is_refused(parts_dir: Path) -> None:
+def test_cuda_is_refused_without_a_cuda_device(parts_dir: Path) -> None:
     if torch.cuda.is_available():
-        pytest.skip("a CUDA device is there")
+        pytest.skip("there is a CUDA device")
     with pytest.raises(
         StartupError,
         match=r"LLAVA_DEVICE=cuda, and torch .* can use no CUDA device: (Torch not compiled|Found no NVIDIA)",
@@ -95,57 +97,55 @@ def test_cuda_that_is_not_there_is_refused(parts_dir: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_the_weights_are_the_merge_to_the_bit(parts_dir: Path) -> None:
+def test_on_cuda_the_weights_equal_the_naive_merge_to_the_bit(parts_dir: Path) -> None:
     model = load_model(ModelParts(parts_dir), "auto", "auto").model
     assert {p.device.type for p in model.parameters()} == {"cuda"}
     assert torch.equal(model.lm_head.weight.cpu(), naive_merge(parts_dir)["lm_head.weight"])
 
 
-LOAD_AND_WATCH = """
+MEASURE_LOADING = """
 import sys, threading, time
 from pathlib import Path
 from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_dir import find_model
+from llava_serving.weights.model_folder import find_model
 from llava_serving.weights.chunk_reader import BUFFER_BYTES
 
 def anonymous_bytes():
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
-def watch():
+def sample():
     while True:
-        seen.append(anonymous_bytes())
+        samples.append(anonymous_bytes())
         time.sleep(0.001)
 
-load_model(find_model(sys.argv[1]), "cpu", "float16")  # what the libraries themselves allocate
-before, seen = anonymous_bytes(), []
-threading.Thread(target=watch, daemon=True).start()
+load_model(find_model(sys.argv[1]), "cpu", "float16")  # so that the libraries' own memory is not counted
+before, samples = anonymous_bytes(), []
+threading.Thread(target=sample, daemon=True).start()
 model = load_model(find_model(sys.argv[2]), "cpu", "float16").model
 size = sum(p.numel() * p.element_size() for p in model.parameters())
-print((max(seen) - before - BUFFER_BYTES) / size)
+print((max(samples) - before - BUFFER_BYTES) / size)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounting")
 @pytest.mark.parametrize("is_merged", [False, True])
-def test_loading_peaks_at_the_model_and_what_is_read_ahead(parts_dir: Path, tmp_path: Path, is_merged: bool) -> None:
-    large = write_parts(tmp_path / "parts_dir", Shape(hidden=1024, intermediate=4096, layers=16, heads=8))
+def test_loading_takes_memory_for_the_model_and_read_buffers(parts_dir: Path, tmp_path: Path, is_merged: bool) -> None:
+    large = write_parts(tmp_path / "parts", Shape(hidden=1024, intermediate=4096, layers=16, heads=8))
     if is_merged:
         large = write_merged(large, tmp_path / "merged")
-    command = [sys.executable, "-c", LOAD_AND_WATCH, str(parts_dir), str(large)]
+    command = [sys.executable, "-c", MEASURE_LOADING, str(parts_dir), str(large)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert 0.8 < float(run.stdout) < 1.05
 
 
-def test_a_tower_saved_by_itself_is_read_like_the_hub_s_clip(
-    parts_dir: Path, tmp_path: Path, loaded: LoadedModel
-) -> None:
-    copy = shutil.copytree(parts_dir, tmp_path / "parts_dir")
+def test_a_vision_tower_without_its_text_model_is_read(parts_dir: Path, tmp_path: Path, loaded: LoadedModel) -> None:
+    copy = shutil.copytree(parts_dir, tmp_path / "parts")
     stored = torch.load(copy / "vision" / "pytorch_model.bin", weights_only=True)
-    alone = {name.removeprefix("vision_model."): value for name, value in stored.items()}
-    torch.save(alone | {"text_model.final_layer_norm.bias": torch.ones(3)}, copy / "vision" / "pytorch_model.bin")
+    renamed = {name.removeprefix("vision_model."): value for name, value in stored.items()}
+    torch.save(renamed | {"text_model.final_layer_norm.bias": torch.ones(3)}, copy / "vision" / "pytorch_model.bin")
     assert_same_state(load_model(ModelParts(copy), "cpu", "float32").model, loaded.model)
 
 
@@ -154,7 +154,7 @@ def change_json(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("delta/tokenizer.model", "version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         ("delta/tokenizer.model", "not a model", "not a SentencePiece model"),
@@ -167,15 +167,15 @@ def change_json(path: Path, **changes: object) -> None:
         ("vision/preprocessor_config.json", '{"image_mean": [1, 2]}', "each of R, G and B"),
     ],
 )
-def test_a_broken_file_is_named(parts_dir: Path, tmp_path: Path, file: str, content: str, said: str) -> None:
-    copy = shutil.copytree(parts_dir, tmp_path / "parts_dir")
+def test_a_damaged_file_is_named(parts_dir: Path, tmp_path: Path, file: str, content: str, message: str) -> None:
+    copy = shutil.copytree(parts_dir, tmp_path / "parts")
     (copy / file).write_text(content)
-    with pytest.raises(StartupError, match=said):
+    with pytest.raises(StartupError, match=message):
         load_model(ModelParts(copy), "cpu", "float32")
 
 
 def test_an_added_token_without_a_row_is_refused(parts_dir: Path, tmp_path: Path, loaded: LoadedModel) -> None:
-    copy = shutil.copytree(parts_dir, tmp_path / "parts_dir")
+    copy = shutil.copytree(parts_dir, tmp_path / "parts")
     change_json(copy / "delta" / "added_tokens.json", **{"<im_end>": loaded.vocab_size})
     with pytest.raises(StartupError, match="has no row in the embedding"):
         load_model(ModelParts(copy), "cpu", "float32")
@@ -188,7 +188,7 @@ def test_a_merged_checkpoint_without_its_added_tokens_is_refused(merged: Path, t
         load_model(MergedCheckpoint(copy), "cpu", "float32")
 
 
-def test_damaged_merged_weights_are_named(merged: Path, tmp_path: Path) -> None:
+def test_missing_or_damaged_merged_weights_are_named(merged: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(merged, tmp_path / "llava")
     (copy / "pytorch_model.bin").unlink()
     with pytest.raises(StartupError, match=r"no weights in .*llava: looked for model\.safetensors"):
@@ -198,7 +198,7 @@ def test_damaged_merged_weights_are_named(merged: Path, tmp_path: Path) -> None:
         load_model(MergedCheckpoint(copy), "cpu", "float32")
 
 
-def test_a_language_model_that_is_no_llama_is_refused(merged: Path, tmp_path: Path) -> None:
+def test_a_merged_checkpoint_whose_language_model_is_no_llama_is_refused(merged: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(merged, tmp_path / "llava")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"text_config": {"model_type": "gemma"}}))
@@ -206,17 +206,17 @@ def test_a_language_model_that_is_no_llama_is_refused(merged: Path, tmp_path: Pa
         load_model(MergedCheckpoint(copy), "cpu", "float32")
 
 
-def test_a_model_is_spread_over_gpus_with_its_layers_whole(loaded: LoadedModel) -> None:
+def test_a_balanced_device_map_keeps_layers_whole(loaded: LoadedModel) -> None:
     model = loaded.model
     size = sum(p.numel() * 4 for p in model.parameters())
-    places = spread(model, {0: size, 1: size, 2: size}, torch.float32)
-    numbers = {name: torch.device("cuda", number) for name, number in places.items()}
-    of = {name: device_of(name, numbers).index for name, _ in model.named_parameters()}
-    assert len(set(of.values())) > 1
-    for number in range(3):
-        held = sum(p.numel() * 4 for name, p in model.named_parameters() if of[name] == number)
-        assert held < 0.7 * size
-    layers = [{of[name] for name in of if f"language_model.layers.{layer}." in name} for layer in range(2)]
-    assert all(len(devices) == 1 for devices in layers)
+    by_module = balanced_device_map(model, {0: size, 1: size, 2: size}, torch.float32)
+    device_map = {name: torch.device("cuda", index) for name, index in by_module.items()}
+    gpus = {name: device_of(name, device_map).index for name, _ in model.named_parameters()}
+    assert len(set(gpus.values())) > 1
+    for gpu in range(3):
+        bytes_on_gpu = sum(p.numel() * 4 for name, p in model.named_parameters() if gpus[name] == gpu)
+        assert bytes_on_gpu < 0.7 * size
+    gpus_of_layers = [{gpus[name] for name in gpus if f"language_model.layers.{layer}." in name} for layer in range(2)]
+    assert all(len(gpus_of_layer) == 1 for gpus_of_layer in gpus_of_layers)
     with pytest.raises(StartupError, match="does not fit the 2 GPUs"):
-        spread(model, {0: size // 8, 1: size // 8}, torch.float32)
+        balanced_device_map(model, {0: size // 8, 1: size // 8}, torch.float32)

@@ -1,4 +1,4 @@
-"""Tensors from disk in pieces, read ahead by threads while earlier pieces are worked on."""
+"""Tensors from disk in chunks of rows: threads read ahead while the caller works on earlier chunks."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,92 +9,93 @@ from queue import SimpleQueue
 import torch
 
 from .delta import MergedTensor
-from .storage.stored_tensor import Tensor, row_bytes, rows_of
+from .storage.lazy_tensor import LazyTensor, num_rows, row_bytes
 
-PIECE_BYTES = 8 * 1024 * 1024
-READERS = 4
-# Pieces under way at a time: what is read ahead, and the one that is worked on.
-AHEAD = 8
-TERMS = 2
-# What `pieces` holds at most, whatever it reads: rows of LLaMA's width are far smaller than a piece.
-BUFFER_BYTES = AHEAD * TERMS * PIECE_BYTES
+CHUNK_BYTES = 8 * 1024 * 1024
+READER_THREADS = 4
+# Chunks in memory at a time: those that are read ahead, and the one that the caller works on.
+MAX_CHUNKS = 8
+BUFFERS_PER_CHUNK = 2  # a tensor's own rows and its base's
+# The most that `read_chunks` holds, whatever it reads: a row of LLaMA's width is far smaller than a chunk.
+BUFFER_BYTES = MAX_CHUNKS * BUFFERS_PER_CHUNK * CHUNK_BYTES
 
 
 @dataclass(frozen=True)
 class RowChunk:
-    """Rows `start` to `stop` of a sum's terms, as stored. Valid until the next piece is asked for."""
+    """Rows `start` to `stop` of both terms of a merged tensor. Valid until the caller takes the next chunk."""
 
     name: str
-    sum: MergedTensor
+    tensor: MergedTensor
     start: int
     stop: int
-    first: torch.Tensor
-    second: torch.Tensor | None
+    stored_rows: torch.Tensor
+    base_rows: torch.Tensor | None
 
     def rows(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Of the sum, computed on `device`."""
-        first = self.first.to(device)
-        return self.sum.rows(first, None if self.second is None else self.second.to(device), dtype)
+        """Returns the merged rows, computed on `device`."""
+        base_rows = None if self.base_rows is None else self.base_rows.to(device)
+        return self.tensor.merge_rows(self.stored_rows.to(device), base_rows, dtype)
 
 
-def read_chunks(merged_tensors: Iterable[tuple[str, MergedTensor]], pinned: bool = False) -> Iterator[RowChunk]:
-    """The merged_tensors' rows in order. `pinned` memory is what a GPU copies from at full speed.
+_Pending = tuple[Future[RowChunk], list[torch.Tensor]]  # a chunk and the buffers that it is read into
+_Buffers = SimpleQueue[torch.Tensor]
 
-    Memory: BUFFER_BYTES, whatever the sizes of the tensors. Raises StartupError where a file cannot be read.
+
+def read_chunks(tensors: Iterable[tuple[str, MergedTensor]], pinned: bool = False) -> Iterator[RowChunk]:
+    """Yields all rows in order. A GPU copies from `pinned` memory at full speed.
+
+    Holds BUFFER_BYTES, whatever the sizes of the tensors. Raises StartupError if a file cannot be read.
     """
-    buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
-    for _ in range(TERMS * AHEAD):
+    buffers: _Buffers = SimpleQueue()
+    for _ in range(BUFFERS_PER_CHUNK * MAX_CHUNKS):
         buffers.put(torch.empty(0, dtype=torch.uint8))
-    waiting: deque[tuple[Future[RowChunk], list[torch.Tensor]]] = deque()
-    with ThreadPoolExecutor(READERS, "read") as readers:
+    pending: deque[_Pending] = deque()
+    with ThreadPoolExecutor(READER_THREADS, "read") as readers:
         try:
-            for name, total in merged_tensors:
-                for start, stop in _ranges(total):
-                    if len(waiting) == AHEAD:
-                        yield from _next(waiting, buffers)
-                    held = [_sized(buffers.get(), size, pinned) for size in _sizes(total, stop - start)]
-                    waiting.append((readers.submit(_read, name, total, start, stop, held), held))
-            while waiting:
-                yield from _next(waiting, buffers)
+            for name, tensor in tensors:
+                for start, stop in _chunk_ranges(tensor):
+                    if len(pending) == MAX_CHUNKS:
+                        yield from _take_next(pending, buffers)
+                    sizes = [(stop - start) * row_bytes(term) for term in _terms(tensor)]
+                    chunk_buffers = [_with_room(buffers.get(), size, pinned) for size in sizes]
+                    chunk = readers.submit(_read_chunk, name, tensor, start, stop, chunk_buffers)
+                    pending.append((chunk, chunk_buffers))
+            while pending:
+                yield from _take_next(pending, buffers)
         finally:
-            for future, _ in waiting:
+            for future, _ in pending:
                 future.cancel()
 
 
-def _next(
-    waiting: deque[tuple[Future[RowChunk], list[torch.Tensor]]], buffers: "SimpleQueue[torch.Tensor]"
-) -> Iterator[RowChunk]:
-    future, held = waiting.popleft()
-    yield future.result()
-    for buffer in held:
+def _take_next(pending: deque[_Pending], buffers: _Buffers) -> Iterator[RowChunk]:
+    chunk, chunk_buffers = pending.popleft()
+    yield chunk.result()
+    for buffer in chunk_buffers:
         buffers.put(buffer)
 
 
-def _read(name: str, total: MergedTensor, start: int, stop: int, buffers: list[torch.Tensor]) -> RowChunk:
-    first = total.first.read(start, stop, buffers[0])
-    second = None
-    if total.second is not None and start < rows_of(total.second):
-        second = total.second.read(start, min(stop, rows_of(total.second)), buffers[1])
-    return RowChunk(name, total, start, stop, first, second)
+def _read_chunk(name: str, tensor: MergedTensor, start: int, stop: int, buffers: list[torch.Tensor]) -> RowChunk:
+    stored_rows = tensor.stored.read(start, stop, buffers[0])
+    base_rows = None
+    if tensor.base is not None and start < num_rows(tensor.base):
+        base_rows = tensor.base.read(start, min(stop, num_rows(tensor.base)), buffers[1])
+    return RowChunk(name, tensor, start, stop, stored_rows, base_rows)
 
 
-def _ranges(total: MergedTensor) -> Iterator[tuple[int, int]]:
-    rows = rows_of(total.first)
-    step = max(term.step for term in _terms(total))
-    size = max(row_bytes(term) for term in _terms(total)) or 1
-    count = max(step, PIECE_BYTES // size // step * step)
+def _chunk_ranges(tensor: MergedTensor) -> Iterator[tuple[int, int]]:
+    rows = num_rows(tensor.stored)
+    multiple = max(term.row_multiple for term in _terms(tensor))
+    size = max(row_bytes(term) for term in _terms(tensor)) or 1
+    count = max(multiple, CHUNK_BYTES // size // multiple * multiple)
     return ((start, min(start + count, rows)) for start in range(0, rows, count))
 
 
-def _terms(total: MergedTensor) -> list[Tensor]:
-    return [total.first] if total.second is None else [total.first, total.second]
+def _terms(tensor: MergedTensor) -> list[LazyTensor]:
+    return [tensor.stored] if tensor.base is None else [tensor.stored, tensor.base]
 
 
-def _sizes(total: MergedTensor, rows: int) -> list[int]:
-    return [rows * row_bytes(term) for term in _terms(total)]
-
-
-def _sized(buffer: torch.Tensor, size: int, pinned: bool) -> torch.Tensor:
+def _with_room(buffer: torch.Tensor, size: int, pinned: bool) -> torch.Tensor:
+    """Returns the buffer, or a new one if it has fewer than `size` bytes."""
     if buffer.numel() < size:
-        return torch.empty(max(size, PIECE_BYTES), dtype=torch.uint8, pin_memory=pinned)
+        return torch.empty(max(size, CHUNK_BYTES), dtype=torch.uint8, pin_memory=pinned)
     return buffer

@@ -1,7 +1,7 @@
-"""Do a base, a delta and a vision tower belong together? Everything that can be told before a merge begins.
+"""Checks before a merge begins that a base, a delta and a vision tower are compatible.
 
-What cannot: a Vicuna of 32,000 rows (v1.1 and later) has LLaMA's names, shapes and statistics. Only a config that names
-it, or the merged model's babble, gives it away.
+One mistake stays hidden: a Vicuna of 32,000 rows (v1.1 and later) has LLaMA's names, shapes and statistics. Only a
+config that names it, or the merged model's babble, gives it away.
 """
 
 import math
@@ -10,30 +10,37 @@ from typing import Any
 import torch
 
 from ..errors import StartupError
-from .classify import ClassifiedFolder
-from .delta import PROJECTOR, WRONG_BASE
-from .storage.stored_tensor import row_bytes, rows_of
+from .delta import WRONG_BASE
+from .model_folder import ClassifiedFolder, FolderKind
+from .storage.lazy_tensor import num_rows, read_rows
+from .tensor_names import PROJECTOR
 
-# Of a matrix of the base and its difference: a fine-tuned model's own matrix is above 0.9, a difference's near 0.
-LARGEST_COSINE = 0.5
-COMPARED = "model.layers.0.mlp.gate_proj.weight"
+# Between a matrix of the base and of the delta. With a fine-tuned model it is above 0.9, with a difference near 0.
+MAX_COSINE = 0.5
+COMPARED_TENSOR = "model.layers.0.mlp.gate_proj.weight"
 COMPARED_ROWS = 64
-# config.json's name of where a model came from, in small letters, and what it then is.
+# Words in config.json's `_name_or_path` (the model's origin, here in small letters) that exclude the original LLaMA.
 DESCENDANTS = ("vicuna", "alpaca", "koala", "llava", "llama-2", "llama2")
 LLAMA_2 = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 
+_NOT_DELTAS = (FolderKind.LLAMA, FolderKind.DIFFERENCE)
+_LLAVA_V0 = (FolderKind.DELTA, FolderKind.MERGED_V0)
 
-def check(base: ClassifiedFolder, delta: ClassifiedFolder, vision: ClassifiedFolder) -> None:
+
+def check_compatible(base: ClassifiedFolder, delta: ClassifiedFolder, vision: ClassifiedFolder) -> None:
     """Raises StartupError that says what was found and what to do."""
-    if base.kind in ("delta", "merged v0") and delta.kind in ("llama", "difference"):
+    if base.kind in _LLAVA_V0 and delta.kind in _NOT_DELTAS:
         raise StartupError(
-            f"base and delta are swapped: {base.directory} is {base.name}, {delta.directory} is {delta.name}"
+            f"base and delta are swapped: {base.directory} is {base.description}, {delta.directory} is "
+            f"{delta.description}"
         )
     _check_base(base)
     _check_delta(delta)
-    if vision.kind != "vision":
-        raise StartupError(f"{vision.directory} is {vision.name}; the vision tower is openai/clip-vit-large-patch14")
-    if _cosine(base, delta) > LARGEST_COSINE:
+    if vision.kind is not FolderKind.VISION:
+        raise StartupError(
+            f"{vision.directory} is {vision.description}; the vision tower is openai/clip-vit-large-patch14"
+        )
+    if _cosine(base, delta) > MAX_COSINE:
         raise StartupError(
             f"{delta.directory} is not a delta: its matrices are those of {base.directory}, changed a little; it is "
             "merged already, and needs no base"
@@ -41,22 +48,23 @@ def check(base: ClassifiedFolder, delta: ClassifiedFolder, vision: ClassifiedFol
 
 
 def _check_base(base: ClassifiedFolder) -> None:
-    if base.kind != "llama":
-        raise StartupError(f"{base.directory} is {base.name}; {WRONG_BASE}")
+    if base.kind is not FolderKind.LLAMA:
+        raise StartupError(f"{base.directory} is {base.description}; {WRONG_BASE}")
     config = base.checkpoint.config
     origin = str(config.get("_name_or_path", "")).lower()
-    if named := [name for name in DESCENDANTS if name in origin]:
-        raise StartupError(f"{base.directory} comes from {config['_name_or_path']}, a {named[0]}; {WRONG_BASE}")
+    if descendants := [name for name in DESCENDANTS if name in origin]:
+        raise StartupError(f"{base.directory} comes from {config['_name_or_path']}, a {descendants[0]}; {WRONG_BASE}")
     if _is_llama_2(config):
-        told = ", ".join(f"{key} {config[key]}" for key in LLAMA_2 if key in config)
-        raise StartupError(f"{base.directory} is a Llama 2 or later by its config.json ({told}); {WRONG_BASE}")
+        reason = ", ".join(f"{key} {config[key]}" for key in LLAMA_2 if key in config)
+        raise StartupError(f"{base.directory} is a Llama 2 or later by its config.json ({reason}); {WRONG_BASE}")
 
 
 def _is_llama_2(config: dict[str, Any]) -> bool:
-    """The first LLaMA of 7B and 13B has 2048 and 1e-6; of 30B and 65B, 2048 and 1e-5."""
-    small = config.get("hidden_size", 0) <= 5120
-    long = config.get("max_position_embeddings", 0) >= LLAMA_2["max_position_embeddings"]
-    return long or (small and math.isclose(config.get("rms_norm_eps", 1e-6), LLAMA_2["rms_norm_eps"]))
+    """The first LLaMA of 7B and 13B has 2048 and 1e-6, of 30B and 65B 2048 and 1e-5."""
+    is_small = config.get("hidden_size", 0) <= 5120
+    has_long_context = config.get("max_position_embeddings", 0) >= LLAMA_2["max_position_embeddings"]
+    has_epsilon = math.isclose(config.get("rms_norm_eps", 1e-6), LLAMA_2["rms_norm_eps"])
+    return has_long_context or (is_small and has_epsilon)
 
 
 def _check_delta(delta: ClassifiedFolder) -> None:
@@ -66,24 +74,24 @@ def _check_delta(delta: ClassifiedFolder) -> None:
         raise StartupError(
             f"{delta.directory} has {deeper[0]}: a projector of several layers, as LLaVA 1.5's, which is no delta"
         )
-    if delta.kind in ("llama", "difference"):
+    if delta.kind in _NOT_DELTAS:
         raise StartupError(
-            f"{delta.directory} is {delta.name}: LLaVA's delta has {PROJECTOR[0]} (transformers drops it, without a "
-            "word, when it saves the delta as a LLaMA)"
+            f"{delta.directory} is {delta.description}: LLaVA's delta has {PROJECTOR[0]} (transformers drops it, "
+            "without a word, when it saves the delta as a LLaMA)"
         )
-    if delta.kind not in ("delta", "merged v0"):
-        of = delta.checkpoint.config.get("model_type", "unknown")
-        raise StartupError(f"{delta.directory} is {delta.name} (model_type {of!r}), not a LLaVA v0 delta")
+    if delta.kind not in _LLAVA_V0:
+        model_type = delta.checkpoint.config.get("model_type", "unknown")
+        raise StartupError(
+            f"{delta.directory} is {delta.description} (model_type {model_type!r}), not a LLaVA v0 delta"
+        )
 
 
 def _cosine(base: ClassifiedFolder, delta: ClassifiedFolder) -> float:
-    """Of the first rows of one matrix; 0 where there are none alike, which merging tells better."""
-    one, other = (found.checkpoint.tensors.get(COMPARED) for found in (base, delta))
-    if one is None or other is None or one.shape != other.shape:
+    """Compares the first rows of one matrix. Returns 0 if the shapes differ, which `apply_delta` reports better."""
+    matrices = [folder.checkpoint.tensors.get(COMPARED_TENSOR) for folder in (base, delta)]
+    found = [matrix for matrix in matrices if matrix is not None]
+    if len(found) < 2 or found[0].shape != found[1].shape:
         return 0.0
-    rows = min(COMPARED_ROWS, rows_of(one))
-    first, second = (
-        matrix.read(0, rows, torch.empty(rows * row_bytes(matrix), dtype=torch.uint8)).float().flatten()
-        for matrix in (one, other)
-    )
+    count = min(COMPARED_ROWS, num_rows(found[0]))
+    first, second = (read_rows(matrix, 0, count).float().flatten() for matrix in found)
     return float(torch.nn.functional.cosine_similarity(first, second, dim=0))

@@ -1,4 +1,4 @@
-"""Whether a CUDA card runs the torch that is installed, and the numbers that are asked for."""
+"""Whether the installed torch runs on a GPU, and whether the GPU computes in a dtype."""
 
 import re
 from collections.abc import Sequence
@@ -8,66 +8,78 @@ import torch
 
 from ..errors import StartupError
 
-Capability = tuple[int, int]
+ComputeCapability = tuple[int, int]
 
-# The CUDA whose torch still has code for cards that newer ones have left, and its image; from Maxwell to Hopper.
-OLDER_CUDA, OLDER_BUILD, OLDER_RUNS = "12.6", "+cu126", ((5, 0), (9, 0))
-BFLOAT16_SINCE = (8, 0)
+# torch's build for an older CUDA, which still has code for GPUs that newer builds dropped: from Maxwell to Hopper.
+OLDER_CUDA, OLDER_BUILD, OLDER_CAPABILITIES = "12.6", "+cu126", ((5, 0), (9, 0))
+MIN_BFLOAT16_CAPABILITY = (8, 0)
 
 
-class Card(NamedTuple):
+class Gpu(NamedTuple):
     name: str
-    capability: Capability
+    capability: ComputeCapability
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {_dotted(self.capability)})"
 
 
-def check_card(card: Card, built_for: Sequence[str], torch_version: str) -> None:
-    """Raises StartupError where torch, with code for `built_for` as in its get_arch_list(), has none for the card."""
-    known = [arch for arch in map(_parsed, built_for) if arch]
-    if not known or any(_runs(card.capability, *arch) for arch in known):
+class _Arch(NamedTuple):
+    """A target of nvcc: "sm_90a" is ("sm", (9, 0), "a")."""
+
+    kind: str
+    capability: ComputeCapability
+    suffix: str
+
+
+def check_gpu(gpu: Gpu, arch_list: Sequence[str], torch_version: str) -> None:
+    """Raises StartupError if torch has no code for the GPU. `arch_list` is torch.cuda.get_arch_list()."""
+    archs = [arch for arch in map(_parse_arch, arch_list) if arch]
+    if not archs or any(_runs_on(gpu.capability, arch) for arch in archs):
         return
-    has = ", ".join(built_for)
     raise StartupError(
-        f"torch {torch_version} has no code for the {card}, only for {has}: {_advice(card, known, torch_version)}"
+        f"torch {torch_version} has no code for the {gpu}, only for {', '.join(arch_list)}: "
+        f"{_advice(gpu, archs, torch_version)}"
     )
 
 
-def _advice(card: Card, known: Sequence[tuple[str, Capability, str]], torch_version: str) -> str:
+def _advice(gpu: Gpu, archs: Sequence[_Arch], torch_version: str) -> str:
     version, _, build = torch_version.partition("+")
-    oldest, newest = OLDER_RUNS
-    if card.capability > max(capability for _, capability, _ in known):
+    oldest, newest = OLDER_CAPABILITIES
+    if gpu.capability > max(arch.capability for arch in archs):
         return "install a newer torch"
-    if oldest <= card.capability <= newest and f"+{build}" != OLDER_BUILD:
+    if oldest <= gpu.capability <= newest and f"+{build}" != OLDER_BUILD:
         return f"install torch=={version}{OLDER_BUILD} from PyTorch's own index, with the image of CUDA {OLDER_CUDA}"
-    return "take another card, or LLAVA_DEVICE=cpu"
+    return "take another GPU, or set LLAVA_DEVICE=cpu"
 
 
-def check_dtype(card: Card, dtype: torch.dtype) -> None:
-    """Raises StartupError for numbers that the card can only emulate."""
-    if dtype == torch.bfloat16 and card.capability < BFLOAT16_SINCE:
+def check_dtype(gpu: Gpu, dtype: torch.dtype) -> None:
+    """Raises StartupError for a dtype that the GPU can only emulate."""
+    if dtype == torch.bfloat16 and gpu.capability < MIN_BFLOAT16_CAPABILITY:
+        needed = _dotted(MIN_BFLOAT16_CAPABILITY)
         raise StartupError(
-            f"LLAVA_DTYPE=bfloat16, and the {card} does not compute in it, as cards from {_dotted(BFLOAT16_SINCE)} on "
-            "do: set LLAVA_DTYPE=float16"
+            f"LLAVA_DTYPE=bfloat16, and the {gpu} cannot compute in it: that takes compute capability {needed}; "
+            "set LLAVA_DTYPE=float16"
         )
 
 
-def _parsed(arch: str) -> tuple[str, Capability, str] | None:
-    """Of "sm_90a": "sm", (9, 0), "a"; None for what is not NVIDIA's."""
+def _parse_arch(arch: str) -> _Arch | None:
+    """Returns None for a target that is not NVIDIA's."""
     match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", arch)
-    return (match[1], (int(match[2]), int(match[3])), match[4]) if match else None
+    return _Arch(match[1], (int(match[2]), int(match[3])), match[4]) if match else None
 
 
-def _runs(card: Capability, kind: str, built_for: Capability, suffix: str) -> bool:
-    """A binary runs on cards of its major version from its minor one on, PTX on all later cards (CUDA C++ Programming
-    Guide, "Compatibility"). With "a" both run on just that card, with "f" on its family, which is its major version."""
-    if suffix == "a":
-        return card == built_for
-    if kind == "sm" or suffix == "f":
-        return card[0] == built_for[0] and card[1] >= built_for[1]
-    return card >= built_for
+def _runs_on(capability: ComputeCapability, arch: _Arch) -> bool:
+    """Says whether code for `arch` runs on a GPU (CUDA C++ Programming Guide, "Compatibility").
+
+    A binary runs on GPUs of its major version from its minor version on. PTX runs on all later GPUs. With suffix "a"
+    both run only on the GPU that they are for, with "f" only on its family, which is its major version.
+    """
+    if arch.suffix == "a":
+        return capability == arch.capability
+    if arch.kind == "sm" or arch.suffix == "f":
+        return capability[0] == arch.capability[0] and capability[1] >= arch.capability[1]
+    return capability >= arch.capability
 
 
-def _dotted(capability: Capability) -> str:
+def _dotted(capability: ComputeCapability) -> str:
     return ".".join(map(str, capability))

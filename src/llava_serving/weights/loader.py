@@ -1,35 +1,26 @@
-"""Loads a model directory onto a device: merged while loading, or merged already."""
+"""Loads a model folder onto its devices: base and delta are merged while loading, or the folder is merged already."""
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import GenerationConfig, LlavaForConditionalGeneration
 
-from ..errors import StartupError
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.templates import TEMPLATES, V0, Template
-from ..inputs.tokenizer import (
-    ADDED_TOKEN_FILES,
-    IMAGE_END,
-    IMAGE_PATCH,
-    IMAGE_START,
-    ImageTokens,
-    Tokenizer,
-    added_tokens,
-    load_sentencepiece,
-)
-from ..model.nf4 import PackedLinear
+from ..inputs.tokenizer import Tokenizer, added_tokens, load_sentencepiece
+from ..model.nf4 import NF4Linear
 from .delta import MergedTensor
 from .device import choose_devices, choose_dtype
-from .merged_folder import described, stored
-from .model_dir import MergedCheckpoint, ModelParts
+from .image_tokens import check_image_tokens
+from .merged_checkpoint import empty_merged_model, merged_model_tensors
+from .model_folder import MergedCheckpoint, ModelParts
 from .parts import TEMPLATE_KEY, choose_template, open_parts
-from .placement import empty_model, read_onto
+from .placement import empty_model, load_weights
+from .storage.checkpoint import open_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +36,20 @@ class LoadedModel:
 
     @property
     def context_length(self) -> int:
-        """Tokens of prompt, images and answer together."""
+        """The most tokens of prompt, images and answer together."""
         length: int = self.model.config.text_config.max_position_embeddings
         return length
 
     @property
-    def parameters(self) -> int:
-        """How many, packed ones included."""
-        packed = sum(module.num_weights for module in self.model.modules() if isinstance(module, PackedLinear))
+    def num_parameters(self) -> int:
+        """The number of parameters, packed ones included."""
+        packed = sum(module.num_weights for module in self.model.modules() if isinstance(module, NF4Linear))
         stored: int = sum(parameter.numel() for parameter in self.model.parameters())
         return packed + stored
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the embedding, added tokens included."""
+        """The number of rows of the embedding, added tokens included."""
         size: int = self.model.config.text_config.vocab_size
         return size
 
@@ -68,76 +59,64 @@ def load_model(
 ) -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
-    number = choose_dtype(dtype, devices[0])
-    packed = quantization != "none"
+    torch_dtype = choose_dtype(dtype, devices[0])
     if isinstance(found, ModelParts):
-        loaded, how = _load_trio(found, devices, number, template, packed), "base and delta merged while loading"
+        opened, tensors = _open_parts(found, template)
+        steps, source = "read and merged", "base and delta merged while loading"
     else:
-        loaded, how = _load_merged(found.directory, devices, number, template, packed), "merged already"
-    loaded.model.eval().requires_grad_(False)
-    # Both are the service's own business: the files' ids are wrong (v0) or their defaults unwanted.
-    loaded.model.generation_config = GenerationConfig()
-    places = ", ".join(map(str, devices))
-    kind = f"{number}, layers in {quantization}" if packed else str(number)
-    logger.info("%s, %s: %.1f M parameters on %s, %s", found.directory, how, loaded.parameters / 1e6, places, kind)
+        opened, tensors = _open_merged(found.directory, template)
+        steps, source = "read", "merged already"
+    started = time.monotonic()
+    model = load_weights(opened.model, tensors, devices, torch_dtype, quantization != "none")
+    _log_speed(steps, tensors, time.monotonic() - started)
+    model.eval().requires_grad_(False)
+    # The service sets what to generate itself: the ids in v0's files are wrong, and other defaults are unwanted.
+    model.generation_config = GenerationConfig()
+    loaded = replace(opened, model=model)
+    _log_loaded(loaded, f"{found.directory}, {source}", devices, torch_dtype, quantization)
     return loaded
 
 
-def _load_trio(
-    trio: ModelParts, devices: Sequence[torch.device], dtype: torch.dtype, template: str, packed: bool
-) -> LoadedModel:
-    parts = open_parts(trio.base, trio.delta, trio.vision)
-    conversation = choose_template(template, parts.added)
-    config = parts.architecture.config()
-    with _timed("read and merged", parts.merged_tensors):
-        model = read_onto(empty_model(config), parts.merged_tensors, devices, dtype, packed)
-    return LoadedModel(
-        model,
-        Tokenizer(parts.text, _image_tokens(trio.delta, config, parts.added)),
-        load_preprocessor(trio.vision, parts.architecture.image_size),
-        conversation,
+def _open_parts(parts: ModelParts, template: str) -> tuple[LoadedModel, dict[str, MergedTensor]]:
+    """Returns the model without memory, and the tensors to read into it."""
+    opened = open_parts(parts.base, parts.delta, parts.vision)
+    loaded = LoadedModel(
+        empty_model(opened.architecture.config()),
+        Tokenizer(opened.sentencepiece, opened.image_tokens),
+        load_preprocessor(parts.vision, opened.architecture.image_size),
+        choose_template(template, opened.added_tokens),
     )
+    return loaded, opened.merged_tensors
 
 
-def _load_merged(
-    directory: Path, devices: Sequence[torch.device], dtype: torch.dtype, template: str, packed: bool
-) -> LoadedModel:
-    tokens = load_sentencepiece(directory), added_tokens(directory)
-    empty = described(directory)
-    config = empty.config
-    merged_tensors = stored(directory, empty)
-    tokenizer = Tokenizer(tokens[0], _image_tokens(directory, config, tokens[1]))
-    preprocessor = load_preprocessor(directory, config.vision_config.image_size)
-    with _timed("read", merged_tensors):
-        model = read_onto(empty, merged_tensors, devices, dtype, packed)
-    named = getattr(config, TEMPLATE_KEY, V0.name) if template == "auto" else template
-    return LoadedModel(model, tokenizer, preprocessor, TEMPLATES[named])
+def _open_merged(directory: Path, template: str) -> tuple[LoadedModel, dict[str, MergedTensor]]:
+    """Returns the model without memory, and the tensors to read into it."""
+    sentencepiece, added = load_sentencepiece(directory), added_tokens(directory)
+    model = empty_merged_model(directory)
+    config, vision = model.config, model.config.vision_config
+    tensors = merged_model_tensors(open_checkpoint(directory), model)
+    keeps_cls = config.vision_feature_select_strategy == "full"
+    num_features = (vision.image_size // vision.patch_size) ** 2 + keeps_cls
+    loaded = LoadedModel(
+        model,
+        Tokenizer(
+            sentencepiece,
+            check_image_tokens(directory, added, config.image_token_index, num_features, config.text_config.vocab_size),
+        ),
+        load_preprocessor(directory, vision.image_size),
+        TEMPLATES[getattr(config, TEMPLATE_KEY, V0.name) if template == "auto" else template],
+    )
+    return loaded, tensors
 
 
-@contextmanager
-def _timed(what: str, merged_tensors: Mapping[str, MergedTensor]) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    seconds, size = time.monotonic() - started, sum(total.num_bytes for total in merged_tensors.values()) / 1e9
-    logger.info("%s %.2f GB in %.1f s, %.2f GB/s", what, size, seconds, size / seconds)
+def _log_speed(steps: str, tensors: Mapping[str, MergedTensor], seconds: float) -> None:
+    size = sum(tensor.num_stored_bytes for tensor in tensors.values()) / 1e9
+    logger.info("%s %.2f GB in %.1f s, %.2f GB/s", steps, size, seconds, size / seconds)
 
 
-def _image_tokens(directory: Path, config: LlavaConfig, added: dict[str, int]) -> ImageTokens:
-    """The ids of an image, held against the config and the embedding: they differ from checkpoint to checkpoint."""
-    patch = config.image_token_index
-    if patch not in added.values() or added.get(IMAGE_PATCH, patch) != patch:
-        raise StartupError(
-            f"config.json says that the image token is {patch}, and among the added tokens of {directory} "
-            f"({', '.join(ADDED_TOKEN_FILES)}) it is not: they are {added or 'none'}"
-        )
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    count = patches + (config.vision_feature_select_strategy == "full")  # CLS is kept
-    image = ImageTokens(patch, count, added.get(IMAGE_START), added.get(IMAGE_END))
-    rows = config.text_config.vocab_size
-    beyond = [token for token in image.ids if token >= rows]
-    if beyond:
-        raise StartupError(
-            f"the added token {beyond[0]} of {directory} has no row in the embedding, which has {rows}: its "
-            "tokenizer files are another checkpoint's"
-        )
-    return image
+def _log_loaded(
+    loaded: LoadedModel, source: str, devices: Sequence[torch.device], dtype: torch.dtype, quantization: str
+) -> None:
+    names = ", ".join(map(str, devices))
+    numbers = str(dtype) if quantization == "none" else f"{dtype}, layers in {quantization}"
+    logger.info("%s: %.1f M parameters on %s, %s", source, loaded.num_parameters / 1e6, names, numbers)

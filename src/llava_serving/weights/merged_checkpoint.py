@@ -1,25 +1,24 @@
-"""A merged LLaVA in Hugging Face layout: what its config.json describes, and its tensors where they lie."""
+"""A merged LLaVA in Hugging Face layout: the model of its config.json, and its tensors."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from ..errors import StartupError
 from .delta import MergedTensor
+from .expected_shapes import check_tensors
 from .placement import empty_model
-from .storage.checkpoint import open_checkpoint
-from .storage.stored_tensor import Tensor
-from .tensor_names import model_name
+from .storage.checkpoint import Checkpoint
+from .tensor_names import from_merged_name
 
-EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, LM_HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 
-def described(directory: Path) -> LlavaForConditionalGeneration:
-    """The model of config.json, empty. Raises StartupError where there is none that is served."""
+def empty_merged_model(directory: Path) -> LlavaForConditionalGeneration:
+    """Returns the model of config.json, without memory. Raises StartupError if the service cannot run it."""
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        _check(config, directory)
+        _check_supported(config, directory)
         return empty_model(config)
     except StartupError:
         raise
@@ -30,49 +29,36 @@ def described(directory: Path) -> LlavaForConditionalGeneration:
         ) from error
 
 
-def _check(config: LlavaConfig, directory: Path) -> None:
-    kind = config.text_config.model_type
-    if kind != "llama":
-        raise StartupError(f"the language model of {directory} is of type {kind!r}; the engine runs LLaMA's layers")
+def _check_supported(config: LlavaConfig, directory: Path) -> None:
+    model_type = config.text_config.model_type
+    if model_type != "llama":
+        raise StartupError(
+            f"the language model of {directory} is of type {model_type!r}; the engine runs LLaMA's layers"
+        )
     if getattr(config, "quantization_config", None):
         raise StartupError(
-            f"{directory} is quantized already by its config.json (quantization_config), and such weights are not "
-            "read: bring the model in float16 or bfloat16, with LLAVA_QUANTIZATION=nf4 to pack it while loading"
+            f"{directory} is already quantized by its config.json (quantization_config), which is not supported: bring "
+            "the model in float16 or bfloat16; LLAVA_QUANTIZATION=nf4 then packs it while loading"
         )
 
 
-def stored(directory: Path, model: LlavaForConditionalGeneration) -> dict[str, MergedTensor]:
-    """The model's tensors by its own names, in the order in which they lie.
+def merged_model_tensors(checkpoint: Checkpoint, model: LlavaForConditionalGeneration) -> dict[str, MergedTensor]:
+    """Returns the model's tensors by its own names, in the order in which the files hold them.
 
-    What else the folder holds is left, as transformers leaves it. Raises StartupError where a tensor is missing or of
-    another shape.
+    Ignores other tensors in the files, as transformers does. Raises StartupError if a tensor is missing or has another
+    shape.
     """
-    wanted = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
-    found = {model_name(name): tensor for name, tensor in open_checkpoint(directory).tensors.items()}
-    if HEAD not in found and EMBEDDING in found and _is_tied(model):
-        found[HEAD] = found[EMBEDDING]
-    if broken := _broken(found, wanted):
-        raise StartupError(f"{directory} lacks or misshapes {len(broken)} tensors of the model: {broken[0]}")
-    ours = sorted((name for name in found if name in wanted), key=lambda name: found[name].place)
-    return {name: MergedTensor(found[name]) for name in ours}
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
+    stored = {from_merged_name(name): tensor for name, tensor in checkpoint.tensors.items()}
+    if LM_HEAD not in stored and EMBEDDING in stored and _has_tied_embeddings(model):
+        stored[LM_HEAD] = stored[EMBEDDING]
+    in_order = sorted(stored.items(), key=lambda item: item[1].location)
+    tensors = {name: MergedTensor(tensor) for name, tensor in in_order if name in shapes}
+    check_tensors(tensors, shapes, str(checkpoint.directory))
+    return tensors
 
 
-def _is_tied(model: LlavaForConditionalGeneration) -> bool:
-    """Does config.json say that the embedding is the head too? The model then holds it twice."""
+def _has_tied_embeddings(model: LlavaForConditionalGeneration) -> bool:
+    """Says whether the embedding is also the language model's head. The loaded model then holds it twice."""
     config = model.config
     return bool(getattr(config, "tie_word_embeddings", False) or config.text_config.tie_word_embeddings)
-
-
-def _broken(found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Each tensor that cannot be read into the model, and why."""
-    return [why for name, shape in wanted.items() if (why := _why_not(name, found.get(name), shape))]
-
-
-def _why_not(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> str | None:
-    if tensor is None:
-        return f"{name} is in no file"
-    if tensor.shape != shape:
-        return f"{name} has shape {tensor.shape} in {tensor.place[0]}, and {shape} by config.json"
-    if not tensor.dtype.is_floating_point:
-        return f"{name} is stored as {tensor.dtype} in {tensor.place[0]}: it is quantized"
-    return None

@@ -1,4 +1,4 @@
-"""A model's memory on its devices, made before its weights are read, and the weights read into it."""
+"""The memory of a model on its devices, allocated before the weights are read into it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,70 +7,72 @@ from accelerate import dispatch_model, init_empty_weights
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from ..model import fused_weights as joined
-from ..model.nf4 import PackedLinear, pack_empty
+from ..model.fused_weights import allocate_fused, stacked_projections
+from ..model.nf4 import NF4Linear, replace_linears
 from .chunk_reader import RowChunk, read_chunks
 from .delta import MergedTensor
-from .device import device_map, device_of
-
-Places = Mapping[str, torch.device]
+from .device import DeviceMap, choose_device_map, device_of
 
 LAYERS = "model.language_model.layers"
 
 
 def empty_model(config: LlavaConfig) -> LlavaForConditionalGeneration:
-    """The model without its parameters' memory; its buffers are there."""
+    """Returns a model whose parameters have no memory. Its buffers have."""
     with init_empty_weights(include_buffers=False):
         return LlavaForConditionalGeneration(config)
 
 
-def read_onto(
+def load_weights(
     model: LlavaForConditionalGeneration,
-    merged_tensors: Mapping[str, MergedTensor],
+    tensors: Mapping[str, MergedTensor],
     devices: Sequence[torch.device],
     dtype: torch.dtype,
-    packed: bool,
+    quantize: bool,
 ) -> LlavaForConditionalGeneration:
-    """Gives an empty model its memory and reads its tensors, by the model's own names. Raises StartupError."""
-    places = device_map(model, devices, dtype)
-    allocate(model, places, dtype, packed)
-    read(model, merged_tensors, places, dtype)
-    return dispatch_model(model, places) if len(devices) > 1 else model.to(devices[0])
+    """Allocates the memory of an empty model and reads its tensors, named as in its state dict.
+
+    Raises StartupError if the model does not fit the devices or a file cannot be read.
+    """
+    device_map = choose_device_map(model, devices, dtype)
+    allocate(model, device_map, dtype, quantize)
+    _read_weights(model, tensors, device_map, dtype)
+    return dispatch_model(model, device_map) if len(devices) > 1 else model.to(devices[0])
 
 
-def allocate(model: nn.Module, places: Places, dtype: torch.dtype, packed: bool) -> None:
-    """Gives every parameter memory on its device: one for all projections of a layer that read the same input."""
+def allocate(model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, quantize: bool) -> None:
+    """Gives every parameter memory on its device. Projections of a layer with the same input share one memory."""
     layers = model.get_submodule(LAYERS)
-    if packed:
-        pack_empty(layers.children(), device_of(LAYERS, places), dtype)
-    together: set[nn.Module] = set()
-    for number, layer in layers.named_children():
-        for linears in () if packed else joined.siblings(layer):
-            joined.allocate(linears, device_of(f"{LAYERS}.{number}", places), dtype)
-            together.update(linears)
+    if quantize:
+        replace_linears(layers.children(), device_of(LAYERS, device_map), dtype)
+    fused: set[nn.Module] = set()
+    for index, layer in layers.named_children():
+        for linears in () if quantize else stacked_projections(layer):
+            allocate_fused(linears, device_of(f"{LAYERS}.{index}", device_map), dtype)
+            fused.update(linears)
     for name, module in model.named_modules():
-        if module not in together:
-            _allocate_own(name, module, places, dtype)
+        if module not in fused:
+            _allocate_parameters(name, module, device_map, dtype)
 
 
-def _allocate_own(name: str, module: nn.Module, places: Places, dtype: torch.dtype) -> None:
-    for kind, parameter in list(module.named_parameters(recurse=False)):
-        memory = torch.empty(parameter.shape, dtype=dtype, device=device_of(f"{name}.{kind}", places))
-        setattr(module, kind, nn.Parameter(memory, requires_grad=False))
+def _allocate_parameters(module_name: str, module: nn.Module, device_map: DeviceMap, dtype: torch.dtype) -> None:
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        memory = torch.empty(parameter.shape, dtype=dtype, device=device_of(f"{module_name}.{name}", device_map))
+        setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
-def read(model: nn.Module, merged_tensors: Mapping[str, MergedTensor], places: Places, dtype: torch.dtype) -> None:
-    """Fills the memory of `allocate`. Raises StartupError where a file cannot be read."""
-    pinned = any(device.type == "cuda" for device in places.values())
-    for piece in read_chunks(merged_tensors.items(), pinned):
-        _place(piece, model, piece.rows(dtype, device_of(piece.name, places)))
+def _read_weights(
+    model: nn.Module, tensors: Mapping[str, MergedTensor], device_map: DeviceMap, dtype: torch.dtype
+) -> None:
+    pinned = any(device.type == "cuda" for device in device_map.values())
+    for chunk in read_chunks(tensors.items(), pinned):
+        _copy_rows(chunk, model, chunk.rows(dtype, device_of(chunk.name, device_map)))
 
 
-def _place(piece: RowChunk, model: nn.Module, rows: torch.Tensor) -> None:
-    name, _, kind = piece.name.rpartition(".")
-    module = model.get_submodule(name)
-    if isinstance(module, PackedLinear) and kind == "weight":
-        module.fill(piece.start, rows)
+def _copy_rows(chunk: RowChunk, model: nn.Module, rows: torch.Tensor) -> None:
+    module_name, _, name = chunk.name.rpartition(".")
+    module = model.get_submodule(module_name)
+    if isinstance(module, NF4Linear) and name == "weight":
+        module.fill(chunk.start, rows)
     else:
-        memory: torch.Tensor = getattr(module, kind).data
-        memory[piece.start : piece.stop] = rows
+        memory: torch.Tensor = getattr(module, name).data
+        memory[chunk.start : chunk.stop] = rows

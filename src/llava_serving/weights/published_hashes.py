@@ -1,6 +1,6 @@
-"""What the authors published about the merged LLaVA-13b-v0 (LLaVA issue #48, 2023-04-25)."""
+"""The hashes that the authors published of the merged LLaVA-13b-v0 (LLaVA issue #48, 2023-04-25)."""
 
-# File: md5 of the folder that apply_delta wrote with transformers 4.28.0.dev0.
+# MD5 by file, of the folder that apply_delta wrote with transformers 4.28.0.dev0.
 MD5 = {
     "added_tokens.json": "95e1b235bf9921a5f1e1f387d87aa46e",
     "config.json": "481795ef4fcd5994bc1d4aa200b90abe",

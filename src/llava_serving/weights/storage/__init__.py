@@ -1,4 +1,4 @@
-"""Tensors as they lie in checkpoint files: safetensors, torch.save, Meta's release.
+"""Tensors in checkpoint files: safetensors, torch.save, Meta's release.
 
 It knows file formats. It knows neither LLaVA nor deltas.
 """

@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint folder by name: Hugging Face's layouts or Meta's release, whatever the file format.
+"""The tensors of a checkpoint folder by name, in Hugging Face's layouts or Meta's, whatever the file format.
 
-Only headers are read here, each file's once; that every tensor lies inside its file is known before any is read.
+Opening reads each file's header once. It finds missing and truncated files before any tensor is read.
 """
 
 from collections.abc import Mapping
@@ -10,26 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StartupError
-from ...model_files import hint, read_json
+from ...model_files import damage_hint, read_json
 from . import meta_layout, safetensors_file, torch_file
-from .stored_tensor import StoredTensor, Tensor, num_bytes
+from .lazy_tensor import LazyTensor, num_bytes
+from .stored_tensor import StoredTensor
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-LOOKED_FOR = f"{', '.join(SINGLE_FILES)}, each whole or with an index, or Meta's {meta_layout.PATTERN}"
+EXPECTED_FILES = f"{', '.join(SINGLE_FILES)}, each whole or with an index, or Meta's {meta_layout.PATTERN}"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder's tensors, and the files they lie in."""
+    """The tensors of a folder, and the files that hold them."""
 
     directory: Path
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]
+
+    @property
+    def is_meta_layout(self) -> bool:
+        return bool(meta_layout.shards(self.directory))
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, or what Meta's params.json and the tensors say in its words. Raises StartupError."""
-        if meta_layout.shards(self.directory):
+        """config.json, or the same keys from Meta's params.json and the tensors. Raises StartupError."""
+        if self.is_meta_layout:
             return meta_layout.config(self.directory, self.tensors)
         return read_json(self.directory / "config.json")
 
@@ -39,34 +44,36 @@ class Checkpoint:
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Raises StartupError that names the missing, damaged or truncated file."""
-    files, expected = _files(directory)
-    located = [locate(file) for file in files]
+    """Opens a folder. Raises StartupError that names the missing, damaged or truncated file."""
+    files, weight_map = _find_files(directory)
+    shards = [locate_tensors(file) for file in files]
     if meta_layout.shards(directory):
-        return Checkpoint(directory, meta_layout.tensors(directory, located), tuple(files))
-    tensors: dict[str, Tensor] = {}
-    for file, stored in zip(files, located, strict=True):
-        # A shard may hold more than the index says; what it says is what counts.
-        tensors |= {name: t for name, t in stored.items() if expected is None or expected.get(name) == file.name}
-    for name, shard in (expected or {}).items():
+        return Checkpoint(directory, meta_layout.join_ranks(directory, shards), tuple(files))
+    tensors: dict[str, LazyTensor] = {}
+    for file, shard in zip(files, shards, strict=True):
+        # A shard may hold more tensors than the index lists. Only listed tensors count.
+        tensors |= {name: t for name, t in shard.items() if weight_map is None or weight_map.get(name) == file.name}
+    for name, shard_name in (weight_map or {}).items():
         if name not in tensors:
-            path = directory / shard
-            raise StartupError(f"{path} lacks {name}, which the index says it holds; {hint(path)}")
+            path = directory / shard_name
+            raise StartupError(f"{path} lacks {name}, which the index says it holds; {damage_hint(path)}")
     return Checkpoint(directory, tensors, tuple(files))
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files of weights of a folder, from its index if it has one. Raises StartupError if one is not there."""
-    return _files(directory)[0]
+    """Returns the files of weights, from the index if there is one. Raises StartupError if one is missing."""
+    return _find_files(directory)[0]
 
 
-def locate(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by name."""
-    return safetensors_file.locate(path) if path.suffix == ".safetensors" else torch_file.locate(path)
+def locate_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Returns the tensors of one file by name. Raises StartupError if it is damaged or truncated."""
+    if path.suffix == ".safetensors":
+        return safetensors_file.locate_tensors(path)
+    return torch_file.locate_tensors(path)
 
 
-def _files(directory: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The files of weights, and each tensor's file by name where an index says so."""
+def _find_files(directory: Path) -> tuple[list[Path], dict[str, str] | None]:
+    """Returns the files of weights and, if an index lists it, the file of each tensor."""
     if not directory.is_dir():
         raise StartupError(f"{directory} is not a folder")
     if meta := meta_layout.shards(directory):
@@ -74,13 +81,13 @@ def _files(directory: Path) -> tuple[list[Path], dict[str, str] | None]:
     for single in SINGLE_FILES:
         index = directory / f"{single}.index.json"
         if index.is_file():
-            expected = read_json(index).get("weight_map")
-            if not isinstance(expected, dict) or not expected:
-                raise StartupError(f"{index} has no weight_map; {hint(index)}")
-            files = sorted({directory / file for file in expected.values()})
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise StartupError(f"{index} has no weight_map; {damage_hint(index)}")
+            files = sorted({directory / file for file in weight_map.values()})
             if missing := [file.name for file in files if not file.is_file()]:
                 raise StartupError(f"the index in {directory} names shards that are not there: {', '.join(missing)}")
-            return files, expected
+            return files, weight_map
         if (directory / single).is_file():
             return [directory / single], None
-    raise StartupError(f"no weights in {directory}: looked for {LOOKED_FOR}")
+    raise StartupError(f"no weights in {directory}: looked for {EXPECTED_FILES}")

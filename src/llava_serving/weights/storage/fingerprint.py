@@ -1,4 +1,4 @@
-"""What tells one folder of weights from another without reading all of it."""
+"""Hashes that tell one folder of weights from another without reading all of its bytes."""
 
 import hashlib
 from pathlib import Path
@@ -9,19 +9,23 @@ SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
 def fingerprint(folder: Path) -> dict[str, dict[str, object]]:
-    """Of each file of weights its size and a hash of samples, evenly spread: other weights differ everywhere."""
+    """Returns the size of each file of weights and a hash of evenly spread samples.
+
+    Samples are enough, because different weights differ everywhere.
+    """
     return {
-        file.name: {"bytes": file.stat().st_size, "sampled_sha256": _sampled(file)} for file in weight_files(folder)
+        file.name: {"bytes": file.stat().st_size, "sampled_sha256": _sampled_sha256(file)}
+        for file in weight_files(folder)
     }
 
 
-def texts_beside(folder: Path) -> dict[str, str]:
-    """Of each config and tokenizer file beside the weights a hash of all of it."""
+def text_file_hashes(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each config and tokenizer file of the folder, over all of its bytes."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".model", ".jinja"))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _sampled(path: Path) -> str:
+def _sampled_sha256(path: Path) -> str:
     size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as file:
         for sample in range(SAMPLES):

@@ -1,6 +1,6 @@
 """Meta's own release of LLaMA under transformers' names.
 
-Each `consolidated.NN.pth` is one model-parallel rank's part of every matrix; norms are whole in each (meta-llama/llama
+Each `consolidated.NN.pth` holds one model-parallel rank's part of every matrix, and every norm whole (meta-llama/llama
 llama/model.py, ColumnParallelLinear and RowParallelLinear; transformers convert_llama_weights_to_hf.py).
 """
 
@@ -10,10 +10,12 @@ from typing import Any
 
 from ...errors import StartupError
 from ...model_files import read_json
-from .stored_tensor import JoinedTensor, RotaryTensor, StoredTensor, Tensor
+from .lazy_tensor import LazyTensor
+from .model_parallel import JoinedTensor, RotaryTensor
+from .stored_tensor import StoredTensor
 
 PATTERN = "consolidated.*.pth"
-# Meta's name, transformers', and the dimension along which the ranks' parts are joined; None: every rank has the whole.
+# Meta's name, transformers' name, and the dimension that the ranks split. None means that every rank has it whole.
 TOP = (
     ("tok_embeddings.weight", "model.embed_tokens.weight", 1),
     ("norm.weight", "model.norm.weight", None),
@@ -31,11 +33,11 @@ LAYER = (
     ("ffn_norm.weight", "post_attention_layernorm.weight", None),
 )
 ROTARY = ("attention.wq.weight", "attention.wk.weight")
-CONTEXT = 2048  # the first LLaMA's; its params.json does not say
+CONTEXT = 2048  # the first LLaMA's context length, which its params.json does not state
 
 
 def shards(directory: Path) -> list[Path]:
-    """The ranks' files in order; none where the folder is not Meta's. Raises StartupError for a gap."""
+    """Returns the ranks' files in order, or none in another layout. Raises StartupError if a rank is missing."""
     files = sorted(directory.glob(PATTERN))
     names = [file.name for file in files]
     expected = [f"consolidated.{rank:02}.pth" for rank in range(len(files))]
@@ -45,32 +47,32 @@ def shards(directory: Path) -> list[Path]:
     return files
 
 
-def tensors(directory: Path, ranks: list[dict[str, StoredTensor]]) -> dict[str, Tensor]:
-    """Every tensor of the model, joined from the ranks' parts. Raises StartupError for what is no LLaMA."""
-    params = _params(directory)
+def join_ranks(directory: Path, ranks: list[dict[str, StoredTensor]]) -> dict[str, LazyTensor]:
+    """Returns every tensor of the model, joined from the ranks' parts. Raises StartupError if they are no LLaMA."""
+    params = _read_params(directory)
     head_dim = params["dim"] // params["n_heads"]
     names = list(TOP)
     for layer in range(params["n_layers"]):
-        names += [(f"layers.{layer}.{theirs}", f"model.layers.{layer}.{ours}", dim) for theirs, ours, dim in LAYER]
-    found: dict[str, Tensor] = {}
-    for theirs, ours, dim in names:
-        lacking = [str(rank) for rank, held in enumerate(ranks) if theirs not in held]
-        if lacking:
-            raise StartupError(f"consolidated.0{lacking[0]}.pth in {directory} lacks {theirs}")
-        parts = [rank[theirs] for rank in ranks]
-        joined: Tensor = parts[0] if dim is None or len(parts) == 1 else JoinedTensor(parts, dim)
-        found[ours] = RotaryTensor(joined, head_dim) if theirs.endswith(ROTARY) else joined
-    if found["model.embed_tokens.weight"].shape[1] != params["dim"]:
+        names += [(f"layers.{layer}.{meta}", f"model.layers.{layer}.{name}", dim) for meta, name, dim in LAYER]
+    tensors: dict[str, LazyTensor] = {}
+    for meta_name, name, dim in names:
+        if missing := [rank for rank, tensors_of_rank in enumerate(ranks) if meta_name not in tensors_of_rank]:
+            raise StartupError(f"consolidated.{missing[0]:02}.pth in {directory} lacks {meta_name}")
+        parts = [rank[meta_name] for rank in ranks]
+        joined: LazyTensor = parts[0] if dim is None or len(parts) == 1 else JoinedTensor(parts, dim)
+        tensors[name] = RotaryTensor(joined, head_dim) if meta_name.endswith(ROTARY) else joined
+    width = tensors["model.embed_tokens.weight"].shape[1]
+    if width != params["dim"]:
         raise StartupError(
-            f"the {len(ranks)} files {PATTERN} in {directory} make an embedding of width "
-            f"{found['model.embed_tokens.weight'].shape[1]}, and params.json says {params['dim']}: is one missing?"
+            f"the {len(ranks)} files {PATTERN} in {directory} make an embedding of width {width}, and params.json says "
+            f"{params['dim']}: is one missing?"
         )
-    return found
+    return tensors
 
 
-def config(directory: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What transformers' config.json would say of the folder."""
-    params = _params(directory)
+def config(directory: Path, tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    """Returns what transformers' config.json would say of the folder."""
+    params = _read_params(directory)
     return {
         "model_type": "llama",
         "vocab_size": tensors["model.embed_tokens.weight"].shape[0],
@@ -83,10 +85,10 @@ def config(directory: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _params(directory: Path) -> dict[str, Any]:
+def _read_params(directory: Path) -> dict[str, Any]:
     path = directory / "params.json"
     if not path.is_file():
-        raise StartupError(f"{directory} has {PATTERN} and no params.json, which Meta's release has beside them")
+        raise StartupError(f"{directory} has {PATTERN} but no params.json, which Meta's release contains")
     params = read_json(path)
     missing = [key for key in ("dim", "n_heads", "n_layers") if not isinstance(params.get(key), int)]
     if missing:

@@ -1,4 +1,7 @@
-"""Where the tensors of a safetensors file lie (huggingface/safetensors README, "Format")."""
+"""The positions of tensors in a safetensors file, from its header (huggingface/safetensors README, "Format").
+
+The library reads the same header, but returns no positions (see stored_tensor.py for why they are needed).
+"""
 
 import json
 import math
@@ -7,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ...errors import StartupError
-from ...model_files import hint
+from ...model_files import damage_hint
 from .stored_tensor import StoredTensor
 
 DTYPES = {
@@ -15,31 +18,33 @@ DTYPES = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 LENGTH_BYTES = 8
-LARGEST_HEADER = 100_000_000  # as the library has it
+MAX_HEADER_BYTES = 100_000_000  # the library's limit
 
 
-def locate(path: Path) -> dict[str, StoredTensor]:
-    """Each tensor by name, from the header alone. Raises StartupError unless the whole file is there."""
+def locate_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Returns each tensor by name. Raises StartupError unless the whole file is there."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            if not 2 <= length <= min(LARGEST_HEADER, size - LENGTH_BYTES):
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
                 raise ValueError("no header")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        tensors = {name: _stored(path, LENGTH_BYTES + length, entry) for name, entry in header.items()}
+        data_start = LENGTH_BYTES + length
+        tensors = {name: _stored_tensor(path, data_start, entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StartupError(f"{path} cannot be read as safetensors; {hint(path)}") from error
-    end = max([LENGTH_BYTES + length, *(LENGTH_BYTES + length + e["data_offsets"][1] for e in header.values())])
+        raise StartupError(f"{path} cannot be read as safetensors; {damage_hint(path)}") from error
+    end = max([data_start, *(data_start + entry["data_offsets"][1] for entry in header.values())])
     if end != size:
-        raise StartupError(f"{path} has {size:,} bytes, and its header speaks of {end:,}; {hint(path)}")
+        raise StartupError(f"{path} has {size:,} bytes, and its header says {end:,}; {damage_hint(path)}")
     return tensors
 
 
-def _stored(path: Path, data: int, entry: dict[str, list[int] | str]) -> StoredTensor:
+def _stored_tensor(path: Path, data_start: int, entry: dict[str, list[int] | str]) -> StoredTensor:
     begin, end = (int(offset) for offset in entry["data_offsets"])
-    stored = StoredTensor(path, data + begin, DTYPES[str(entry["dtype"])], tuple(int(n) for n in entry["shape"]))
+    shape = tuple(int(size) for size in entry["shape"])
+    stored = StoredTensor(path, data_start + begin, DTYPES[str(entry["dtype"])], shape)
     if end - begin != math.prod(stored.shape) * stored.dtype.itemsize:
         raise ValueError("size and shape disagree")
     return stored
