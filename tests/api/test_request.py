@@ -170,7 +170,7 @@ def with_parameters(**parameters: Any) -> dict[str, Any]:
     return {"input_data": {"input_string": ["a"], "parameters": parameters}}
 
 
-def user(content: Any, **fields: Any) -> dict[str, Any]:
+def chat_completion(content: Any, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], **fields}
 
 
@@ -237,24 +237,24 @@ PATH = "input_data.parameters."
         ({"input_data": {"columns": ["text"]}}, "input_data.data", "required"),
         ({"input_data": {"columns": ["text"], "data": [["a"]], "index": [0, 1]}}, "input_data.index", "2 entries"),
         ({"input_data": {"columns": ["text"], "data": [[1]]}}, "input_data.data[0][0]", "string"),
-        (user("a", best_of=1), "best_of", "messages, "),
-        (user("a", return_full_text=True), "return_full_text", "cannot return the prompt"),
-        (user("a", stream_options={"include_usage": True}), "stream_options", "needs stream"),
-        (user("a", top_logprobs=2), "top_logprobs", "needs logprobs"),
-        (user("a", logprobs=True, top_logprobs=21), "top_logprobs", "less than or equal to 20"),
-        (user("a", logprobs=5), "logprobs", "boolean"),
-        (user("a", presence_penalty=0.5), "presence_penalty", "less than or equal to 0"),
-        (user("a", response_format={"type": "json_object"}), "response_format.type", "'text'"),
-        (user("a", template="none"), "template", "always"),
+        (chat_completion("a", best_of=1), "best_of", "messages, "),
+        (chat_completion("a", return_full_text=True), "return_full_text", "cannot return the prompt"),
+        (chat_completion("a", stream_options={"include_usage": True}), "stream_options", "needs stream"),
+        (chat_completion("a", top_logprobs=2), "top_logprobs", "needs logprobs"),
+        (chat_completion("a", logprobs=True, top_logprobs=21), "top_logprobs", "less than or equal to 20"),
+        (chat_completion("a", logprobs=5), "logprobs", "boolean"),
+        (chat_completion("a", presence_penalty=0.5), "presence_penalty", "less than or equal to 0"),
+        (chat_completion("a", response_format={"type": "json_object"}), "response_format.type", "'text'"),
+        (chat_completion("a", template="none"), "template", "always"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "required"),
-        (user([]), "messages[0].content", "at least 1"),
-        (user([{"type": "video"}]), "messages[0].content[0].type", "'text' or 'image_url'"),
+        (chat_completion([]), "messages[0].content", "at least 1"),
+        (chat_completion([{"type": "video"}]), "messages[0].content[0].type", "'text' or 'image_url'"),
         ({"messages": [{"role": "user", "content": "a", "strange": 1}]}, "messages[0].strange", "extra inputs"),
-        (user([{"type": "text", "text": "a", "stray": 1}]), "messages[0].content[0].stray", "extra inputs"),
-        (user([{"type": "text"}]), "messages[0].content[0]", "type text must have text"),
-        (user([{"type": "image_url", "image_url": "A"}]), "messages[0].content[0].image_url", "dictionary"),
+        (chat_completion([{"type": "text", "text": "a", "stray": 1}]), "messages[0].content[0].stray", "extra inputs"),
+        (chat_completion([{"type": "text"}]), "messages[0].content[0]", "type text must have text"),
+        (chat_completion([{"type": "image_url", "image_url": "A"}]), "messages[0].content[0].image_url", "dictionary"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "must be the user's"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]},
@@ -279,7 +279,7 @@ def test_an_error_about_a_request_has_status_400_the_path_and_the_cause(
 
 def test_the_defaults_that_openai_s_clients_send_have_no_effect() -> None:
     defaults = {"user": "me", "presence_penalty": 0, "frequency_penalty": 0.0, "response_format": {"type": "text"}}
-    assert parse(**user("a", **defaults)) == parse(**user("a"))
+    assert parse(**chat_completion("a", **defaults)) == parse(**chat_completion("a"))
 
 
 JSON = st.recursive(

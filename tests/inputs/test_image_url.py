@@ -140,17 +140,17 @@ def fetcher(
     return AllowListFetcher((HOST,), timeout_seconds, lambda host: list(addresses), server.connect)
 
 
-def never(*args: object) -> None:
+def fail_if_called(*args: object) -> None:
     pytest.fail("looked up a name or opened a connection")
 
 
-def refusal(fetch: AllowListFetcher, url: str = URL, max_bytes: int = 1000) -> RequestError:
+def fetch_error(fetch: AllowListFetcher, url: str = URL, max_bytes: int = 1000) -> RequestError:
     with pytest.raises(RequestError) as error_info:
         fetch(url, max_bytes)
     return error_info.value
 
 
-def with_length(body: bytes) -> bytes:
+def ok_response(body: bytes) -> bytes:
     return OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
@@ -206,12 +206,15 @@ def test_a_url_is_refused_with_the_alternatives_if_no_host_is_allowed(url: str) 
     ],
 )
 def test_a_url_that_is_not_allowed_is_refused_before_any_dns_lookup(url: str) -> None:
-    error = refusal(AllowListFetcher((HOST,), 1.0, never, never), url)
+    error = fetch_error(AllowListFetcher((HOST,), 1.0, fail_if_called, fail_if_called), url)
     assert (error.status, error.code) == (400, "image_url_not_allowed")
 
 
 def test_the_error_about_another_host_names_the_allowed_hosts() -> None:
-    error = refusal(AllowListFetcher(("b.example.com", "a.example.com"), 1.0, never, never), "https://c.example.com/")
+    error = fetch_error(
+        AllowListFetcher(("b.example.com", "a.example.com"), 1.0, fail_if_called, fail_if_called),
+        "https://c.example.com/",
+    )
     assert "'c.example.com'" in error.message
     assert "a.example.com, b.example.com" in error.message
 
@@ -231,7 +234,7 @@ NOT_PUBLIC = [
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address: str) -> None:
     for addresses in ([address], [PUBLIC, address], [address, PUBLIC]):
-        error = refusal(AllowListFetcher((HOST,), 1.0, lambda host, resolved=addresses: resolved, never))
+        error = fetch_error(AllowListFetcher((HOST,), 1.0, lambda host, resolved=addresses: resolved, fail_if_called))
         assert (error.status, error.code) == (400, "image_url_not_allowed")
         assert HOST in error.message
         assert address not in error.message  # the error says nothing about the operator's network
@@ -239,7 +242,7 @@ def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address
 
 @pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "20.50.2.1", "2606:4700:4700::1111", "2a01:111:f403::1"])
 def test_a_public_address_is_connected_to(serve: Serve, address: str) -> None:
-    server = serve(with_length(b"bytes"))
+    server = serve(ok_response(b"bytes"))
     assert fetcher(server, addresses=(address,))(URL, 1000) == b"bytes"
     assert server.addresses == [address]
 
@@ -249,17 +252,17 @@ def test_a_host_that_does_not_resolve_is_refused(failure: Exception) -> None:
     def resolve(host: str) -> list[str]:
         raise failure
 
-    error = refusal(AllowListFetcher((HOST,), 1.0, resolve, never))
+    error = fetch_error(AllowListFetcher((HOST,), 1.0, resolve, fail_if_called))
     assert (error.status, error.code) == (400, "image_url_failed")
     assert HOST in error.message
 
 
 def test_a_host_without_addresses_is_refused() -> None:
-    assert refusal(AllowListFetcher((HOST,), 1.0, lambda host: [], never)).status == 400
+    assert fetch_error(AllowListFetcher((HOST,), 1.0, lambda host: [], fail_if_called)).status == 400
 
 
 def test_a_host_is_resolved_only_once(serve: Serve) -> None:
-    server = serve(with_length(b"bytes"))
+    server = serve(ok_response(b"bytes"))
     answers = iter([[PUBLIC], ["127.0.0.1"]])
     assert AllowListFetcher((HOST,), 5.0, lambda host: next(answers), server.connect)(URL, 1000) == b"bytes"
     assert server.addresses == [PUBLIC]
@@ -289,7 +292,7 @@ def test_a_host_resolves_to_ipv4_and_ipv6_addresses(monkeypatch: pytest.MonkeyPa
 
 def test_the_body_is_returned_and_the_request_names_the_host(serve: Serve) -> None:
     body = bytes(range(256)) * 1000
-    server = serve(with_length(body))
+    server = serve(ok_response(body))
     assert fetcher(server)(URL, len(body)) == body
     [request] = server.requests
     lines = request.decode("ascii").split("\r\n")
@@ -309,7 +312,7 @@ def test_the_body_is_returned_and_the_request_names_the_host(serve: Serve) -> No
     ],
 )
 def test_any_path_and_query_become_one_request_line(serve: Serve, url: str, target: str) -> None:
-    server = serve(with_length(b"bytes"))
+    server = serve(ok_response(b"bytes"))
     assert fetcher(server)(url, 1000) == b"bytes"
     assert server.requests[0].split(b"\r\n")[0].decode("ascii") == f"GET {target} HTTP/1.1"
     assert b"\r\nX-Header" not in server.requests[0]
@@ -327,7 +330,7 @@ def test_a_body_without_a_length_ends_with_the_connection(serve: Serve) -> None:
 @pytest.mark.parametrize("status", [201, 204, 301, 302, 304, 307, 308, 401, 403, 404, 429, 500, 503])
 def test_a_status_other_than_200_is_refused(serve: Serve, status: int) -> None:
     server = serve(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
-    error = refusal(fetcher(server))
+    error = fetch_error(fetcher(server))
     assert (error.status, error.code) == (400, "image_url_failed")
     assert str(status) in error.message
 
@@ -336,7 +339,7 @@ def test_a_redirect_is_not_followed(serve: Serve) -> None:
     server = serve(
         b"HTTP/1.1 302 Found\r\nLocation: https://169.254.169.254/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     )
-    assert "redirects are not followed" in refusal(fetcher(server)).message
+    assert "redirects are not followed" in fetch_error(fetcher(server)).message
     assert len(server.requests) == len(server.addresses) == 1
 
 
@@ -355,7 +358,7 @@ def test_a_redirect_is_not_followed(serve: Serve) -> None:
     ],
 )
 def test_an_answer_that_is_not_valid_http_is_refused(serve: Serve, answer: bytes) -> None:
-    error = refusal(fetcher(serve(answer)))
+    error = fetch_error(fetcher(serve(answer)))
     assert (error.status, error.code) == (400, "image_url_failed")
     assert HOST in error.message
 
@@ -367,13 +370,13 @@ def test_a_host_that_refuses_connections_is_refused(serve: Serve) -> None:
             connection.host, connection.port = "127.0.0.1", closed.getsockname()[1]
         return connection
 
-    error = refusal(AllowListFetcher((HOST,), 5.0, lambda host: [PUBLIC], connect))
+    error = fetch_error(AllowListFetcher((HOST,), 5.0, lambda host: [PUBLIC], connect))
     assert (error.status, error.code) == (400, "image_url_failed")
 
 
 def test_a_certificate_for_another_host_is_refused_before_the_request(serve: Serve) -> None:
-    server = serve(with_length(b"bytes"), name="other.example.com")
-    error = refusal(fetcher(server))
+    server = serve(ok_response(b"bytes"), name="other.example.com")
+    error = fetch_error(fetcher(server))
     assert (error.status, error.code) == (400, "image_url_failed")
     assert not server.requests
 
@@ -381,9 +384,9 @@ def test_a_certificate_for_another_host_is_refused_before_the_request(serve: Ser
 def test_a_certificate_from_an_unknown_issuer_is_refused_before_the_request(
     serve: Serve, certificates: dict[str, tuple[Path, Path]]
 ) -> None:
-    server = serve(with_length(b"bytes"))
+    server = serve(ok_response(b"bytes"))
     server.ca_certs = certificates["other.example.com"][0]
-    error = refusal(fetcher(server))
+    error = fetch_error(fetcher(server))
     assert (error.status, error.code) == (400, "image_url_failed")
     assert not server.requests
 
@@ -392,16 +395,16 @@ def test_a_certificate_from_an_unknown_issuer_is_refused_before_the_request(
 
 
 def test_a_body_of_exactly_the_limit_is_accepted_and_a_byte_more_is_not(serve: Serve) -> None:
-    server = serve(with_length(b"x" * 1000))
+    server = serve(ok_response(b"x" * 1000))
     assert fetcher(server)(URL, 1000) == b"x" * 1000
-    error = refusal(fetcher(server), max_bytes=999)
+    error = fetch_error(fetcher(server), max_bytes=999)
     assert (type(error), error.code) == (TooLarge, "image_too_large")
     assert "999" in error.message
 
 
 def test_an_endless_body_is_read_no_further_than_the_limit_and_the_buffers(serve: Serve) -> None:
     server = serve(answer=lambda: itertools.chain([OK + b"\r\n"], itertools.repeat(b"x" * 65536, 1000)))
-    assert type(refusal(fetcher(server), max_bytes=100_000)) is TooLarge
+    assert type(fetch_error(fetcher(server), max_bytes=100_000)) is TooLarge
     assert server.sent < 32 * 1024 * 1024  # of the 64 MiB: only what fits into the buffers of the sockets
 
 
@@ -411,8 +414,8 @@ def test_a_compressed_body_is_not_decompressed(serve: Serve) -> None:
     assert fetcher(server)(URL, len(packed)) == packed
 
 
-def drip(head: bytes) -> Iterator[bytes]:
-    """Yields a byte now and then: each arrives well within the time limit, the whole body never does."""
+def byte_by_byte(head: bytes) -> Iterator[bytes]:
+    """Yields a byte now and then: each arrives well within the time limit, but the whole body never does."""
     yield head
     for _ in range(int(20 / (DEADLINE / 8))):
         time.sleep(DEADLINE / 8)
@@ -431,9 +434,9 @@ def drip(head: bytes) -> Iterator[bytes]:
     ],
 )
 def test_a_server_that_sends_byte_by_byte_is_disconnected_at_the_time_limit(serve: Serve, head: bytes) -> None:
-    server = serve(answer=lambda: drip(head))
+    server = serve(answer=lambda: byte_by_byte(head))
     started = time.monotonic()
-    error = refusal(fetcher(server, DEADLINE), max_bytes=1_000_000)
+    error = fetch_error(fetcher(server, DEADLINE), max_bytes=1_000_000)
     assert (error.status, error.code) == (400, "image_url_failed")
     assert "too slow" in error.message
     assert time.monotonic() - started < 10  # the server would send for 20 s
@@ -442,11 +445,11 @@ def test_a_server_that_sends_byte_by_byte_is_disconnected_at_the_time_limit(serv
 def test_a_server_that_sends_nothing_is_disconnected_at_the_time_limit(serve: Serve) -> None:
     done = threading.Event()
 
-    def silent() -> Iterator[bytes]:
+    def send_nothing() -> Iterator[bytes]:
         done.wait(20)
         yield b""
 
-    error = refusal(fetcher(serve(answer=silent), DEADLINE))
+    error = fetch_error(fetcher(serve(answer=send_nothing), DEADLINE))
     done.set()
     assert (error.status, error.code) == (400, "image_url_failed")
     assert "too slow" in error.message
@@ -460,12 +463,12 @@ def test_a_server_without_a_tls_handshake_is_disconnected_at_the_time_limit() ->
             connection.host, connection.port = "127.0.0.1", listener.getsockname()[1]
             return connection
 
-        error = refusal(AllowListFetcher((HOST,), DEADLINE, lambda host: [PUBLIC], connect))
+        error = fetch_error(AllowListFetcher((HOST,), DEADLINE, lambda host: [PUBLIC], connect))
     assert (error.status, error.code) == (400, "image_url_failed")
 
 
 def test_a_fetch_leaves_no_thread(serve: Serve) -> None:
-    server = serve(with_length(b"bytes"))
+    server = serve(ok_response(b"bytes"))
     before = set(threading.enumerate())
     fetcher(server, 60.0)(URL, 1000)
     left = set(threading.enumerate()) - before
