@@ -4,13 +4,12 @@ import hashlib
 
 from ..api.request import ScoreRequest
 from ..engine.prompt import EnginePrompt, PromptImage
-from ..errors import BadRequest
+from ..errors import BadRequest, ContextExceeded
 from ..inputs.image import ImageLimits, ImageReader
 from ..inputs.image_url import AllowListFetcher
 from ..inputs.prompt import ImageSource, Prompt
 from ..settings import Settings
 from ..weights.loader import LoadedModel
-from .context_limit import ContextLimit
 
 
 class PromptBuilder:
@@ -21,7 +20,7 @@ class PromptBuilder:
         self._tokenizer = loaded.tokenizer
         self._preprocessor = loaded.preprocessor
         self._template = loaded.template
-        self._context_limit = ContextLimit(loaded.context_length, settings.default_max_new_tokens)
+        self._context_limit = _ContextLimit(loaded.context_length, settings.default_max_new_tokens)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         hosts = settings.image_url_hosts
         fetch = AllowListFetcher(hosts, settings.image_url_timeout_seconds) if hosts else None
@@ -72,3 +71,53 @@ class PromptBuilder:
         pixels = self._images.read(source, lambda image: self._preprocessor(image, max_pixels))
         digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
         return PromptImage(start, self._tokenizer.image.count, digest, pixels)
+
+
+class _ContextLimit:
+    """Holds a prompt and its answer, images included, against the model's `context_length` tokens."""
+
+    def __init__(self, context_length: int, default_max_new_tokens: int) -> None:
+        self._context_length = context_length
+        self._default_max_new_tokens = default_max_new_tokens
+
+    def check_prompt(self, prompt: Prompt, num_tokens: int, at_least: bool = False) -> None:
+        """Raises ContextExceeded if the prompt leaves no room for an answer.
+
+        `at_least` says that `num_tokens` is a lower bound, which is known before the prompt is tokenized.
+        """
+        if num_tokens >= self._context_length:
+            raise ContextExceeded(
+                "context_length_exceeded",
+                f"the prompt with its images has {'at least ' if at_least else ''}{num_tokens} tokens, and the model's "
+                f"context holds {self._context_length} tokens of prompt and answer together",
+                prompt.param,
+            )
+
+    def max_new_tokens(self, request: ScoreRequest, prompt_tokens: int) -> int:
+        """Returns the requested number, or else the default, cut at the end of the context.
+
+        Raises ContextExceeded if the requested number does not fit, and BadRequest if min_new_tokens is larger.
+        """
+        maximum, minimum = request.parameters.max_new_tokens, request.parameters.min_new_tokens
+        self._check_answer(request, prompt_tokens)
+        if maximum is None:
+            return min(max(minimum, self._default_max_new_tokens), self._context_length - prompt_tokens)
+        if minimum > maximum:
+            raise BadRequest(
+                "invalid_parameter",
+                f"min_new_tokens is {minimum}, more than max_new_tokens, which is {maximum}",
+                request.parameter_path("min_new_tokens"),
+            )
+        return maximum
+
+    def _check_answer(self, request: ScoreRequest, prompt_tokens: int) -> None:
+        maximum = request.parameters.max_new_tokens
+        name = "min_new_tokens" if maximum is None else "max_new_tokens"
+        answer_tokens = request.parameters.min_new_tokens if maximum is None else maximum
+        if prompt_tokens + answer_tokens > self._context_length:
+            raise ContextExceeded(
+                "context_length_exceeded",
+                f"the prompt with its images has {prompt_tokens} tokens and {name} is {answer_tokens}: "
+                f"{prompt_tokens + answer_tokens} tokens, and the model's context holds {self._context_length}",
+                request.parameter_path(name),
+            )

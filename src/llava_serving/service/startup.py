@@ -7,10 +7,10 @@ import time
 
 import torch
 
-from ..export.merged_cache import kept
+from ..export.merged_cache import open_or_merge
 from ..settings import Settings
 from ..weights.loader import LoadedModel, load_model
-from ..weights.model_dir import ModelParts, find_model
+from ..weights.model_folder import ModelParts, find_model
 from .engine_builder import build_engine, warm_up
 from .metrics import Metrics, metric_readers
 from .request_log import RequestLog
@@ -63,7 +63,7 @@ def load(phases: PhaseTimes) -> tuple[Settings, LoadedModel]:
     settings = Settings.from_environment(os.environ)
     model = find_model(os.environ.get("AZUREML_MODEL_DIR"))
     if isinstance(model, ModelParts) and settings.merged_cache_dir is not None:
-        model = kept(model, settings.merged_cache_dir, settings.template)
+        model = open_or_merge(model, settings.merged_cache_dir, settings.template)
         phases.end("merged cache")
     loaded = load_model(model, settings.device, settings.dtype, settings.template, settings.quantization)
     phases.end("weights")
@@ -80,6 +80,6 @@ def _limit_threads(loaded: LoadedModel) -> None:
     More threads wait for each other longer than they compute. A step of 16 sequences of the demo model takes 4.1 ms
     with one thread and 8.2 ms with two, on two cores.
     """
-    is_small = loaded.parameters < SMALL_MODEL
+    is_small = loaded.num_parameters < SMALL_MODEL
     if loaded.model.device.type == "cpu" and is_small and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
