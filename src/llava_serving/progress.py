@@ -1,48 +1,72 @@
-"""How far a long job is, at what rate, and how long it will take."""
+"""Shows how far a long job is, how fast it goes and how long it will take."""
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from functools import partial
+from typing import Self
 
-WIDTH = 70
+from tqdm import tqdm
+
+LOG_SECONDS = 10.0
+
+
+def print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """Tells on `out`: a terminal one line that changes, a log a line every `LOG_SECONDS`."""
+    """Shows a bar where stderr is a terminal. Elsewhere it logs a line every `LOG_SECONDS` and one at the end.
 
-    LOG_SECONDS = 10.0
-    TERMINAL_SECONDS = 0.2
+    A bar redraws itself with carriage returns, which turn the log of a job into one unreadable line.
+    """
 
-    def __init__(self, what: str, total: int, done: int = 0, out: TextIO = sys.stderr) -> None:
-        self._what, self._total, self._done, self._out = what, total, done, out
-        self._began_with, self._began = done, time.monotonic()
-        self._changes = out.isatty()
-        self._told = self._began
+    def __init__(
+        self,
+        description: str,
+        unit: str,
+        total: int | None = None,
+        done: int = 0,
+        log: Callable[[str], None] = print_to_stderr,
+    ) -> None:
+        """`unit` "B" is bytes, shown as MB or GB. `total` is None if it is not known.
 
-    def advance(self, num_bytes: int) -> None:
-        self._done += num_bytes
-        now = time.monotonic()
-        if now - self._told >= (self.TERMINAL_SECONDS if self._changes else self.LOG_SECONDS):
-            self._told = now
-            self._tell(now, "\r" if self._changes else "")
+        `done` units are done before the job starts. The rate leaves them out.
+        """
+        scale = unit == "B"
+        # `disable=None` disables the bar where stderr is no terminal.
+        self._bar = tqdm(
+            desc=description, unit=unit, total=total, initial=done, unit_scale=scale, dynamic_ncols=True, disable=None
+        )
+        self._has_bar = not self._bar.disable
+        self._line = partial(
+            tqdm.format_meter, total=total, prefix=description, unit=unit, unit_scale=scale, initial=done, ncols=0
+        )
+        self._log = log
+        self._count, self._note = done, ""
+        self._started = self._logged = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if not self._has_bar:
+            self._log_line()
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Adds `count` units. The `note` stands after the figures."""
+        self._count += count
+        self._note = note
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(count)
+        if not self._has_bar and time.monotonic() - self._logged >= LOG_SECONDS:
+            self._log_line()
 
     def clear(self) -> None:
-        """Makes room for a line of something else."""
-        if self._changes:
-            self._out.write(f"\r{'':<{WIDTH}}\r")
-            self._out.flush()
+        """Removes the bar from the terminal, so that other output can be printed. The next update draws it again."""
+        self._bar.clear()
 
-    def finish(self) -> None:
-        if self._changes:
-            self._tell(time.monotonic(), "\r")
-            self._out.write("\n")
-
-    def _tell(self, now: float, start: str) -> None:
-        rate = (self._done - self._began_with) / max(now - self._began, 1e-6)
-        left = (self._total - self._done) / rate if rate else 0.0
-        line = (
-            f"{self._what} {self._done / 1e9:.2f} of {self._total / 1e9:.2f} GB, "
-            f"{rate / 1e6:.0f} MB/s, {left:.0f} s left"
-        )
-        self._out.write(f"{start}{line:<{WIDTH}}{'' if start else chr(10)}")
-        self._out.flush()
+    def _log_line(self) -> None:
+        self._logged = time.monotonic()
+        self._log(self._line(self._count, elapsed=self._logged - self._started, postfix=self._note))
