@@ -1,4 +1,4 @@
-"""What Azure's batch endpoint runs: init() once in each process, run() for each mini-batch of files."""
+"""The entry script of Azure's batch endpoint: init() runs once in each process, run() for each mini-batch of files."""
 
 import logging
 import os
@@ -9,22 +9,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # Azure mo
 
 import pandas as pd
 
-from llava_serving.batch.batch_service import start_batch
-from llava_serving.batch.file_names import name_in
-from llava_serving.batch.run import COLUMNS
+from llava_serving.batch.input_names import input_name
+from llava_serving.batch.row_result import COLUMNS
+from llava_serving.batch.startup import start_batch_runner
 
 
 def init() -> None:
-    global batch
+    global runner
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("llava_serving").setLevel(logging.INFO)  # also where the driver has set logging up already
-    # Where the job's results go: a mini-batch that is tried again, or another job with the same output, goes on there.
+    logging.getLogger("llava_serving").setLevel(logging.INFO)  # Azure's driver may have configured the root logger
+    # The folder of the job's results. A retried mini-batch, or another job with the same output, continues there.
     output = os.environ.get("AZUREML_BI_OUTPUT_PATH")
-    batch = start_batch(Path(output) / "kept" if output else None)
+    runner = start_batch_runner(Path(output) if output else None)
 
 
 def run(mini_batch: list[str]) -> pd.DataFrame:
-    """A line of the result for each row of the files, in order: file, row, prediction, error."""
-    files = [(Path(path), name_in(Path(path), None)) for path in mini_batch]
-    table = pd.DataFrame([answered.columns() for answered in batch.run(files)], columns=COLUMNS)
-    return table.astype({"row": "Int64"})  # a file as a whole has no number
+    """Returns one line per row of the files, in order, with the columns file, row, prediction and error."""
+    files = [(Path(path), input_name(Path(path), None)) for path in mini_batch]
+    table = pd.DataFrame([result.columns() for result in runner.run(files)], columns=COLUMNS)
+    return table.astype({"row": "Int64"})  # nullable: an error of a whole file has no row

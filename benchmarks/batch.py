@@ -1,8 +1,8 @@
-"""A file of requests through the engine, all at once, and through `generate`, one after the other:
+"""Compares a file of requests through the engine, all at once, and through `generate`, one row after the other:
 python benchmarks/batch.py --output benchmarks/results/batch_demo.json
 
-Both read the same rows in the same process, in turns; every round has questions and pictures of its own, so that no
-cache knows them. One row after the other is what a batch script does that loops over its files.
+Both read the same rows in the same process, in turns. Every round has its own questions and images, so that no cache
+has them. A batch script that loops over its files sends one row after the other.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from llava_serving.batch.run import Batch
 from servers import ROOT, machine
 
-from llava_serving.batch.row_reader import Defaults
+from llava_serving.batch.input_row import RowDefaults
+from llava_serving.batch.runner import BatchRunner
 from llava_serving.bench.request import Target
 from llava_serving.bench.workload import Workload, request_bodies
 from llava_serving.service.engine_builder import build_engine
@@ -26,67 +26,74 @@ from llava_serving.service.metrics import Metrics
 from llava_serving.service.request_log import RequestLog
 from llava_serving.service.scorer import Scorer
 from llava_serving.service.startup import PhaseTimes, load
-from llava_serving.settings import Settings
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "generate"))
 from score import GenerateEngine
 
-DEFAULTS = Defaults(None, {}, 2**26)
+DEFAULTS = RowDefaults(None, {}, 2**26)
+WARM_UP_ROWS = 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workload", default="mixed", help="mixed: a picture with every other row")
-    parser.add_argument("--output-tokens", default="32:256")
+    parser.add_argument("--workload", default="mixed", help="default: mixed, which is an image in every second row")
+    parser.add_argument("--output-tokens", default="32:256", metavar="MIN:MAX")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    least, most = map(int, arguments.output_tokens.split(":"))
-    workload = Workload(arguments.workload, 224, (least, most))
-    batches = {"generate": generate(), "engine": engine()}
+    min_tokens, max_tokens = map(int, arguments.output_tokens.split(":"))
+    workload = Workload(arguments.workload, 224, (min_tokens, max_tokens))
+    runners = {"generate": generate_runner(), "engine": engine_runner()}
+    runs = run_rounds(runners, workload, arguments.rows, arguments.rounds)
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("LLAVA_", "AZUREML_"))}
+    result = {"machine": machine(), "command": sys.argv, "environment": environment, "runs": runs}
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    rates = {kind: [run["rows"] / run["seconds"] for run in runs if run["kind"] == kind] for kind in runners}
+    ratios = [engine / generate for engine, generate in zip(rates["engine"], rates["generate"], strict=True)]
+    print({kind: round(median(rate), 2) for kind, rate in rates.items()}, f"ratio {median(ratios):.1f}")
+
+
+def run_rounds(runners: dict[str, BatchRunner], workload: Workload, rows: int, rounds: int) -> list[dict[str, Any]]:
+    """Returns the seconds of every run. Round -1 warms up and is left out."""
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(-1, arguments.rounds):  # the first warms up and is not told
+        for number in range(-1, rounds):
             path = Path(folder) / f"{number}.jsonl"
-            rows = 8 if number < 0 else arguments.rows
-            path.write_bytes(b"\n".join(request_bodies(Target("", "score", False), "", workload, rows, number)))
-            for kind in sorted(batches, reverse=number % 2 == 0):
-                seconds = measure(batches[kind], path, rows)
+            num_rows = WARM_UP_ROWS if number < 0 else rows
+            target = Target("", "score", False)
+            path.write_bytes(b"\n".join(request_bodies(target, "", workload, num_rows, number)))
+            for kind in sorted(runners, reverse=number % 2 == 0):
+                seconds = measure(runners[kind], path, num_rows)
                 if number >= 0:
-                    runs.append({"kind": kind, "round": number, "rows": rows, "seconds": seconds})
-                    print(kind, number, f"{rows / seconds:.2f} rows/s", flush=True)
-    environment = {name: value for name, value in os.environ.items() if name.startswith(("LLAVA_", "AZUREML_"))}
-    told = {"machine": machine(), "command": sys.argv, "environment": environment, "runs": runs}
-    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
-    paces = {kind: [run["rows"] / run["seconds"] for run in runs if run["kind"] == kind] for kind in batches}
-    ratios = [fast / slow for fast, slow in zip(paces["engine"], paces["generate"], strict=True)]
-    print({kind: round(median(pace), 2) for kind, pace in paces.items()}, f"ratio {median(ratios):.1f}")
+                    runs.append({"kind": kind, "round": number, "rows": num_rows, "seconds": seconds})
+                    print(kind, number, f"{num_rows / seconds:.2f} rows/s", flush=True)
+    return runs
 
 
-def generate() -> Batch:
+def generate_runner() -> BatchRunner:
     settings, loaded = load(PhaseTimes())
-    made = GenerateEngine(loaded)
-    return Batch(Scorer(settings, loaded, made, RequestLog(Metrics(made.stats))).answer, 1, DEFAULTS)  # type: ignore[arg-type]
+    engine = GenerateEngine(loaded)
+    scorer = Scorer(settings, loaded, engine, RequestLog(Metrics(engine.stats)))  # type: ignore[arg-type]
+    return BatchRunner(scorer.answer, 1, DEFAULTS)
 
 
-def engine() -> Batch:
-    settings: Settings
+def engine_runner() -> BatchRunner:
     settings, loaded = load(PhaseTimes())
-    made = build_engine(loaded, settings)
-    made.start()
-    return Batch(
-        Scorer(settings, loaded, made, RequestLog(Metrics(made.stats))).answer, settings.max_live_seqs, DEFAULTS
-    )
+    engine = build_engine(loaded, settings)
+    engine.start()
+    scorer = Scorer(settings, loaded, engine, RequestLog(Metrics(engine.stats)))
+    return BatchRunner(scorer.answer, settings.max_live_seqs, DEFAULTS)
 
 
-def measure(batch: Batch, path: Path, rows: int) -> float:
-    """Seconds for all rows of the file, each of them answered."""
-    began = time.perf_counter()
-    answered = list(batch.run([(path, path.name)]))
-    seconds = time.perf_counter() - began
-    if len(answered) != rows or any(row.error for row in answered):
-        raise SystemExit(f"not every row was answered: {[row.error for row in answered if row.error][:1]}")
+def measure(runner: BatchRunner, path: Path, num_rows: int) -> float:
+    """Returns the seconds for all rows of the file. Ends the program if a row has no answer."""
+    started = time.perf_counter()
+    results = list(runner.run([(path, path.name)]))
+    seconds = time.perf_counter() - started
+    errors = [result.error for result in results if result.error]
+    if len(results) != num_rows or errors:
+        raise SystemExit(f"{len(errors)} of {len(results)} rows are errors: {errors[:1]}")
     return seconds
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_folder_with_jsonl_csv_and_bad_inputs(
         ["bad.png", "0", "", "invalid_image"],
         ["table.csv", "0", MEANING, ""],
     ]
-    assert "3 of 3 files read, 4 rows done, 2 of them errors" in capfd.readouterr().out
+    assert re.search(r"batch: 4 rows \[.*, 3 of 3 files read, 2 errors\]", capfd.readouterr().out)
 
 
 def test_job_continues_from_the_answers_of_a_cancelled_job(client: MLClient, endpoint: str, tmp_path: Path) -> None:

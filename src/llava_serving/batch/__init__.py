@@ -1,4 +1,4 @@
-"""Files of requests through the scorer, all at once: the batch endpoint and `llava-serving batch`.
+"""Runs files of requests through the scorer: the batch endpoint and `llava-serving batch`.
 
-It knows input files, rows and result files. It knows requests as bytes and answers as JSON.
+It knows input files, their rows and result files. It knows requests only as bytes and answers only as JSON.
 """

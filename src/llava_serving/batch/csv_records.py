@@ -1,22 +1,25 @@
-"""The records of a CSV file, and the mistakes between them."""
+"""Reads the records of a CSV file, and goes on after a malformed record.
+
+The `csv` module alone loses 990 of 1,000 rows if row 10 opens a quotation mark that nothing closes; this reader 1.
+"""
 
 import csv
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
-# Lines that mistakes may have read again, for each line of the file: quotation marks that pair up wrongly line after
-# line, in records that are all too long, would else cost the square of the file's length.
-MOST_AGAIN = 20
+# Bounds how many lines are read again, for each line of the file. Without it the time would grow with the square of
+# the file's length where every line opens a quotation mark that a later line closes, in records that are all too long.
+MAX_REPLAYS_PER_LINE = 20
 
 
-def records(file: TextIO, most: int) -> Iterator[list[str] | csv.Error]:
-    """The records that are not blank, and a csv.Error in the place of each mistake, one of more than `most` characters
-    among them. `most` bounds what is held of the file.
+def read_csv_records(file: TextIO, max_characters: int) -> Iterator[list[str] | csv.Error]:
+    """Yields the records that are not blank, and a csv.Error in place of each malformed record.
 
-    A mistake costs its line, not the lines that a quotation mark which nothing closes would take along.
+    A record of more than `max_characters` is malformed, and at most about that much of the file is held in memory. A
+    malformed record ends with its first line, so an open quotation mark does not take the lines after it along.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), most))
-    lines = _Lines(_bounded(file, most), most)
+    csv.field_size_limit(max(csv.field_size_limit(), max_characters))
+    lines = _ReplayedLines(_truncated_lines(file, max_characters), max_characters)
     reader = csv.reader(lines, strict=True)
     while True:
         try:
@@ -24,7 +27,7 @@ def records(file: TextIO, most: int) -> Iterator[list[str] | csv.Error]:
         except StopIteration:
             return
         except csv.Error as error:
-            lines.end_mistake()
+            lines.end_malformed_record()
             yield error
             continue
         lines.end_record()
@@ -32,56 +35,64 @@ def records(file: TextIO, most: int) -> Iterator[list[str] | csv.Error]:
             yield record
 
 
-def _bounded(file: TextIO, most: int) -> Iterator[str]:
-    """The lines; of a longer one the first `most` + 1 characters."""
-    while line := file.readline(most + 1):
+def _truncated_lines(file: TextIO, max_characters: int) -> Iterator[str]:
+    """Yields the lines, and of a longer line its first `max_characters` + 1."""
+    while line := file.readline(max_characters + 1):
         yield line
-        while len(line) > most and not line.endswith(("\n", "\r")):
-            line = file.readline(most + 1)
+        while len(line) > max_characters and not line.endswith(("\n", "\r")):
+            line = file.readline(max_characters + 1)
 
 
-class _Lines:
-    """Lines for a reader, which can be given lines again. Raises csv.Error for what makes a record none."""
+class _ReplayedLines:
+    """Gives lines to csv.reader, and gives the later lines of a malformed record again.
 
-    def __init__(self, lines: Iterable[str], most: int) -> None:
+    Raises csv.Error where a record must end.
+    """
+
+    def __init__(self, lines: Iterable[str], max_characters: int) -> None:
         self._lines = iter(lines)
-        self._most = most
-        self._again: list[str] = []  # the next one last
-        self._taken: list[str] = []
-        self._characters = 0  # taken
-        self._new = self._old = 0  # lines so far, read and read again
-        # A record that took along the whole rest was open at the start of each of its lines: whatever else is open
-        # there takes along the rest as well, so that from then on a record is a line.
-        self._ended = False
+        self._max_characters = max_characters
+        self._replayed: list[str] = []  # to be given again, the next line last
+        self._record: list[str] = []  # the lines of the current record
+        self._record_characters = 0
+        self._num_lines = self._num_replays = 0
+        # Set once a record has run to the end of the file. A later open quotation mark would do so again, so from then
+        # on each record is one line.
+        self._is_exhausted = False
 
-    def __iter__(self) -> "_Lines":
+    def __iter__(self) -> "_ReplayedLines":
         return self
 
     def __next__(self) -> str:
-        if self._taken and (self._ended or (self._again and self._old > MOST_AGAIN * self._new)):
+        if self._record and self._must_end_record():
             raise csv.Error("a quotation mark is not closed")
-        self._taken.append(self._next())
-        self._characters += len(self._taken[-1])
-        if self._characters > self._most:
-            raise csv.Error(f"it has more than {self._most:,} characters")
-        return self._taken[-1]
-
-    def _next(self) -> str:
-        if self._again:
-            self._old += 1
-            return self._again.pop()
-        line = next(self._lines, None)
-        if line is None:
-            self._ended = True
-            raise StopIteration
-        self._new += 1
+        line = self._next_line()
+        self._record.append(line)
+        self._record_characters += len(line)
+        if self._record_characters > self._max_characters:
+            raise csv.Error(f"it has more than {self._max_characters:,} characters")
         return line
 
     def end_record(self) -> None:
-        self._taken.clear()
-        self._characters = 0
+        self._record.clear()
+        self._record_characters = 0
 
-    def end_mistake(self) -> None:
-        """All but the first line of the record come again."""
-        self._again += reversed(self._taken[1:])
+    def end_malformed_record(self) -> None:
+        """Ends the record with its first line. Its other lines are given again."""
+        self._replayed += reversed(self._record[1:])
         self.end_record()
+
+    def _must_end_record(self) -> bool:
+        has_replayed_enough = self._num_replays > MAX_REPLAYS_PER_LINE * self._num_lines
+        return self._is_exhausted or (bool(self._replayed) and has_replayed_enough)
+
+    def _next_line(self) -> str:
+        if self._replayed:
+            self._num_replays += 1
+            return self._replayed.pop()
+        line = next(self._lines, None)
+        if line is None:
+            self._is_exhausted = True
+            raise StopIteration
+        self._num_lines += 1
+        return line

@@ -1,55 +1,71 @@
-"""What a run on this machine reads and writes, and what its files are called in the results."""
+"""The input files of a run on this machine."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .file_names import name_in
+from .input_names import input_name
+from .result_files import ANSWERS_FILE, PREDICTIONS_FILE
+from .saved_answers import SAVED_ANSWERS_FOLDER
 
-ANSWERS, PREDICTIONS, KEPT = "answers.jsonl", "predictions.csv", "kept"
 
+def find_input_files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
+    """Returns every input file and its name in the results.
 
-def input_files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
-    """Every file with its name: its path below the folder, or of several inputs below what they share.
-
-    Of a folder all that is in it, in the order of the names, but for what a run writes into `output`. Raises OSError
-    for an input that is not there or would be written over, and where there is no file at all.
+    A name is the path below the input folder. With several inputs it is the path below their common parent folder.
+    A folder's files are sorted by name. Files that a run writes into `output` are left out. Raises OSError if an input
+    does not exist, if the run would overwrite an input, or if there is no file at all.
     """
-    given = [Path(os.path.abspath(path)) for path in inputs]
-    # Of one folder itself; of files and of several the folder they are in.
-    root = given[0] if len(given) == 1 and given[0].is_dir() else Path(os.path.commonpath([p.parent for p in given]))
-    own = os.path.realpath(output)
+    paths = [Path(os.path.abspath(path)) for path in inputs]
+    is_one_folder = len(paths) == 1 and paths[0].is_dir()
+    root = paths[0] if is_one_folder else Path(os.path.commonpath([path.parent for path in paths]))
+    real_output = os.path.realpath(output)
     files: list[Path] = []
-    for path in given:
+    for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"there is no {path}")
-        if not path.is_dir() and os.path.realpath(path) in (f"{own}/{ANSWERS}", f"{own}/{PREDICTIONS}"):
+            raise FileNotFoundError(f"{path} does not exist")
+        if not path.is_dir() and os.path.realpath(path) in _result_files(real_output):
             raise FileExistsError(f"{path} is where the results go")
-        files += sorted(_below(path, own, set())) if path.is_dir() else [path]
+        files += sorted(_files_below(path, real_output, set())) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"there is no file in {', '.join(map(str, inputs))}")
-    return [(path, name_in(path, root)) for path in dict.fromkeys(files)]
+    return [(path, input_name(path, root)) for path in dict.fromkeys(files)]
 
 
-def _below(folder: Path, output: str, seen: set[str]) -> Iterator[Path]:
-    """The files, in each real folder once, however many links lead there; a folder that cannot be read is told like a
-    file."""
-    real = os.path.realpath(folder)
-    if real in seen:
+def stat_regular_file(path: Path) -> os.stat_result:
+    """Returns the file's status. Raises OSError for anything but a regular file: reading a pipe may never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is not a regular file")
+    return status
+
+
+def _result_files(output: str) -> tuple[str, str]:
+    return f"{output}/{ANSWERS_FILE}", f"{output}/{PREDICTIONS_FILE}"
+
+
+def _files_below(folder: Path, output: str, visited: set[str]) -> Iterator[Path]:
+    """Yields the files below `folder`. Visits each real folder once, however many links point to it.
+
+    Yields a folder that cannot be listed like a file, so that the results report it.
+    """
+    real_folder = os.path.realpath(folder)
+    if real_folder in visited:
         return
-    seen.add(real)
+    visited.add(real_folder)
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+            ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError:
         yield folder
         return
-    written = (ANSWERS, PREDICTIONS, KEPT) if real == output else ()
-    for entry in found:
-        if entry.name in written:
+    skipped = (ANSWERS_FILE, PREDICTIONS_FILE, SAVED_ANSWERS_FOLDER) if real_folder == output else ()
+    for entry in ordered:
+        if entry.name in skipped:
             continue
         if _is_folder(entry):
-            yield from _below(Path(entry.path), output, seen)
+            yield from _files_below(Path(entry.path), output, visited)
         else:
             yield Path(entry.path)
 

@@ -1,44 +1,43 @@
-"""The results of a run on this machine: every row as JSON and as CSV."""
+"""The result files of a run on this machine: every row as JSON and as CSV."""
 
 import contextlib
 import csv
-import fcntl
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .run_files import ANSWERS, PREDICTIONS
+from ..file_lock import lock_file
+from .row_result import RowResult
 
-if TYPE_CHECKING:
-    from .run import RowResult
+ANSWERS_FILE, PREDICTIONS_FILE = "answers.jsonl", "predictions.csv"
 
 
-class Results:
-    """The output's files, which are this process's alone as long as it lives. Raises OSError, also where another has
-    them."""
+class ResultFiles:
+    """The result files in the output folder. One process has them for itself as long as it lives.
+
+    Raises OSError if the files cannot be opened or if another process has them.
+    """
 
     def __init__(self, output: Path) -> None:
-        self._answers = (output / ANSWERS).open("a", encoding="utf-8")
-        self._predictions = (output / PREDICTIONS).open("a", encoding="utf-8", newline="")
-        try:
-            fcntl.flock(self._answers, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"another run writes into {output}") from None
-        except OSError:  # a file system without locks
-            pass
+        self._answers = (output / ANSWERS_FILE).open("a", encoding="utf-8")
+        self._predictions = (output / PREDICTIONS_FILE).open("a", encoding="utf-8", newline="")
+        if not lock_file(self._answers):
+            raise BlockingIOError(f"another run writes into {output}")
 
-    def write(self, rows: Iterable["RowResult"]) -> tuple[int, int]:
-        """In the place of what is there: how many rows there are, and how many of them are errors. Raises OSError."""
-        count = errors = 0
-        with contextlib.closing(self._answers) as lines, contextlib.closing(self._predictions) as table:
-            for file in (lines, table):
+    def write(self, results: Iterable[RowResult]) -> tuple[int, int]:
+        """Replaces the files' content. Returns the number of rows and the number of errors among them. Raises OSError.
+
+        Closes the files.
+        """
+        num_rows = num_errors = 0
+        with contextlib.closing(self._answers) as answers, contextlib.closing(self._predictions) as predictions:
+            for file in (answers, predictions):
                 file.truncate(0)
-            records = csv.writer(table, lineterminator="\n")
-            for answered in rows:
-                lines.write(json.dumps(asdict(answered), ensure_ascii=False) + "\n")
-                records.writerow(answered.columns())
-                count += 1
-                errors += answered.error is not None
-        return count, errors
+            table = csv.writer(predictions, lineterminator="\n")
+            for result in results:
+                answers.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+                table.writerow(result.columns())
+                num_rows += 1
+                num_errors += result.error is not None
+        return num_rows, num_errors

@@ -1,158 +1,149 @@
-"""Many files through one engine: rows of all of them are in it at the same time, and come out in order."""
+"""Answers the rows of many files at the same time, and returns the results in order."""
 
 import hashlib
-import json
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..api.response import error_body
-from ..client.answer_texts import texts
 from ..errors import InternalError, RequestError, Unavailable
-from .row_reader import Defaults, Row, rows
-from .saved_answers import Place, SavedAnswers
+from ..progress import Progress
+from .input_row import InputRow, RowDefaults
+from .row_reader import read_rows
+from .row_result import RowResult
+from .saved_answers import RowKey, SavedAnswers
 
 logger = logging.getLogger(__name__)
-LOG_SECONDS = 10.0
-MOST_BYTES = 512 * 2**20  # of requests that wait for the engine
-COLUMNS = ("file", "row", "prediction", "error")
+MAX_PENDING_BYTES = 512 * 2**20
+PENDING_ROWS_PER_THREAD = 4
 
 
-@dataclass(frozen=True)
-class RowResult:
-    """A row that is done: `answer` is the body in the request's own form, None where `error` says why."""
+class BatchRunner:
+    """Answers the rows of files.
 
-    file: str
-    row: int | None
-    answer: Any
-    error: dict[str, Any] | None
-
-    def columns(self) -> tuple[str, int | None, str | None, str | None]:
-        """As COLUMNS: `prediction` is the text where there is one, the answer as JSON where there are several.
-
-        Carriage returns are line feeds in it: CSV writers, Azure's too, leave them bare, and readers end the row there.
-        """
-        error = None if self.error is None else _cell(f"{self.error['code']}: {self.error['message']}")
-        return _cell(self.file), self.row, None if self.answer is None else _cell(_prediction(self.answer)), error
-
-
-class Batch:
-    """Answers files. `answer` turns the bytes of a request into the answer's JSON value, raises RequestError, and is
-    called from `concurrency` threads at a time; after `stop` those calls end soon.
-
-    Answers that are in `kept` already are not computed again; what is wrong is looked at anew.
+    `answer` turns a request's body into the answer's JSON value, or raises RequestError. Up to `concurrency` threads
+    call it at a time. `stop` makes those calls end soon. Answers in `saved_answers` are not computed again; rows with
+    an error are tried again.
     """
 
     def __init__(
         self,
         answer: Callable[[bytes], Any],
         concurrency: int,
-        defaults: Defaults,
-        kept: SavedAnswers | None = None,
+        defaults: RowDefaults,
+        saved_answers: SavedAnswers | None = None,
         stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._answer = answer
         self._concurrency = concurrency
         self._defaults = defaults
-        self._kept = kept
+        self._saved_answers = saved_answers
         self.stop = stop
 
     def run(self, files: Sequence[tuple[Path, str]]) -> Iterator[RowResult]:
-        """Every row of the files, each given with its name, in order.
+        """Yields the result of every row, in order. `files` are paths, each with its name in the results.
 
-        Raises Unavailable when the engine is shut down or its device fails: the rows that it took along are not
-        refused, and another run answers them.
+        Raises Unavailable when the engine shuts down or its device fails. The rows that this interrupts have no
+        result, and another run answers them.
         """
-        progress = _Progress(len(files))
-        window: deque[tuple[Future[RowResult], int]] = deque()
-        pool, held = ThreadPoolExecutor(self._concurrency, "batch"), 0
+        pool = ThreadPoolExecutor(self._concurrency, "batch")
         try:
-            for path, name in files:
-                for row in rows(path, name, self._defaults):
-                    while window and self._is_full(len(window), held + row.num_bytes):
-                        future, num_bytes = window.popleft()
-                        held -= num_bytes
-                        yield progress.row(future.result())
-                    held += row.num_bytes
-                    window.append((pool.submit(self._answered, row), row.num_bytes))
-                progress.file()
-            for future, _ in window:
-                yield progress.row(future.result())
+            yield from self._answer_files(files, pool)
         except (KeyboardInterrupt, SystemExit):
             self.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-            if self._kept is not None:
-                self._kept.close()
-        progress.tell()
+            if self._saved_answers is not None:
+                self._saved_answers.close()
 
-    def _is_full(self, rows: int, num_bytes: int) -> bool:
-        """Enough that rows are ready when the engine has room, and that one long answer does not hold up all others;
-        not so much that a folder of big pictures fills the memory."""
-        return rows >= 4 * self._concurrency or num_bytes > MOST_BYTES
+    def _answer_files(self, files: Sequence[tuple[Path, str]], pool: ThreadPoolExecutor) -> Iterator[RowResult]:
+        pending = _PendingRows(PENDING_ROWS_PER_THREAD * self._concurrency)
+        with _BatchProgress(len(files)) as progress:
+            for path, name in files:
+                for row in read_rows(path, name, self._defaults):
+                    while pending.is_full(row.num_bytes):
+                        yield progress.count(pending.pop())
+                    pending.append(pool.submit(self._answer_row, row), row.num_bytes)
+                progress.count_file()
+            while pending:
+                yield progress.count(pending.pop())
 
-    def _answered(self, row: Row) -> RowResult:
+    def _answer_row(self, row: InputRow) -> RowResult:
         try:
             if isinstance(row.request, RequestError):
                 raise row.request
-            return RowResult(row.file, row.number, self._ask((row.file, row.number), row.request), None)
+            return RowResult(row.file, row.index, self._get_answer((row.file, row.index), row.request), None)
         except Unavailable:
             raise
         except RequestError as error:
-            refused = error
+            row_error = error
         except Exception:
-            logger.exception("row %s of %s failed", row.number, row.file)
-            refused = InternalError("internal_error", "the service failed on this row; its log says why")
-        return RowResult(row.file, row.number, None, error_body(refused)["error"])
+            logger.exception("row %s of %s failed", row.index, row.file)
+            row_error = InternalError("internal_error", "the service failed on this row; its log says why")
+        return RowResult(row.file, row.index, None, error_body(row_error)["error"])
 
-    def _ask(self, place: Place, request: bytes) -> Any:
-        if self._kept is None:
+    def _get_answer(self, row: RowKey, request: bytes) -> Any:
+        if self._saved_answers is None:
             return self._answer(request)
         digest = hashlib.blake2b(request, digest_size=16).hexdigest()
-        answer = self._kept.find(place, digest)
+        answer = self._saved_answers.get(row, digest)
         if answer is None:
             answer = self._answer(request)
-            self._kept.write(place, digest, answer)
+            self._saved_answers.save(row, digest, answer)
         return answer
 
 
-def _cell(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+class _PendingRows:
+    """Rows whose results have not been returned, in order.
+
+    There are enough that the engine always finds the next row, and that one long answer does not hold up the others.
+    Their bytes are limited, so that a folder of large images does not fill the memory.
+    """
+
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._rows: deque[tuple[Future[RowResult], int]] = deque()
+        self._num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def is_full(self, num_bytes: int) -> bool:
+        """Returns whether a row of `num_bytes` must wait. A row that is too large by itself waits until it is alone."""
+        has_no_room = len(self) >= self._max_rows or self._num_bytes + num_bytes > MAX_PENDING_BYTES
+        return bool(self._rows) and has_no_room
+
+    def append(self, result: "Future[RowResult]", num_bytes: int) -> None:
+        self._rows.append((result, num_bytes))
+        self._num_bytes += num_bytes
+
+    def pop(self) -> RowResult:
+        """Waits for the first row's result and returns it."""
+        result, num_bytes = self._rows.popleft()
+        self._num_bytes -= num_bytes
+        return result.result()
 
 
-def _prediction(answer: Any) -> str:
-    told = [text for of_row in texts(answer) for text in of_row]
-    return told[0] if len(told) == 1 else json.dumps(answer, ensure_ascii=False)
+class _BatchProgress(Progress):
+    """Shows how many rows are done, how many files are read, and how many rows are errors."""
 
+    def __init__(self, num_files: int) -> None:
+        super().__init__("batch", " rows", log=logger.info)
+        self._num_files = num_files
+        self._num_files_read = self._num_errors = 0
 
-class _Progress:
-    """A line in the log now and then."""
+    def count(self, result: RowResult) -> RowResult:
+        self._num_errors += result.error is not None
+        self._show(1)
+        return result
 
-    def __init__(self, files: int) -> None:
-        self._files, self._read = files, 0
-        self._rows, self._errors = 0, 0
-        self._began = self._told = time.monotonic()
+    def count_file(self) -> None:
+        self._num_files_read += 1
+        self._show(0)
 
-    def file(self) -> None:
-        self._read += 1
-
-    def row(self, answered: RowResult) -> RowResult:
-        self._rows += 1
-        self._errors += answered.error is not None
-        if time.monotonic() - self._told >= LOG_SECONDS:
-            self.tell()
-        return answered
-
-    def tell(self) -> None:
-        self._told = time.monotonic()
-        seconds = max(self._told - self._began, 1e-3)
-        logger.info(
-            "%d of %d files read, %d rows done, %d of them errors, %.1f rows/s",
-            self._read, self._files, self._rows, self._errors, self._rows / seconds,
-        )  # fmt: skip
+    def _show(self, num_rows: int) -> None:
+        self.advance(num_rows, f"{self._num_files_read} of {self._num_files} files read, {self._num_errors} errors")

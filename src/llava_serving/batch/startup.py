@@ -1,4 +1,4 @@
-"""A batch run on the model of this process's environment."""
+"""Builds the batch runner of this process from its environment."""
 
 import hashlib
 import json
@@ -9,29 +9,38 @@ from pathlib import Path
 from ..service.startup import start
 from ..settings import Settings
 from ..weights.loader import LoadedModel
-from ..weights.model_dir import find_model
-from ..weights.storage.fingerprint import fingerprint, texts_beside
-from .row_reader import Defaults
-from .run import Batch
-from .saved_answers import SavedAnswers
+from ..weights.model_folder import find_model
+from ..weights.storage.fingerprint import fingerprint, text_file_hashes
+from .input_row import RowDefaults
+from .runner import BatchRunner
+from .saved_answers import SAVED_ANSWERS_FOLDER, SavedAnswers
 
 
-def start_batch(kept: Path | None) -> Batch:
-    """Loads the model, as a service does; `kept` is where answers are left as they come. Raises StartupError."""
+def start_batch_runner(output: Path | None) -> BatchRunner:
+    """Loads the model as the service does. Saves answers below `output`, or nowhere if it is None.
+
+    Raises StartupError.
+    """
     settings = Settings.from_environment(os.environ)
     scorer = start()
-    return Batch(
+    saved_answers = None
+    if output is not None:
+        saved_answers = SavedAnswers(output / SAVED_ANSWERS_FOLDER / _model_id(scorer.model, settings))
+    return BatchRunner(
         scorer.answer,
         settings.max_live_seqs,
-        Defaults(settings.batch_prompt, settings.batch_parameters, settings.max_body_bytes),
-        None if kept is None else SavedAnswers(kept / _identity(scorer.model, settings)),
+        RowDefaults(settings.batch_prompt, settings.batch_parameters, settings.max_body_bytes),
+        saved_answers,
         partial(scorer.drain, 0.0),
     )
 
 
-def _identity(model: LoadedModel, settings: Settings) -> str:
-    """Of what answers: weights, configs, tokenizer, numbers and settings. Under it alone are answers used again."""
+def _model_id(model: LoadedModel, settings: Settings) -> str:
+    """Returns a digest of what an answer depends on beside its request.
+
+    That is the weights, configs, tokenizer, dtype and settings. A run uses only answers saved under its own digest.
+    """
     folders = find_model(os.environ.get("AZUREML_MODEL_DIR")).folders
-    files = [[fingerprint(folder), texts_beside(folder)] for folder in folders]
-    asked = (model.template.name, str(model.model.dtype), settings.quantization, settings.default_max_new_tokens)
-    return hashlib.sha256(json.dumps([files, asked]).encode()).hexdigest()[:16]
+    files = [[fingerprint(folder), text_file_hashes(folder)] for folder in folders]
+    options = (model.template.name, str(model.model.dtype), settings.quantization, settings.default_max_new_tokens)
+    return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]

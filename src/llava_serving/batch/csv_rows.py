@@ -1,0 +1,84 @@
+"""Turns the rows of CSV files into requests."""
+
+import csv
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import BadRequest, RequestError
+from .csv_records import read_csv_records
+from .image_files import encode_image
+from .input_row import InputRow, RowDefaults, request_body
+
+logger = logging.getLogger(__name__)
+PROMPT_COLUMN, IMAGE_COLUMN = "input_string", "image"
+URI = re.compile(r"data:|\w+://", re.IGNORECASE)
+
+
+def read_csv_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[InputRow]:
+    """Yields the rows below the header. Yields one error for the whole file if the header is wrong. Raises OSError."""
+    # surrogateescape: a byte that is not UTF-8 becomes an error of its own row, not of the file.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        records = read_csv_records(file, defaults.max_bytes)
+        columns = _column_names(next(records, []))
+        if PROMPT_COLUMN not in columns or len(set(columns)) < len(columns):
+            message = (
+                f"the first line must name the column {PROMPT_COLUMN}, optionally {IMAGE_COLUMN}, and no column twice"
+            )
+            yield InputRow(name, None, BadRequest("invalid_table", message))
+            return
+        if ignored := [column for column in columns if column not in (PROMPT_COLUMN, IMAGE_COLUMN)]:
+            logger.warning("%s: columns %s are not used", name, ", ".join(ignored))
+        for index, record in enumerate(records):
+            try:
+                yield InputRow(name, index, _request(_cells(record, columns), path.parent, defaults))
+            except RequestError as error:
+                yield InputRow(name, index, error)
+
+
+def _column_names(header: list[str] | csv.Error) -> list[str]:
+    return [] if isinstance(header, csv.Error) else [column.strip() for column in header]
+
+
+def _cells(record: list[str] | csv.Error, columns: list[str]) -> dict[str, str]:
+    """Returns the record's cells by column. Raises BadRequest."""
+    if isinstance(record, csv.Error):
+        raise BadRequest("invalid_table", f"the row is not CSV: {record}")
+    if len(record) != len(columns):
+        raise BadRequest("invalid_table", f"the row has {len(record)} cells for {len(columns)} columns")
+    return dict(zip(columns, record, strict=True))
+
+
+def _request(cells: dict[str, str], folder: Path, defaults: RowDefaults) -> bytes:
+    """Returns the row's request. Raises RequestError."""
+    prompt, image = cells[PROMPT_COLUMN], cells.get(IMAGE_COLUMN, "").strip()
+    if not (prompt + image).isprintable():
+        _check_utf8(prompt + image)
+    if not prompt.strip():
+        raise BadRequest("invalid_table", f"the row's {PROMPT_COLUMN} is empty")
+    if "." in image and not URI.match(image):  # a file name: base64 has no dots
+        image = encode_image(_path_in_folder(folder, image), defaults.max_bytes)
+    return request_body(prompt, image or None, defaults.parameters)
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest("invalid_table", "the row is not UTF-8") from None
+
+
+def _path_in_folder(folder: Path, image: str) -> Path:
+    """Returns the path of an image that a CSV file names.
+
+    Raises BadRequest unless it is in the CSV file's folder or below: a CSV must not read other files of the machine.
+    """
+    try:
+        path = (folder / image).resolve()
+        is_inside = path.is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name, or links in a circle
+        is_inside = False
+    if not is_inside:
+        raise BadRequest("invalid_image", f"{image} is not in the folder of the CSV", IMAGE_COLUMN)
+    return path

@@ -1,0 +1,22 @@
+"""The exit status of a command that continues an earlier run of itself."""
+
+import sys
+from collections.abc import Callable
+
+from ..errors import RequestError, StartupError
+
+
+def run_resumable(job: Callable[[], None]) -> int:
+    """Runs the job and prints why it ended early. Returns 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
+    try:
+        job()
+    except StartupError as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 1
+    except (OSError, RequestError) as error:
+        print(f"llava-serving: {error}; run the same command again to continue", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nllava-serving: stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
