@@ -1,4 +1,4 @@
-"""A merged model as a folder that transformers and vLLM load.
+"""Writes a merged model as a folder that transformers and vLLM load.
 
-It knows their file formats. It knows no engine and no server.
+It knows their file formats. It knows neither the engine nor the server.
 """

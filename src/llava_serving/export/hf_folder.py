@@ -1,4 +1,4 @@
-"""What stands beside the weights of a merged folder, so that transformers and vLLM load it and say what v0 says."""
+"""Writes the files beside the weights of a merged folder, so that transformers and vLLM give the answers of v0."""
 
 import json
 from pathlib import Path
@@ -9,64 +9,38 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ..inputs.clip_preprocessor import ClipPreprocessor
 from ..inputs.templates import Template
-from ..inputs.tokenizer import IMAGE_END, IMAGE_PATCH, IMAGE_START
+from ..inputs.tokenizer import IMAGE_PATCH, IMAGE_START
 from ..weights.parts import TEMPLATE_KEY, OpenedParts
+from .chat_template import chat_template
 from .fast_tokenizer import fast_tokenizer
-from .model_card import card
+from .model_card import model_card
 
-# What transformers 5 names its tokenizer class; earlier releases know it by the other name, and 5 by both.
-NEW_CLASS, KNOWN_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
-
-CHAT_TEMPLATE = """
-{%- for message in messages -%}
-    {%- if loop.first -%}
-        {{- bos_token -}}
-        {%- if message['role'] != 'system' -%}{{- SYSTEM + GREETING -}}{%- endif -%}
-    {%- endif -%}
-    {%- if message['role'] == 'user' -%}{{- USER -}}{%- endif -%}
-    {%- if message['role'] == 'assistant' -%}{{- ASSISTANT -}}{%- endif -%}
-    {%- if message['content'] is string -%}
-        {{- message['content'] -}}
-    {%- else -%}
-        {%- set said = namespace(before='') -%}
-        {%- for part in message['content'] -%}
-            {%- if part['type'] == 'text' -%}
-                {{- said.before + part['text'] -}}
-                {%- set said.before = '\\n' -%}
-            {%- endif -%}
-        {%- endfor -%}
-        {%- for part in message['content'] -%}
-            {%- if part['type'] != 'text' -%}{{- '\\n' + IMAGE -}}{%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {%- if message['role'] == 'system' -%}{{- GREETING -}}{%- endif -%}
-    {%- if message['role'] == 'assistant' -%}{{- END -}}{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- OPEN -}}{%- endif -%}
-"""
+# transformers 5 writes the first name of its tokenizer class. Earlier releases know only the second, and 5 knows both.
+NEW_TOKENIZER_CLASS, OLD_TOKENIZER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
-def write_beside(
+def write_configs_and_tokenizer(
     parts: OpenedParts,
     preprocessor: ClipPreprocessor,
     dtype: torch.dtype,
     template: Template,
     tokenizer_model: Path,
-    to: Path,
+    folder: Path,
 ) -> None:
-    """Configs, tokenizer, processor and a README.md in the folder `to`."""
+    """Writes the configs, tokenizer, processor and README.md into `folder`."""
     config = _config(parts.architecture.config(), dtype)
     setattr(config, TEMPLATE_KEY, template.name)
-    config.save_pretrained(to)
-    _generation_config(config, parts.text.vocab_size()).save_pretrained(to)
-    (to / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-    # Without 13b-v0's [PAD], which has no row in the embedding.
-    added = {token: i for token, i in parts.added.items() if i < config.text_config.vocab_size}
-    (to / "added_tokens.json").write_text(json.dumps(added, indent=2) + "\n", "utf-8")
-    _processor(parts, config, added, preprocessor, template).save_pretrained(to)
-    named = to / "tokenizer_config.json"
-    named.write_text(named.read_text("utf-8").replace(NEW_CLASS, KNOWN_CLASS), "utf-8")
-    (to / "README.md").write_text(card(config, added, dtype, template), "utf-8")
+    config.save_pretrained(folder)
+    _generation_config(config, parts.sentencepiece.vocab_size()).save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+    # Leaves out 13b-v0's [PAD], which has no row in the embedding.
+    added_tokens = {token: i for token, i in parts.added_tokens.items() if i < config.text_config.vocab_size}
+    (folder / "added_tokens.json").write_text(json.dumps(added_tokens, indent=2) + "\n", "utf-8")
+    _processor(parts, config, added_tokens, preprocessor, template).save_pretrained(folder)
+    tokenizer_config = folder / "tokenizer_config.json"
+    content = tokenizer_config.read_text("utf-8").replace(NEW_TOKENIZER_CLASS, OLD_TOKENIZER_CLASS)
+    tokenizer_config.write_text(content, "utf-8")
+    (folder / "README.md").write_text(model_card(config, added_tokens, dtype, template), "utf-8")
 
 
 def _config(config: LlavaConfig, dtype: torch.dtype) -> LlavaConfig:
@@ -77,7 +51,10 @@ def _config(config: LlavaConfig, dtype: torch.dtype) -> LlavaConfig:
 
 
 def _generation_config(config: LlavaConfig, text_vocab_size: int) -> GenerationConfig:
-    """LLaMA's own ids, where the delta's file has 0, 1 and 0; the added tokens are inputs and never answers."""
+    """Returns LLaMA's own bos, eos and pad ids, where the delta's file has 0, 1 and 0.
+
+    Suppresses the added tokens: they are only inputs.
+    """
     text = config.text_config
     return GenerationConfig(
         bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id,
@@ -86,7 +63,11 @@ def _generation_config(config: LlavaConfig, text_vocab_size: int) -> GenerationC
 
 
 def _processor(
-    parts: OpenedParts, config: LlavaConfig, added: dict[str, int], preprocessor: ClipPreprocessor, template: Template
+    parts: OpenedParts,
+    config: LlavaConfig,
+    added_tokens: dict[str, int],
+    preprocessor: ClipPreprocessor,
+    template: Template,
 ) -> LlavaProcessor:
     size = preprocessor.size
     return LlavaProcessor(
@@ -94,24 +75,10 @@ def _processor(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size},
             image_mean=list(preprocessor.mean), image_std=list(preprocessor.std),
         ),
-        tokenizer=fast_tokenizer(parts.text, added, config.text_config.max_position_embeddings),
+        tokenizer=fast_tokenizer(parts.sentencepiece, added_tokens, config.text_config.max_position_embeddings),
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token=IMAGE_PATCH,
-        num_additional_image_tokens=1,  # CLS, which the strategy then drops
-        chat_template=chat_template(template, IMAGE_START in added),
+        num_additional_image_tokens=1,  # the CLS token, which the strategy then drops
+        chat_template=chat_template(template, has_image_markers=IMAGE_START in added_tokens),
     )  # fmt: skip
-
-
-def chat_template(template: Template, marked: bool) -> str:
-    """The conversation in Jinja; `marked` says that images stand between their two markers.
-
-    vLLM only sees that a message may be a list of parts where a loop over them stands in the open.
-    """
-    words = {
-        "SYSTEM": template.system, "GREETING": template.greeting, "USER": template.user_prefix,
-        "ASSISTANT": template.assistant_prefix, "END": "".join(end.text for end in template.assistant_suffix),
-        "OPEN": template.generation_prompt,
-        "IMAGE": f"{IMAGE_START}{IMAGE_PATCH}{IMAGE_END}" if marked else IMAGE_PATCH,
-    }  # fmt: skip
-    return "".join(f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in words.items()) + CHAT_TEMPLATE

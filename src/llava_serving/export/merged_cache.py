@@ -1,6 +1,5 @@
-"""The merged model kept on a disk, so that later starts read half as much and sum nothing."""
+"""A cache of merged models on a disk: later starts read half as many bytes and add nothing."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,32 +9,40 @@ from pathlib import Path
 import torch
 
 from ..errors import StartupError
-from ..weights.model_dir import MergedCheckpoint, ModelParts
+from ..file_lock import lock_file
+from ..weights.model_folder import MergedCheckpoint, ModelParts
 from ..weights.storage.fingerprint import fingerprint
-from .merge_job import prepare, run
+from .merge_job import prepare_merge, run_merge
 
 logger = logging.getLogger(__name__)
 
 
-def kept(trio: ModelParts, directory: Path, template: str) -> MergedCheckpoint | ModelParts:
-    """The merged folder of `trio` in `directory`, made now if it is not there.
+def open_or_merge(parts: ModelParts, cache_dir: Path, template: str) -> MergedCheckpoint | ModelParts:
+    """Returns the merged model of `parts` in `cache_dir`. Merges it first if it is not there.
 
-    Workers that start together make it once. Where it cannot be made, the log says why, and it is the trio itself.
+    Workers that start together merge it once. If it cannot be merged, logs the reason and returns `parts`.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # Whatever its files are called and wherever they are mounted, other weights have another name here.
-        name = json.dumps([fingerprint(folder) for folder in trio.folders] + [template])
-        merged = directory / f"llava-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        with (directory / "llava-serving.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        merged = cache_dir / _cache_name(parts, template)
+        with (cache_dir / "llava-serving.lock").open("a") as lock:
+            lock_file(lock, wait=True)
             if not merged.is_dir():
-                started = time.monotonic()
-                job = prepare(trio.base, trio.delta, trio.vision, merged, torch.float16, template)
-                run(job, lambda _: None)
-                seconds = time.monotonic() - started
-                logger.info("merged into %s, %.1f GB in %.1f s", merged, job.num_bytes / 1e9, seconds)
+                _merge(parts, merged, template)
     except (StartupError, OSError) as error:
-        logger.warning("LLAVA_MERGED_CACHE_DIR=%s is not used: %s", directory, error)
-        return trio
+        logger.warning("LLAVA_MERGED_CACHE_DIR=%s is not used: %s", cache_dir, error)
+        return parts
     return MergedCheckpoint(merged)
+
+
+def _cache_name(parts: ModelParts, template: str) -> str:
+    """Returns a folder name that differs for different weights, even with equal file names or mount paths."""
+    content = json.dumps([fingerprint(folder) for folder in parts.folders] + [template])
+    return f"llava-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def _merge(parts: ModelParts, output: Path, template: str) -> None:
+    started = time.monotonic()
+    job = prepare_merge(parts.base, parts.delta, parts.vision, output, torch.float16, template)
+    run_merge(job, lambda _: None)
+    logger.info("merged into %s, %.1f GB in %.1f s", output, job.num_bytes / 1e9, time.monotonic() - started)

@@ -1,6 +1,6 @@
-"""Merged tensors into safetensors files: streamed, durable, and resumed shard by shard.
+"""Writes merged tensors into safetensors files, one shard at a time.
 
-A shard is written under a temporary name, flushed to the disk and renamed: a file by its own name is whole.
+A shard is written under a temporary name, flushed to the disk and renamed, so a file with its final name is complete.
 """
 
 import json
@@ -16,72 +16,74 @@ from ..weights.chunk_reader import RowChunk, read_chunks
 from ..weights.delta import MergedTensor
 from .direct_file import DirectFile
 
-# What is lost at most when a merge is killed; transformers reads any number of them.
+# A killed merge loses at most one shard. transformers reads any number of shards.
 SHARD_BYTES = 2_000_000_000
 DTYPE_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16"}
-TEMPORARY = ".writing"
+TEMPORARY_SUFFIX = ".writing"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its header, then its tensors in order."""
+    """One safetensors file: its header, then its tensors in order. `num_bytes` includes the header."""
 
     file: str
     header: bytes
     merged_tensors: Mapping[str, MergedTensor]
-    num_bytes: int  # header included
+    num_bytes: int
 
 
-def plan(merged_tensors: Mapping[str, MergedTensor], dtype: torch.dtype, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
-    """The files of all `merged_tensors`, none above `shard_bytes` unless one tensor is."""
+def plan_shards(
+    merged_tensors: Mapping[str, MergedTensor], dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
+) -> list[Shard]:
+    """Returns the shards of all tensors. None has more than `shard_bytes` of tensors, unless one tensor has more."""
     groups: list[dict[str, MergedTensor]] = [{}]
-    filled = 0
-    for name, total in merged_tensors.items():
-        size = _size(total, dtype)
-        if groups[-1] and filled + size > shard_bytes:
+    group_bytes = 0
+    for name, tensor in merged_tensors.items():
+        tensor_bytes = _num_bytes(tensor, dtype)
+        if groups[-1] and group_bytes + tensor_bytes > shard_bytes:
             groups.append({})
-            filled = 0
-        groups[-1][name] = total
-        filled += size
+            group_bytes = 0
+        groups[-1][name] = tensor
+        group_bytes += tensor_bytes
     return [
         _shard(f"model-{number:05}-of-{len(groups):05}.safetensors", group, dtype)
         for number, group in enumerate(groups, 1)
     ]
 
 
-def index(shards: Sequence[Shard]) -> str:
-    """What model.safetensors.index.json says of them."""
-    total = sum(shard.num_bytes - len(shard.header) for shard in shards)
+def index_json(shards: Sequence[Shard]) -> str:
+    """Returns the content of model.safetensors.index.json."""
+    total_size = sum(shard.num_bytes - len(shard.header) for shard in shards)
     weight_map = {name: shard.file for shard in shards for name in shard.merged_tensors}
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
+    return json.dumps({"metadata": {"total_size": total_size}, "weight_map": weight_map}, indent=2) + "\n"
 
 
-def missing(shards: Sequence[Shard], directory: Path) -> list[Shard]:
-    """Those that an earlier merge into `directory` has not finished."""
-    return [shard for shard in shards if not _is_whole(directory / shard.file, shard)]
+def missing_shards(shards: Sequence[Shard], directory: Path) -> list[Shard]:
+    """Returns the shards that are not complete in `directory`."""
+    return [shard for shard in shards if not _is_complete(directory / shard.file, shard)]
 
 
-def write(shards: Sequence[Shard], directory: Path, dtype: torch.dtype, written: Callable[[int], None]) -> None:
-    """Writes all `shards`; `written` is told the bytes as they go. Raises StartupError where a part cannot be read."""
-    stream = read_chunks(item for shard in shards for item in shard.merged_tensors.items())
+def write_shards(shards: Sequence[Shard], directory: Path, dtype: torch.dtype, on_write: Callable[[int], None]) -> None:
+    """Writes all `shards` into `directory`, and calls `on_write` with the number of bytes of each header and chunk.
+
+    Raises StartupError if a part cannot be read.
+    """
+    chunks = read_chunks(item for shard in shards for item in shard.merged_tensors.items())
     for shard in shards:
-        path = directory / (shard.file + TEMPORARY)
-        file = DirectFile(path)
-        try:
+        path = directory / (shard.file + TEMPORARY_SUFFIX)
+        with DirectFile(path) as file:
             file.write(shard.header)
-            for piece in _of(shard, stream):
-                rows = piece.rows(dtype).contiguous().flatten().view(torch.uint8)
-                file.write(rows.numpy().data)
-                written(len(rows))
-            file.close()
-        finally:
-            file.abandon()
+            on_write(len(shard.header))
+            for chunk in _shard_chunks(shard, chunks):
+                content = chunk.rows(dtype).contiguous().flatten().view(torch.uint8)
+                file.write(content.numpy().data)
+                on_write(len(content))
         path.rename(directory / shard.file)
-    flush(directory)
+    fsync(directory)
 
 
-def flush(path: Path) -> None:
-    """Makes a file's content last, or the names in a folder."""
+def fsync(path: Path) -> None:
+    """Flushes to the disk a file's content, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,30 +91,30 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _of(shard: Shard, stream: Iterator[RowChunk]) -> Iterator[RowChunk]:
-    """The pieces of one shard, which are next in the stream."""
-    left = sum(math.prod(total.first.shape) for total in shard.merged_tensors.values())
-    while left:
-        piece = next(stream)
-        yield piece
-        left -= piece.first.numel()
+def _shard_chunks(shard: Shard, chunks: Iterator[RowChunk]) -> Iterator[RowChunk]:
+    """Yields the chunks of one shard, which are the next of `chunks`."""
+    num_remaining = sum(math.prod(tensor.shape) for tensor in shard.merged_tensors.values())
+    while num_remaining:
+        chunk = next(chunks)
+        yield chunk
+        num_remaining -= chunk.stored_rows.numel()
 
 
-def _is_whole(path: Path, shard: Shard) -> bool:
+def _is_complete(path: Path, shard: Shard) -> bool:
     return path.is_file() and path.stat().st_size == shard.num_bytes
 
 
 def _shard(file: str, merged_tensors: Mapping[str, MergedTensor], dtype: torch.dtype) -> Shard:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, total in merged_tensors.items():
-        start, end = end, end + _size(total, dtype)
-        entries[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(total.first.shape), "data_offsets": [start, end]}
+    for name, tensor in merged_tensors.items():
+        start, end = end, end + _num_bytes(tensor, dtype)
+        entries[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    header += b" " * (-len(header) % 8)  # safetensors: the tensors begin at a multiple of 8 bytes
     header = len(header).to_bytes(8, "little") + header
     return Shard(file, header, merged_tensors, len(header) + end)
 
 
-def _size(total: MergedTensor, dtype: torch.dtype) -> int:
-    return math.prod(total.first.shape) * dtype.itemsize
+def _num_bytes(tensor: MergedTensor, dtype: torch.dtype) -> int:
+    return math.prod(tensor.shape) * dtype.itemsize
