@@ -1,4 +1,4 @@
-"""`python -m llava_serving` is the command `llava-serving`."""
+"""Makes `python -m llava_serving` the command `llava-serving`."""
 
 import sys
 

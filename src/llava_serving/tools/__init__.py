@@ -1,4 +1,4 @@
-"""What a person types: `llava-serving serve`, `score`, `batch`, `bench`, `merge` and `check`.
+"""The commands of `llava-serving`: serve, score, batch, bench, merge and check.
 
-Each file is one command: its arguments, its messages and its exit status. Nothing else imports this room.
+Each file is one command: its arguments, its messages and its exit status. No other room imports this one.
 """

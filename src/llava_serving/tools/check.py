@@ -1,51 +1,59 @@
-"""`llava-serving check`: what a model folder is, whether it is whole, its hashes, and whether it can talk.
+"""`llava-serving check`: says what a model folder is, whether it is complete and whether the model can talk.
 
-Reads base, delta, merged and CLIP folders in any layout that `merge` reads, and the three parts together. It needs no
-GPU and little memory whatever the model's size, and the time of reading it twice.
+It reads base, delta, merged and CLIP folders in every layout that `merge` reads, and a folder with all three parts. It
+prints the files' hashes. The model can talk if its loss on an ordinary sentence is far below that of guessing. The
+check needs no GPU and little memory, whatever the model's size, and takes as long as reading the folder twice.
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import StartupError
 from ..progress import Progress
 
+if TYPE_CHECKING:
+    from ..weights.diagnosis import Diagnosis, Finding
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
-    parser.add_argument("--no-hashes", action="store_true", help="do not read the files for their hashes")
-    parser.add_argument("--no-talk", action="store_true", help="do not measure whether the model knows a sentence")
+    parser.add_argument("--no-hashes", action="store_true", help="do not compute the files' hashes")
+    parser.add_argument("--no-talk", action="store_true", help="do not measure the loss on an ordinary sentence")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The exit status: 0 for a folder that can be used as what it is, else 1."""
+    """Returns the exit status: 0 if the folder can be used as what it is, else 1."""
     print(arguments.directory)
     if not arguments.directory.is_dir():
         print("  not usable  there is no such folder")
         return 1
-    # Here, so that neither other commands nor mistakes wait for torch.
-    from ..weights import file_hashes
-    from ..weights.diagnosis import diagnose, speak
+    # Imported here, because torch takes seconds to import. Other commands and wrong arguments need not wait for it.
+    from ..weights.diagnosis import diagnose, measure_language
 
     try:
         diagnosis = diagnose(arguments.directory)
-        good = True
-        for finding in diagnosis.findings:
-            good = _tell(finding.what, finding.told, finding.good) and good
-        if diagnosis.language and not arguments.no_talk:
-            spoken = speak(diagnosis.language)
-            good = _tell(spoken.what, spoken.told, spoken.good) and good
+        are_good = [_print_finding(finding) for finding in diagnosis.findings]
+        if diagnosis.language_model and not arguments.no_talk:
+            are_good.append(_print_finding(measure_language(diagnosis.language_model)))
         if not arguments.no_hashes:
-            progress = Progress("hashed", sum(file.stat().st_size for file in diagnosis.files))
-            for line in file_hashes.compare(diagnosis.files, diagnosis.is_authors, progress.advance):
-                progress.clear()
-                print(f"  {line}", flush=True)
+            _print_hashes(diagnosis)
     except StartupError as error:
         print(f"  not usable  {error}")
         return 1
-    return 0 if good else 1
+    return 0 if all(are_good) else 1
 
 
-def _tell(what: str, told: str, good: bool | None) -> bool:
-    print(f"  {what:<8}  {told}", flush=True)
-    return good is not False
+def _print_finding(finding: "Finding") -> bool:
+    """Returns False if the finding makes the folder unusable."""
+    print(f"  {finding.label:<8}  {finding.text}", flush=True)
+    return finding.is_good is not False
+
+
+def _print_hashes(diagnosis: "Diagnosis") -> None:
+    from ..weights.file_hashes import hash_lines
+
+    with Progress("hashed", "B", sum(file.stat().st_size for file in diagnosis.files)) as progress:
+        for line in hash_lines(diagnosis.files, diagnosis.has_published_hashes, progress.advance):
+            progress.clear()
+            print(f"  {line}", flush=True)

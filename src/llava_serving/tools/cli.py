@@ -1,9 +1,4 @@
-"""The command `llava-serving`.
-
-`serve` runs Azure's own inference server on score.py, on this machine; `score` asks an endpoint; `batch` answers files
-of requests; `bench` measures a server; `merge` makes one folder of a LLaMA, a LLaVA delta and a CLIP; `check` says what
-a folder is and whether it can talk.
-"""
+"""The command `llava-serving`, with a subcommand for each task. `llava-serving COMMAND --help` describes one."""
 
 import argparse
 import os
@@ -14,17 +9,17 @@ from . import batch, bench, check, merge, score, serve
 
 # Each module has `add_arguments(parser)` and `run(arguments)`, which returns the exit status.
 COMMANDS = {
-    "serve": (serve, "serve a model on this machine through azureml-inference-server-http"),
-    "bench": (bench, "measure a server, this one or one that speaks OpenAI's chat completions"),
-    "score": (score, "ask an endpoint, one of Azure's or this machine's"),
-    "batch": (batch, "answer files of requests, as the batch endpoint does"),
-    "merge": (merge, "make one model folder of the base, the delta and the vision tower"),
-    "check": (check, "say what a model folder is, whether it is whole, and whether it can talk"),
+    "serve": (serve, "serve a model on this machine with azureml-inference-server-http"),
+    "score": (score, "ask an endpoint on Azure or on this machine"),
+    "batch": (batch, "answer files of requests on this machine, as the batch endpoint does"),
+    "bench": (bench, "measure this server or an OpenAI-compatible one"),
+    "merge": (merge, "merge base LLaMA, LLaVA delta and CLIP into one model folder"),
+    "check": (check, "say what a model folder is, whether it is complete and whether the model can talk"),
 }
 
 
 def main() -> int:
-    """Runs the command that is typed, and returns its exit status."""
+    """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(prog="llava-serving", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
@@ -39,7 +34,7 @@ def main() -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, `head` for one, has closed its end
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return status

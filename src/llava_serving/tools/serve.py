@@ -1,6 +1,6 @@
-"""`llava-serving serve`: Azure's own inference server on score.py, on this machine.
+"""`llava-serving serve`: runs Azure's own inference server with score.py on this machine.
 
-`make serve` runs it. Without --model-dir and AZUREML_MODEL_DIR it serves the embedded demo model.
+`make serve` runs this command. Without --model-dir and AZUREML_MODEL_DIR it serves the embedded demo model.
 """
 
 import argparse
@@ -10,79 +10,59 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+import urllib3
+
 from ..errors import StartupError
 from ..settings import Settings
-from ..weights.model_dir import find_model
+from ..weights.model_folder import find_model
 
 ROOT = Path(__file__).resolve().parents[3]
-PICTURE = ROOT / "demo" / "pictures" / "shapes.png"
-# OpenMP threads sleep when they wait: spinning, they take the cores from the web threads. deployment.yml says the same.
+EXAMPLE_IMAGE = ROOT / "demo" / "pictures" / "shapes.png"
+# Waiting OpenMP threads sleep. If they spin, they take the cores from the web threads. deployment.yml sets the same.
 OPENMP_ENVIRONMENT = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"}
+PROBE_TIMEOUT_SECONDS = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=_port, default=5001)
-    parser.add_argument(
-        "--model-dir", type=Path, help="what AZUREML_MODEL_DIR is on Azure; without either, the embedded demo model"
-    )
+    parser.add_argument("--port", type=_port_number, default=5001)
+    parser.add_argument("--model-dir", type=Path, help="default: AZUREML_MODEL_DIR, else the embedded demo model")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the server in the foreground until it ends, and returns its exit status."""
-    return serve(arguments.port, arguments.model_dir)
-
-
-def _port(given: str) -> int:
-    port = int(given)
-    if not 0 < port < 2**16:
-        raise argparse.ArgumentTypeError(f"{port} is no port: those are 1 to 65535")
-    return port
-
-
-def serve(port: int, model_dir: Path | None) -> int:
-    """Runs the server in the foreground until it ends; its exit status."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            print(
-                f"llava-serving: port {port} is taken; choose another with --port (make serve PORT=...)",
-                file=sys.stderr,
-            )
-            return 1
-    command = [sys.executable, "-m", "azureml_inference_server_http", "--entry_script", str(ROOT / "score.py")]
-    command += ["--port", str(port)]
-    if model_dir is not None:
-        command += ["--model_dir", str(model_dir)]
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Runs the server in the foreground until it ends, and returns its exit status. Returns 1 if it cannot start."""
+    signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
     try:
+        _check_port_is_free(arguments.port)
         environment = server_environment(os.environ)
-        # The server would tell too, in the middle of a hundred lines.
-        find_model(str(model_dir) if model_dir is not None else environment.get("AZUREML_MODEL_DIR"))
+        # The server reports a missing model too, but in the middle of a hundred lines.
+        find_model(str(arguments.model_dir) if arguments.model_dir else environment.get("AZUREML_MODEL_DIR"))
     except StartupError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 1
-    server = subprocess.Popen(command, env=environment)
+    server = subprocess.Popen(server_command(arguments.port, arguments.model_dir), env=environment)
     try:
-        if wait_until_healthy(server, port):
-            print(f"\nReady. Ask about a picture:\n\n{example(port)}\n", flush=True)
+        if wait_until_healthy(server, arguments.port):
+            print(f"\nReady. Ask about a picture:\n\n{example_command(arguments.port)}\n", flush=True)
         return server.wait()
-    except KeyboardInterrupt:  # the server may have had the Ctrl-C as well; a second signal does no harm
+    except KeyboardInterrupt:  # Ctrl-C may have reached the server too; a second signal does no harm
         server.terminate()
         return server.wait()
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def server_command(port: int, model_dir: Path | None) -> list[str]:
+    command = [sys.executable, "-m", "azureml_inference_server_http", "--entry_script", str(ROOT / "score.py")]
+    command += ["--port", str(port)]
+    return command if model_dir is None else [*command, "--model_dir", str(model_dir)]
 
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment over the server's defaults; config files are looked for beside score.py alone.
+    """Returns `environment` with defaults for the server.
 
-    The server takes requests one at a time unless gunicorn has threads: as many as the settings let requests in.
+    gunicorn gets as many threads as the settings admit requests: without threads it takes one request at a time. The
+    server looks for its config files only beside score.py.
     """
     threads = Settings.from_environment(environment).threads
     return (
@@ -93,21 +73,41 @@ def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int) -> bool:
-    """True when the probe answers, which is after init(); False when the server ends before."""
+    """Returns True when the probe answers, which is after init(). Returns False if the server ends before that."""
     while server.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+            probe = urllib3.request("GET", f"http://127.0.0.1:{port}/", timeout=PROBE_TIMEOUT_SECONDS, retries=False)
+            if probe.status == 200:
+                return True
+        except urllib3.exceptions.HTTPError:
+            pass
+        time.sleep(0.2)
     return False
 
 
-def example(port: int) -> str:
-    """A command to paste into any POSIX shell, from any folder."""
+def example_command(port: int) -> str:
+    """Returns a command that works in any POSIX shell and in any folder."""
     return (
         f"curl -s http://127.0.0.1:{port}/score -H 'Content-Type: application/json' -d @- <<END\n"
         '{"input_data": {"input_string": ["What is in the image?"],\n'
-        f'                "images": ["$(base64 < "{PICTURE}" | tr -d \'\\n\')"]}}}}\n'
+        f'                "images": ["$(base64 < "{EXAMPLE_IMAGE}" | tr -d \'\\n\')"]}}}}\n'
         "END"
     )
+
+
+def _port_number(argument: str) -> int:
+    port = int(argument)
+    if not 0 < port < 2**16:
+        raise argparse.ArgumentTypeError(f"{port} is not a port number, which is 1 to 65535")
+    return port
+
+
+def _check_port_is_free(port: int) -> None:
+    """Raises StartupError if something listens on the port."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise StartupError(f"port {port} is taken; choose another with --port (make serve PORT=...)")
+
+
+def _raise_keyboard_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
