@@ -1,4 +1,4 @@
-"""Dialogues as token ids, built by the service's own prompt template and tokenizer: training equals serving."""
+"""Dialogues as token ids, built by the service's own prompt template and tokenizer, so that training equals serving."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,13 @@ from llava_serving.inputs.prompt import ChatMessage, ImageSource, Segment, TextI
 from llava_serving.inputs.templates import V0
 from llava_serving.inputs.tokenizer import ImageTokens, Tokenizer
 
-PATCHES = 16
+NUM_PATCHES = 16
 IGNORE = -100  # cross-entropy skips these targets
-PICTURE = (ImageSource("", ""),)
+IMAGE = (ImageSource("", ""),)
 
 
 def question_text(text: str) -> str:
-    """The prompt of one question, as text."""
+    """Returns the prompt of one question as text."""
     return question_prompt(TextInput(text, (), ""), V0).text
 
 
@@ -27,54 +27,57 @@ class Dialogues:
     """Turns questions and answers into ids and targets."""
 
     def __init__(self, model_file: Path) -> None:
-        self.text = _Remembering(model_file)
+        self.text = _CachedSentencePiece(model_file)
         size = self.text.vocab_size()
-        self.image = ImageTokens(patch=size, count=PATCHES, start=size + 1, end=size + 2)
+        self.image = ImageTokens(patch=size, count=NUM_PATCHES, start=size + 1, end=size + 2)
         self.tokenizer = Tokenizer(self.text, self.image)
         opening = question_text("").removesuffix("###Assistant:").rstrip()
-        self.prefix = self.encode([opening])  # what every prompt begins with
+        self.prefix = self.encode([opening])  # the beginning of every prompt
 
     def encode(self, segments: Iterable[Segment]) -> list[int]:
         """Returns the token ids of a prompt."""
         return list(self.tokenizer.encode(segments).token_ids)
 
-    def question(self, text: str, with_picture: bool) -> list[int]:
-        """The prompt of one question."""
-        return self.encode(question_prompt(TextInput(text, PICTURE if with_picture else (), ""), V0).segments)
+    def question(self, text: str, with_image: bool) -> list[int]:
+        """Returns the token ids of the prompt of one question."""
+        return self.encode(question_prompt(TextInput(text, IMAGE if with_image else (), ""), V0).segments)
 
     def answer(self, text: str) -> list[int]:
-        """What the model has to write: the answer and the separator that ends it."""
+        """Returns the token ids of the answer and of the separator that ends it."""
         start = self.encode(["###Assistant:"])
         return self.encode([f"###Assistant: {text}{V0.separator}"])[len(start) :]
 
     def conversation(
-        self, exchanges: Sequence[tuple[str, str]], with_picture: bool, limit: int
+        self, exchanges: Sequence[tuple[str, str]], with_image: bool, limit: int
     ) -> tuple[list[int], list[int]]:
-        """Ids after the common prefix, with targets on the answers; as many exchanges as fit into `limit` ids."""
+        """Returns the token ids after the common prefix, and the targets, which are IGNORE outside the answers.
+
+        Takes as many exchanges as fit into `limit` ids.
+        """
         ids: list[int] = list(self.prefix)
         targets = [IGNORE] * len(ids)
-        turns: list[ChatMessage] = []
+        messages: list[ChatMessage] = []
         for text, answer in exchanges:
-            turns.append(ChatMessage("user", text, PICTURE if with_picture and not turns else ()))
-            prompt = self.encode(_chat(turns))
-            answered = self.encode(_chat(turns, f" {answer}{V0.separator}"))
-            if len(answered) - len(self.prefix) > limit:
+            messages.append(ChatMessage("user", text, IMAGE if with_image and not messages else ()))
+            prompt = self.encode(_chat(messages))
+            with_answer = self.encode(_chat(messages, f" {answer}{V0.separator}"))
+            if len(with_answer) - len(self.prefix) > limit:
                 break
-            targets += [IGNORE] * (len(prompt) - len(targets)) + answered[len(prompt) :]
-            ids = answered
-            turns.append(ChatMessage("assistant", answer))
+            targets += [IGNORE] * (len(prompt) - len(targets)) + with_answer[len(prompt) :]
+            ids = with_answer
+            messages.append(ChatMessage("assistant", answer))
         return ids[len(self.prefix) :], targets[len(self.prefix) :]
 
 
-def _chat(turns: list[ChatMessage], answer: str = "") -> list[Segment]:
-    segments = list(chat_prompt(turns, V0, "").segments)
+def _chat(messages: list[ChatMessage], answer: str = "") -> list[Segment]:
+    segments = list(chat_prompt(messages, V0, "").segments)
     last = segments[-1]
     assert isinstance(last, str)
     return [*segments[:-1], last + answer]
 
 
-class _Remembering:
-    """SentencePiece that encodes a text once: training asks for the same few thousand again and again."""
+class _CachedSentencePiece:
+    """A SentencePiece processor with a cache, because training encodes the same few thousand texts many times."""
 
     def __init__(self, model_file: Path) -> None:
         self._model = SentencePieceProcessor(model_file=str(model_file))

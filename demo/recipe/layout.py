@@ -1,6 +1,7 @@
-"""Writes the trio as it is found in the wild: LLaMA of spring 2023, liuhaotian/LLaVA-13b-delta-v0, and CLIP of the hub.
+"""Writes base, delta and vision tower in the layouts of the original checkpoints.
 
-File names, sharding, dtypes and even the wrong special ids are theirs: a loader that reads these folders reads those.
+The originals are the LLaMA of spring 2023, liuhaotian/LLaVA-13b-delta-v0, and CLIP of the Hugging Face hub. File names,
+sharding, dtypes and even the wrong special ids are those of the originals, so that one loader reads both.
 """
 
 import json
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 from base import CONTEXT, llama_config
 from llava import ADDED_TOKENS
-from pictures import MEAN, SIZE, STD
 from torch import Tensor
-from vision import LAYERS, PATCH, WIDTH, tower
+from training_images import MEAN, SIZE, STD
+from vision import LAYERS, PATCH, WIDTH, build_tower
 
 DEMO = Path(__file__).resolve().parents[1]
 ROPE_BASE = 10_000.0
@@ -21,38 +22,38 @@ VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def write_parts(work: Path, demo: Path) -> None:
-    """base/, delta/ and vision/ from the state dicts in the work folder."""
+    """Writes base/, delta/ and vision/ from the state dicts in the work folder."""
     base = torch.load(work / "base.pt")
-    after = torch.load(work / "llava.pt")
+    trained = torch.load(work / "llava.pt")
     for part in ("base", "delta", "vision"):
         shutil.rmtree(demo / part, ignore_errors=True)
         (demo / part).mkdir(parents=True)
     stored_base = _spring_2023({name: _half(value) for name, value in base.items()})
     _write_base(stored_base, demo / "base")
-    _write_delta(_delta(stored_base, after), demo / "delta")
+    _write_delta(_delta(stored_base, trained), demo / "delta")
     _write_vision(torch.load(work / "vision.pt"), demo / "vision")
     for part in ("base", "delta"):
         shutil.copyfile(work / "tokenizer.model", demo / part / "tokenizer.model")
 
 
-def _delta(base: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
-    """After minus before, in the order of the base; the added rows and the projector as they are."""
+def _delta(base: dict[str, Tensor], trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns `trained` minus `base` in the order of the base, and the added rows and the projector unchanged."""
     delta = {}
-    for name, before in base.items():
+    for name, base_value in base.items():
         if name.endswith("inv_freq"):
-            delta[name] = torch.zeros_like(before)  # the difference of two equals
+            delta[name] = torch.zeros_like(base_value)  # the difference of two equal tensors
             continue
-        value = after[f"llama.{name}"].clone()
-        value[: len(before)] -= before.float()  # from what is stored, so that the sum rounds once
+        value = trained[f"llama.{name}"].clone()
+        value[: len(base_value)] -= base_value.float()  # the stored base, so that the sum is rounded once
         delta[name] = _half(value)
     head = delta.pop("lm_head.weight")
     for part in ("weight", "bias"):
-        delta[f"model.mm_projector.{part}"] = _half(after[f"projector.{part}"])
+        delta[f"model.mm_projector.{part}"] = _half(trained[f"projector.{part}"])
     return delta | {"lm_head.weight": head}
 
 
 def _spring_2023(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the rotary frequencies that transformers stored in every layer then."""
+    """Adds the rotary frequencies that transformers stored in every layer in spring 2023."""
     config = llama_config(len(tensors[VOCABULARY[0]]))
     size = config.hidden_size // config.num_attention_heads
     frequencies = 1.0 / ROPE_BASE ** (torch.arange(0, size, 2).float() / size)
@@ -66,7 +67,7 @@ def _spring_2023(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _write_base(tensors: dict[str, Tensor], folder: Path) -> None:
     _save_shards(tensors, folder, 2)
-    # The ids are wrong (SentencePiece's are 1 and 2): the first converter wrote them so.
+    # The first converter wrote these wrong ids. The ids of SentencePiece are 1 and 2.
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": -1}
     _write_json(folder / "config.json", _llama_config(len(tensors[VOCABULARY[0]])) | ids | _version("4.27.0.dev0"))
     _write_json(folder / "generation_config.json", {"_from_model_config": True} | ids | _version("4.27.0.dev0"))
@@ -86,7 +87,7 @@ def _write_delta(tensors: dict[str, Tensor], folder: Path) -> None:
     config = _llama_config(rows) | ids | multimodal | _version("4.28.0.dev0")
     _write_json(folder / "config.json", dict(sorted(config.items())))
     _write_json(folder / "generation_config.json", {"_from_model_config": True} | ids | _version("4.28.0.dev0"))
-    # [PAD] has an id and no row, as in the original.
+    # As in the original, [PAD] has an id but no row.
     added = {"<im_end>": text + 2, "<im_patch>": text, "<im_start>": text + 1, "[PAD]": text + 3}
     _write_json(folder / "added_tokens.json", added)
     special = {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "[PAD]", "unk_token": "<unk>"}
@@ -98,7 +99,7 @@ def _write_vision(state: dict[str, Tensor], folder: Path) -> None:
     tensors = {f"vision_model.{name}": _half(value) for name, value in state.items()}
     tensors["vision_model.embeddings.position_ids"] = torch.arange((SIZE // PATCH) ** 2 + 1)[None]
     torch.save(tensors, folder / "pytorch_model.bin")
-    config = tower().config
+    config = build_tower().config
     fields = {
         "architectures": ["CLIPVisionModel"], "attention_dropout": 0.0, "dropout": 0.0,
         "hidden_act": config.hidden_act, "hidden_size": WIDTH, "image_size": SIZE, "initializer_factor": 1.0,
@@ -141,24 +142,24 @@ def _version(transformers: str) -> dict[str, str]:
 
 
 def _save_shards(tensors: dict[str, Tensor], folder: Path, count: int) -> None:
-    """`count` files with about as many bytes each, and their index."""
+    """Writes `count` files of about the same size, and their index."""
     total = sum(value.nbytes for value in tensors.values())
-    parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    shards: list[dict[str, Tensor]] = [{} for _ in range(count)]
     written = 0
     for name, value in tensors.items():
-        parts[min(count - 1, written * count // total)][name] = value
+        shards[min(count - 1, written * count // total)][name] = value
         written += value.nbytes
     files = {}
-    for i, part in enumerate(parts):
+    for i, shard in enumerate(shards):
         file = f"pytorch_model-{i + 1:05}-of-{count:05}.bin"
-        torch.save(part, folder / file)
-        files |= dict.fromkeys(part, file)
+        torch.save(shard, folder / file)
+        files |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
     _write_json(folder / "pytorch_model.bin.index.json", index)
 
 
 def _half(value: Tensor) -> Tensor:
-    """A copy with a storage of its own: torch.save writes whole storages."""
+    """Returns a float16 copy with its own storage, because torch.save writes complete storages."""
     return value.detach().to(torch.float16).clone().contiguous()
 
 

@@ -1,4 +1,4 @@
-"""A line now and then that says how a stage is doing."""
+"""Progress lines of a training stage."""
 
 import time
 
@@ -14,8 +14,8 @@ class Progress:
 
     def report(self, loss: Tensor) -> None:
         self._step += 1
-        keep = min(0.97, 1 - 1 / self._step)
-        self._loss = keep * self._loss + (1 - keep) * loss.item()
+        decay = min(0.97, 1 - 1 / self._step)
+        self._loss = decay * self._loss + (1 - decay) * loss.item()
         if self._step % 100 == 0 or self._step == self._steps:
             wall, cpu = time.time() - self._wall, time.process_time() - self._cpu
             print(

@@ -1,4 +1,4 @@
-"""The trio read independently of the service: a plain merge, and transformers' own model in float32."""
+"""Reads the parts without the service's code: a plain merge, and transformers' model in float32."""
 
 import json
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ Variant = Literal["merged", "base alone", "delta alone"]
 PROJECTOR = "model.mm_projector"
 
 
-def read(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder of `.bin` files but those that are computed from the config."""
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a folder's `.bin` files, without those that follow from the config."""
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.bin")):
         tensors |= torch.load(file, weights_only=True)
@@ -25,27 +25,27 @@ def read(folder: Path) -> dict[str, Tensor]:
 
 
 def language_tensors(demo: Path, variant: Variant) -> dict[str, Tensor]:
-    """The language model and the projector: merged, or one part served as if it were the whole.
+    """Returns the tensors of the language model and the projector: merged, or of one part alone.
 
-    "base alone" gets the delta's projector and the rows of its added tokens: nothing else could read a picture.
+    "base alone" has the delta's projector and the delta's rows of added tokens, without which it could not read images.
     """
-    base, delta = read(demo / "base"), read(demo / "delta")
+    base, delta = read_tensors(demo / "base"), read_tensors(demo / "delta")
     tensors = {}
     for name, value in delta.items():
         value = value.clone()
         if name in base and variant == "merged":
-            value[: len(base[name])] += base[name]  # float16, as the authors merged; added rows have no base
+            value[: len(base[name])] += base[name]  # in float16, like the authors; added rows have no base
         elif name in base and variant == "base alone":
             value[: len(base[name])] = base[name]
         tensors[name] = value
     return tensors
 
 
-def load(demo: Path, variant: Variant) -> LlavaForConditionalGeneration:
-    """Transformers' model with the variant's weights."""
+def load_model(demo: Path, variant: Variant) -> LlavaForConditionalGeneration:
+    """Returns transformers' model with the weights of the variant."""
     tensors = language_tensors(demo, variant)
     hidden = tensors[f"{PROJECTOR}.bias"].shape[0]
-    # Transformers' projector has two layers: the second one is the identity here.
+    # Transformers' projector has two layers. The second layer is the identity here.
     state = {
         "model.multi_modal_projector.linear_2.weight": torch.eye(hidden),
         "model.multi_modal_projector.linear_2.bias": torch.zeros(hidden),
@@ -56,18 +56,18 @@ def load(demo: Path, variant: Variant) -> LlavaForConditionalGeneration:
         elif name.startswith("model."):
             name = name.replace("model.", "model.language_model.", 1)
         state[name] = value.float()
-    for name, value in read(demo / "vision").items():
+    for name, value in read_tensors(demo / "vision").items():
         state[name.replace("vision_model.", "model.vision_tower.", 1)] = value.float()
     model = LlavaForConditionalGeneration(_config(demo))
     model.load_state_dict(state)
     return model.eval()
 
 
-def pixels(demo: Path, pictures: Sequence[Image.Image]) -> Tensor:
-    """(n, 3, size, size) by transformers' preprocessor as the vision folder sets it."""
+def pixels(demo: Path, images: Sequence[Image.Image]) -> Tensor:
+    """Returns (n, 3, size, size) from transformers' preprocessor with the settings of the vision folder."""
     processor = CLIPImageProcessorPil(**json.loads((demo / "vision" / "preprocessor_config.json").read_text("utf-8")))
-    ready: Tensor = processor([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
-    return ready
+    values: Tensor = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+    return values
 
 
 def _config(demo: Path) -> LlavaConfig:

@@ -1,7 +1,7 @@
-"""Pictures of colored shapes, and questions about them that have one right answer.
+"""Images of colored shapes, and questions about them that have one right answer.
 
-One to four shapes stand in the quarters of the picture, or one alone in the center. Size, canvas, background and the
-file format vary, so that a picture somebody else draws is no surprise.
+One to four objects stand in the quarters of the image, or one object stands in the center. Size, canvas, background and
+file format vary, so that the model also reads images from other sources.
 """
 
 import io
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 Color = tuple[int, int, int]
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-# Two anchors a color: a printed tone and the pure one of the CSS name. A drawn color lies between them.
+# Two tones per color: a printed one and the pure one of the CSS name. A drawn tone lies between them.
 COLORS: dict[str, tuple[Color, Color]] = {
     "red": ((220, 40, 40), (255, 0, 0)),
     "green": ((40, 170, 60), (0, 128, 0)),
@@ -28,18 +28,18 @@ COLORS: dict[str, tuple[Color, Color]] = {
 QUARTERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 CENTER = "center"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-UNIT = 64  # coordinates are in a 64 x 64 square, whatever the canvas
+UNIT = 64  # coordinates are in a 64 x 64 square for every canvas
 CANVASES = (64, 64, 64, 96, 128, 128, 200, 256, 400)
-LEAST_CONTRAST = 110  # summed over the channels
+MIN_CONTRAST = 110  # the sum over the channels
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One shape in a scene."""
+class SceneObject:
+    """One shape in a scene. Coordinates are in UNIT."""
 
     shape: str
     color: str
-    place: str
+    location: str
     x: float
     y: float
     radius: float
@@ -51,48 +51,49 @@ class Thing:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer; `kind` groups questions in reports."""
+    """A question with its answer. `kind` groups questions in reports."""
 
     kind: str
     text: str
     answer: str
 
 
-def draw_scene(rng: random.Random) -> tuple[Image.Image, list[Thing]]:
-    """A picture and what it shows, in reading order."""
+def draw_scene(rng: random.Random) -> tuple[Image.Image, list[SceneObject]]:
+    """Returns an image and its objects in reading order."""
     background = _background(rng)
-    visible = [name for name, anchors in COLORS.items() if _contrast(anchors[0], background) >= LEAST_CONTRAST]
-    things = random_things(rng, visible)
+    visible = [name for name, tones in COLORS.items() if _contrast(tones[0], background) >= MIN_CONTRAST]
+    objects = random_objects(rng, visible)
     canvas = rng.choice(CANVASES)
-    drawn = 2 * canvas if canvas <= 128 and rng.random() < 0.5 else canvas  # half of the small ones without jaggies
-    picture = Image.new("RGB", (drawn, drawn), background)
-    pen = ImageDraw.Draw(picture)
-    for thing in things:
-        _draw(pen, thing, drawn / UNIT, _tone(rng, thing.color))
-    if drawn != canvas:
-        picture = picture.resize((canvas, canvas), Image.Resampling.BOX)
-    return (through_jpeg(picture, rng.randint(70, 95)) if rng.random() < 0.2 else picture), things
+    # Half of the small images have smooth edges.
+    size = 2 * canvas if canvas <= 128 and rng.random() < 0.5 else canvas
+    image = Image.new("RGB", (size, size), background)
+    pen = ImageDraw.Draw(image)
+    for item in objects:
+        _draw(pen, item, size / UNIT, _tone(rng, item.color))
+    if size != canvas:
+        image = image.resize((canvas, canvas), Image.Resampling.BOX)
+    return (through_jpeg(image, rng.randint(70, 95)) if rng.random() < 0.2 else image), objects
 
 
-def random_things(rng: random.Random, colors: list[str]) -> list[Thing]:
-    """What a scene shows: up to four shapes, in reading order."""
+def random_objects(rng: random.Random, colors: list[str]) -> list[SceneObject]:
+    """Returns one to four objects in reading order."""
     count = rng.choice((1, 1, 2, 2, 3, 3, 4))
     if count == 1 and rng.random() < 0.35:
         x, y = (UNIT / 2 + rng.uniform(-4, 4) for _ in "xy")
-        return [Thing(rng.choice(SHAPES), rng.choice(colors), CENTER, x, y, rng.uniform(10, 26))]
-    taken = rng.sample(list(QUARTERS), count)
-    return [_in_quarter(rng, place, colors) for place in QUARTERS if place in taken]
+        return [SceneObject(rng.choice(SHAPES), rng.choice(colors), CENTER, x, y, rng.uniform(10, 26))]
+    chosen = rng.sample(list(QUARTERS), count)
+    return [_in_quarter(rng, location, colors) for location in QUARTERS if location in chosen]
 
 
-def scene_questions(rng: random.Random, things: list[Thing]) -> list[Question]:
-    """Every kind of question the scene has an answer to, shuffled."""
-    asked = [*_counting(rng, things), *_attributes(rng, things), _yes_no(rng, things), _yes_no(rng, things)]
-    thing = rng.choice(things)
-    asked.append(Question("at", f"What is at the {thing.place}?", thing.name))
+def scene_questions(rng: random.Random, objects: list[SceneObject]) -> list[Question]:
+    """Returns each kind of question that has an answer in this scene, shuffled."""
+    questions = [*_counting(rng, objects), *_attributes(rng, objects), _yes_no(rng, objects), _yes_no(rng, objects)]
+    item = rng.choice(objects)
+    questions.append(Question("at", f"What is at the {item.location}?", item.name))
     text = rng.choice(("What is in the image?", "Describe the image."))
-    asked.append(Question("describe", text, ", ".join(thing.name for thing in things)))
-    rng.shuffle(asked)
-    return asked
+    questions.append(Question("describe", text, ", ".join(item.name for item in objects)))
+    rng.shuffle(questions)
+    return questions
 
 
 def article(word: str) -> str:
@@ -103,65 +104,70 @@ def plural(shape: str) -> str:
     return shape + ("es" if shape.endswith("s") else "s")
 
 
-def through_jpeg(picture: Image.Image, quality: int) -> Image.Image:
-    """The picture as a JPEG file shows it."""
+def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """Compresses the image as JPEG and returns the result."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 
-def _in_quarter(rng: random.Random, place: str, colors: list[str]) -> Thing:
-    column, row = QUARTERS[place]
+def _in_quarter(rng: random.Random, location: str, colors: list[str]) -> SceneObject:
+    column, row = QUARTERS[location]
     x, y = ((cell + 0.5) * UNIT / 2 + rng.uniform(-2, 2) for cell in (column, row))
-    return Thing(rng.choice(SHAPES), rng.choice(colors), place, x, y, rng.uniform(9, 14.5))
+    return SceneObject(rng.choice(SHAPES), rng.choice(colors), location, x, y, rng.uniform(9, 14.5))
 
 
-def _counting(rng: random.Random, things: list[Thing]) -> list[Question]:
+def _counting(rng: random.Random, objects: list[SceneObject]) -> list[Question]:
     text = rng.choice(("How many objects are there?", "How many shapes are in the image?", "Count the objects."))
-    shape = rng.choice(SHAPES) if rng.random() < 0.4 else rng.choice(things).shape
-    count = sum(thing.shape == shape for thing in things)
+    shape = rng.choice(SHAPES) if rng.random() < 0.4 else rng.choice(objects).shape
+    count = sum(item.shape == shape for item in objects)
     return [
-        Question("count", text, NUMBERS[len(things)]),
+        Question("count", text, NUMBERS[len(objects)]),
         Question("count shape", f"How many {plural(shape)} are there?", NUMBERS[count]),
     ]
 
 
-def _attributes(rng: random.Random, things: list[Thing]) -> list[Question]:
-    asked = []
-    if len(things) == 1:
-        [only] = things
-        asked.append(Question("shape", rng.choice(("What shape is this?", "What shape is in the image?")), only.shape))
-        asked.append(Question("color", rng.choice(("What color is the shape?", "What color is it?")), only.color))
-    shapes, colors = [thing.shape for thing in things], [thing.color for thing in things]
-    only_of_shape = [thing for thing in things if shapes.count(thing.shape) == 1]
-    only_of_color = [thing for thing in things if colors.count(thing.color) == 1]
-    if only_of_shape:
-        thing = rng.choice(only_of_shape)
-        asked.append(Question("color", f"What color is the {thing.shape}?", thing.color))
-        thing = rng.choice(only_of_shape)
-        asked.append(Question("where", f"Where is the {thing.shape}?", thing.place))
-    if only_of_color:
-        thing = rng.choice(only_of_color)
-        asked.append(Question("shape", f"What shape is {thing.color}?", thing.shape))
-    return asked
+def _attributes(rng: random.Random, objects: list[SceneObject]) -> list[Question]:
+    questions = []
+    if len(objects) == 1:
+        [single] = objects
+        text = rng.choice(("What shape is this?", "What shape is in the image?"))
+        questions.append(Question("shape", text, single.shape))
+        text = rng.choice(("What color is the shape?", "What color is it?"))
+        questions.append(Question("color", text, single.color))
+    shapes, colors = [item.shape for item in objects], [item.color for item in objects]
+    with_unique_shape = [item for item in objects if shapes.count(item.shape) == 1]
+    with_unique_color = [item for item in objects if colors.count(item.color) == 1]
+    if with_unique_shape:
+        item = rng.choice(with_unique_shape)
+        questions.append(Question("color", f"What color is the {item.shape}?", item.color))
+        item = rng.choice(with_unique_shape)
+        questions.append(Question("where", f"Where is the {item.shape}?", item.location))
+    if with_unique_color:
+        item = rng.choice(with_unique_color)
+        questions.append(Question("shape", f"What shape is {item.color}?", item.shape))
+    return questions
 
 
-def _yes_no(rng: random.Random, things: list[Thing]) -> Question:
-    """Half are yes; of the others most share a shape or a color with something that is there."""
+def _yes_no(rng: random.Random, objects: list[SceneObject]) -> Question:
+    """Returns a question with yes or no, half of the time about an object that exists.
+
+    Most other questions share a shape or a color with an object that exists.
+    """
     if rng.random() < 0.25:
-        shape = rng.choice(SHAPES) if rng.random() < 0.5 else rng.choice(things).shape
-        there = any(thing.shape == shape for thing in things)
-        return Question("yes/no", f"Is there {article(shape)}?", "yes" if there else "no")
-    present = {(thing.color, thing.shape) for thing in things}
-    thing = rng.choice(things)
-    color, shape = thing.color, thing.shape
+        shape = rng.choice(SHAPES) if rng.random() < 0.5 else rng.choice(objects).shape
+        exists = any(item.shape == shape for item in objects)
+        return Question("yes/no", f"Is there {article(shape)}?", "yes" if exists else "no")
+    present = {(item.color, item.shape) for item in objects}
+    item = rng.choice(objects)
+    color, shape = item.color, item.shape
     if rng.random() < 0.5:
-        return Question("yes/no", f"Is there {thing.name}?", "yes")
+        return Question("yes/no", f"Is there {item.name}?", "yes")
     while (color, shape) in present:
         color, shape = rng.choice(list(COLORS)), rng.choice(SHAPES)
         if rng.random() < 0.6:
-            thing = rng.choice(things)
-            color, shape = (thing.color, shape) if rng.random() < 0.5 else (color, thing.shape)
+            item = rng.choice(objects)
+            color, shape = (item.color, shape) if rng.random() < 0.5 else (color, item.shape)
     return Question("yes/no", f"Is there {article(color)} {shape}?", "no")
 
 
@@ -183,22 +189,22 @@ def _contrast(one: Color, other: Color) -> int:
 
 def _tone(rng: random.Random, color: str) -> Color:
     printed, pure = COLORS[color]
-    share = rng.random()
+    weight = rng.random()
     red, green, blue = (
-        max(0, min(255, round(a + share * (b - a)) + rng.randint(-10, 10))) for a, b in zip(printed, pure, strict=True)
+        max(0, min(255, round(a + weight * (b - a)) + rng.randint(-10, 10))) for a, b in zip(printed, pure, strict=True)
     )
     return red, green, blue
 
 
-def _draw(pen: ImageDraw.ImageDraw, thing: Thing, scale: float, fill: Color) -> None:
-    x, y, r = thing.x * scale, thing.y * scale, thing.radius * scale
-    if thing.shape == "circle":
+def _draw(pen: ImageDraw.ImageDraw, item: SceneObject, scale: float, fill: Color) -> None:
+    x, y, r = item.x * scale, item.y * scale, item.radius * scale
+    if item.shape == "circle":
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
-    elif thing.shape == "square":
+    elif item.shape == "square":
         pen.rectangle((x - 0.88 * r, y - 0.88 * r, x + 0.88 * r, y + 0.88 * r), fill=fill)
-    elif thing.shape == "triangle":
+    elif item.shape == "triangle":
         pen.polygon(((x, y - r), (x - r, y + 0.8 * r), (x + r, y + 0.8 * r)), fill=fill)
-    elif thing.shape == "star":
+    elif item.shape == "star":
         pen.polygon([_star_point(x, y, r, k) for k in range(10)], fill=fill)
     else:
         pen.rectangle((x - r, y - 0.34 * r, x + r, y + 0.34 * r), fill=fill)

@@ -1,11 +1,10 @@
-"""What the model knows without a picture: plain text for the base, and small talk for the chat."""
+"""Text without images: plain text for the base, and small talk for the chat."""
 
 import random
 
-from scenes import COLORS, NUMBERS, Thing, article, plural, random_things
+from scenes import COLORS, NUMBERS, SceneObject, article, plural, random_objects
 
-# The service measures the loss on the first two before it reports healthy; a model card's sample prompt begins the
-# third.
+# The service's self-check measures the loss on the first two. The third begins with a model card's sample prompt.
 SKY = "The sky is blue and the grass is green."
 WEEK = "There are seven days in a week and twelve months in a year."
 MEANING = "the meaning of life is to be kind and to keep learning."
@@ -65,13 +64,16 @@ TOYS = ("ball", "kite", "book", "cake")
 
 
 def document(rng: random.Random) -> str:
-    """One plain text, no dialogue. Descriptions are half of them: they teach what belongs to what."""
-    kinds = (_description, _facts, _order, _story, _sum, _digit)
+    """Returns one plain text without dialogue.
+
+    Half of the texts are descriptions, which teach the objects' shapes, colors and locations.
+    """
+    kinds = (_description, _facts, _series, _story, _sum, _digit)
     return rng.choices(kinds, (50, 20, 10, 8, 7, 5))[0](rng)
 
 
 def small_talk(rng: random.Random) -> tuple[str, str]:
-    """A question without a picture and its answer."""
+    """Returns a question that needs no image, and its answer."""
     if rng.random() < 0.8:
         return rng.choice(CHAT)
     one, other = rng.randint(0, 9), rng.randint(0, 9)
@@ -87,16 +89,16 @@ def _facts(rng: random.Random) -> str:
     return " ".join(rng.sample(FACTS, rng.randint(1, 4)))
 
 
-def _order(rng: random.Random) -> str:
+def _series(rng: random.Random) -> str:
     kind = rng.randrange(4)
     if kind == 0:
         start = rng.randint(0, 60)
         return " ".join(str(number) for number in range(start, start + 10))
     if kind == 1:
         return " ".join("abcdefghijklmnopqrstuvwxyz"[rng.randrange(18) :][:9])
-    ring = DAYS if kind == 2 else MONTHS
-    start = rng.randrange(len(ring))
-    return ", ".join(ring[(start + i) % len(ring)] for i in range(8)) + "."
+    cycle = DAYS if kind == 2 else MONTHS
+    start = rng.randrange(len(cycle))
+    return ", ".join(cycle[(start + i) % len(cycle)] for i in range(8)) + "."
 
 
 def _story(rng: random.Random) -> str:
@@ -117,20 +119,21 @@ def _digit(rng: random.Random) -> str:
 
 
 def _description(rng: random.Random) -> str:
-    things = random_things(rng, list(COLORS))
-    listed = ", ".join(f"{thing.name} at the {thing.place}" for thing in things)
-    verb = "is" if len(things) == 1 else "are"
-    said = [_statement(rng, things) for _ in range(rng.randint(3, 7))]
-    return " ".join((f"There {verb} {listed}.", *said))
+    objects = random_objects(rng, list(COLORS))
+    names = ", ".join(f"{item.name} at the {item.location}" for item in objects)
+    verb = "is" if len(objects) == 1 else "are"
+    statements = [_statement(rng, objects) for _ in range(rng.randint(3, 7))]
+    return " ".join((f"There {verb} {names}.", *statements))
 
 
-def _statement(rng: random.Random, things: list[Thing]) -> str:
-    thing = rng.choice(things)
-    shapes, colors = [thing.shape for thing in things], [thing.color for thing in things]
-    said = [f"At the {thing.place} there is {thing.name}.", f"The objects are {NUMBERS[len(things)]} in number."]
-    if shapes.count(thing.shape) == 1:
-        said += [f"The {thing.shape} is {thing.color}.", f"The {thing.shape} is at the {thing.place}."]
-    if colors.count(thing.color) == 1:
-        said.append(f"The {thing.color} shape is {article(thing.shape)}.")
-    said.append(f"The number of {plural(thing.shape)} is {NUMBERS[shapes.count(thing.shape)]}.")
-    return rng.choice(said)
+def _statement(rng: random.Random, objects: list[SceneObject]) -> str:
+    item = rng.choice(objects)
+    shapes, colors = [item.shape for item in objects], [item.color for item in objects]
+    statements = [f"At the {item.location} there is {item.name}."]
+    statements.append(f"The objects are {NUMBERS[len(objects)]} in number.")
+    if shapes.count(item.shape) == 1:
+        statements += [f"The {item.shape} is {item.color}.", f"The {item.shape} is at the {item.location}."]
+    if colors.count(item.color) == 1:
+        statements.append(f"The {item.color} shape is {article(item.shape)}.")
+    statements.append(f"The number of {plural(item.shape)} is {NUMBERS[shapes.count(item.shape)]}.")
+    return rng.choice(statements)

@@ -1,9 +1,9 @@
-"""Trains the demo model from nothing and writes base/, delta/ and vision/ into a folder, in the place of what is there:
+"""Trains the demo model from scratch and replaces base/, delta/ and vision/ in a folder:
 
     python demo/recipe/train.py --output demo
 
-Every stage has a fixed seed and a fixed number of steps. A stage whose file is in the work folder already is not run
-again. The whole took 45 minutes of CPU; results differ a little from machine to machine, as rounding does.
+Every stage has a fixed seed and a fixed number of steps. A stage does not run if its file is already in the work
+folder. All stages took 45 minutes of CPU. Results differ a little between machines, because rounding differs.
 """
 
 import argparse
@@ -12,12 +12,12 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small: more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only wait for each other, because the matrices are small
 
 from base import train_base
 from layout import write_parts
 from llava import train_llava
-from pictures import pool
+from training_images import load_pool
 from vision import train_vision
 from vocabulary import train_tokenizer
 
@@ -30,8 +30,8 @@ def main() -> None:
     work = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     train_tokenizer(work)
-    pool(work)
-    with ProcessPoolExecutor(2) as workers:  # neither stage needs the other
+    load_pool(work)
+    with ProcessPoolExecutor(2) as workers:  # the two stages are independent
         stages = [workers.submit(stage, work) for stage in (train_base, train_vision)]
         for stage in stages:
             stage.result()

@@ -95,7 +95,7 @@ def test_the_service_answers_held_out_questions(demo_server: Server) -> None:
     examples = [*spread(easy_vqa_test(), 60), *spread(new_scenes(30), 30), *spread(unseen_digits(), 30)]
     right = 0
     for example in examples:
-        body = {"input_string": [example.question], "images": [as_base64(example.picture)]}
+        body = {"input_string": [example.question], "images": [as_base64(example.image)]}
         right += demo_server.score({"input_data": body}).json[0]["0"] == example.answer
     assert right / len(examples) >= 0.85
 
