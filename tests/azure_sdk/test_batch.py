@@ -111,13 +111,13 @@ def test_folder_with_jsonl_csv_and_bad_inputs(
     source = tmp_path / "source"
     source.mkdir()
     (source / "good.jsonl").write_text('{"input_data": {"input_string": ["the meaning of life is"]}}\n{not json\n')
-    (source / "bad.png").write_bytes(b"not an image")
+    (source / "not_image.png").write_bytes(b"not an image")
     (source / "table.csv").write_text("input_string\nthe meaning of life is\n")
     rows = run(client, source, AssetTypes.URI_FOLDER, tmp_path / "out")
     assert [[file, row, answer, error.partition(":")[0]] for file, row, answer, error in rows] == [
         ["good.jsonl", "0", MEANING, ""],
         ["good.jsonl", "1", "", "invalid_json"],
-        ["bad.png", "0", "", "invalid_image"],
+        ["not_image.png", "0", "", "invalid_image"],
         ["table.csv", "0", MEANING, ""],
     ]
     assert re.search(r"batch: 4 rows \[.*, 3 of 3 files read, 2 errors\]", capfd.readouterr().out)
