@@ -1,7 +1,7 @@
-"""What 4-bit layers cost in exact answers and give in memory: python benchmarks/quantization.py --output FILE
+"""Measures exact answers and memory with 4-bit layers and without: python benchmarks/quantization.py --output FILE
 
-The service's own models, loaded either way, on the demo model's questions that no training step saw; questions and
-verdicts are those of demo/recipe/evaluate.py.
+The service loads the demo model both ways. The questions are those that no training step saw; questions and verdicts
+are those of demo/recipe/evaluate.py.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from servers import ROOT, machine
 
 from llava_serving.service.self_check import sentence_loss
 from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_dir import ModelParts
+from llava_serving.weights.model_folder import ModelParts
 
 sys.path.insert(0, str(ROOT / "demo" / "recipe"))
 from dialogues import Dialogues
@@ -30,20 +30,20 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sets = {"easy-VQA test": easy_vqa_test(), "new scenes": new_scenes(SCENES), "unseen digits": unseen_digits()}
-    examples = {name: list(found) for name, found in sets.items()}
+    examples = {name: list(generator) for name, generator in sets.items()}
     results = {quantization: measure(quantization, examples) for quantization in ("none", "nf4")}
-    told = {
+    report = {
         "machine": machine() | {"bitsandbytes": version("bitsandbytes")}, "command": sys.argv, "results": results,
     }  # fmt: skip
-    arguments.output.write_text(json.dumps(told, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
 
 @torch.inference_mode()
-def measure(quantization: str, sets: dict[str, Any]) -> dict[str, Any]:
+def measure(quantization: str, examples: dict[str, list[Any]]) -> dict[str, Any]:
     loaded = load_model(ModelParts(ROOT / "demo"), "cpu", "float32", quantization=quantization)
     dialogues = Dialogues(ROOT / "demo" / "delta" / "tokenizer.model")
-    right = {name: [sum(verdicts(loaded.model, dialogues, found)), len(found)] for name, found in sets.items()}
+    right = {name: [sum(verdicts(loaded.model, dialogues, subset)), len(subset)] for name, subset in examples.items()}
     layers = loaded.model.model.language_model.layers
     return {
         "sentence_loss": round(sentence_loss(loaded), 3),

@@ -1,8 +1,8 @@
 """Writes a LLaVA of about one billion parameters with random weights: python benchmarks/random_checkpoint.py DIR
 
 CLIP ViT-L/14 at 224 pixels (304 M), a linear projector, a LLaMA of 888 M (hidden 2048, 16 layers, 32,003 rows) and the
-demo model's tokenizer, in bfloat16 and Hugging Face LLaVA layout. It says nothing sensible (serve it with
-LLAVA_SELF_CHECK=false), but costs what a model of its size costs.
+demo model's tokenizer, in bfloat16 and Hugging Face LLaVA layout. Its answers are noise (serve it with
+LLAVA_SELF_CHECK=false), but they cost as much as those of a trained model of this size.
 """
 
 import shutil

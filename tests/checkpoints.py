@@ -15,7 +15,7 @@ Save = Callable[[dict[str, torch.Tensor], Path], None]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a random parts_dir; heads divide hidden, and the tower's image is a whole number of patches."""
+    """The sizes of a random model. `hidden` is a multiple of `heads`, and `image_size` of `patch_size`."""
 
     text_vocab: int = 400
     hidden: int = 32
@@ -33,7 +33,7 @@ CORPUS = (Path(__file__).parent / "corpus.txt").read_text("utf-8")
 
 
 def train_tokenizer(path: Path, vocab: int) -> None:
-    """A SentencePiece model with LLaMA's settings."""
+    """Writes a SentencePiece model with LLaMA's settings."""
     (path.parent / "corpus").write_text(CORPUS, "utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(path.parent / "corpus"), model_prefix=str(path.with_suffix("")), vocab_size=vocab, model_type="bpe",
@@ -45,7 +45,7 @@ def train_tokenizer(path: Path, vocab: int) -> None:
 
 
 def write_parts(directory: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
-    """base/, delta/ and vision/ with random weights; base and delta are sharded differently."""
+    """Writes base/, delta/ and vision/ with random weights. Base and delta have different shards."""
     random = torch.Generator().manual_seed(seed)
     for part in ("base", "delta", "vision"):
         (directory / part).mkdir(parents=True)
@@ -73,14 +73,18 @@ def write_parts(directory: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
 def llama_tensors(
     shape: Shape, vocab: int, random: torch.Generator, scale: float, norm: float = 1.0
 ) -> dict[str, torch.Tensor]:
-    hidden, wide = shape.hidden, shape.intermediate
+    hidden, intermediate = shape.hidden, shape.intermediate
     tensors = {"model.embed_tokens.weight": _normal((vocab, hidden), random, scale)}
     for i in range(shape.layers):
         prefix = f"model.layers.{i}."
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             tensors[f"{prefix}self_attn.{name}.weight"] = _normal((hidden, hidden), random, scale)
         tensors[f"{prefix}self_attn.rotary_emb.inv_freq"] = torch.zeros(hidden // shape.heads // 2)
-        for name, size in (("gate_proj", (wide, hidden)), ("up_proj", (wide, hidden)), ("down_proj", (hidden, wide))):
+        for name, size in (
+            ("gate_proj", (intermediate, hidden)),
+            ("up_proj", (intermediate, hidden)),
+            ("down_proj", (hidden, intermediate)),
+        ):
             tensors[f"{prefix}mlp.{name}.weight"] = _normal(size, random, scale)
         for name in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"{prefix}{name}.weight"] = _normal((hidden,), random, scale) + norm
@@ -91,24 +95,24 @@ def llama_tensors(
 
 def clip_tensors(shape: Shape, random: torch.Generator) -> dict[str, torch.Tensor]:
     width, patches = shape.vision_hidden, (shape.image_size // shape.patch_size) ** 2
-    top = "vision_model."
+    prefix = "vision_model."
     tensors = {
-        f"{top}embeddings.class_embedding": _normal((width,), random, 0.2),
-        f"{top}embeddings.patch_embedding.weight": _normal(
+        f"{prefix}embeddings.class_embedding": _normal((width,), random, 0.2),
+        f"{prefix}embeddings.patch_embedding.weight": _normal(
             (width, 3, shape.patch_size, shape.patch_size), random, 0.05
         ),
-        f"{top}embeddings.position_embedding.weight": _normal((patches + 1, width), random, 0.2),
-        f"{top}embeddings.position_ids": torch.arange(patches + 1)[None],
+        f"{prefix}embeddings.position_embedding.weight": _normal((patches + 1, width), random, 0.2),
+        f"{prefix}embeddings.position_ids": torch.arange(patches + 1)[None],
     }
     for name in ("pre_layrnorm", "post_layernorm"):
-        tensors |= _layer_norm(f"{top}{name}", width)
+        tensors |= _layer_norm(f"{prefix}{name}", width)
     for i in range(shape.vision_layers):
-        prefix = f"{top}encoder.layers.{i}."
+        layer = f"{prefix}encoder.layers.{i}."
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            tensors |= _linear(f"{prefix}self_attn.{name}", width, width, random)
-        tensors |= _linear(f"{prefix}mlp.fc1", 2 * width, width, random)
-        tensors |= _linear(f"{prefix}mlp.fc2", width, 2 * width, random)
-        tensors |= _layer_norm(f"{prefix}layer_norm1", width) | _layer_norm(f"{prefix}layer_norm2", width)
+            tensors |= _linear(f"{layer}self_attn.{name}", width, width, random)
+        tensors |= _linear(f"{layer}mlp.fc1", 2 * width, width, random)
+        tensors |= _linear(f"{layer}mlp.fc2", width, 2 * width, random)
+        tensors |= _layer_norm(f"{layer}layer_norm1", width) | _layer_norm(f"{layer}layer_norm2", width)
     return tensors
 
 
@@ -116,33 +120,33 @@ def save_shards(
     tensors: dict[str, torch.Tensor], directory: Path, count: int, stem: str = "pytorch_model", suffix: str = "bin",
     save: Save = torch.save,
 ) -> None:  # fmt: skip
-    """`count` shards with their index, in Hugging Face's naming."""
+    """Writes `count` shards and their index, in Hugging Face's naming."""
     names = list(tensors)
-    files: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for i in range(count):
-        part = names[i * len(names) // count : (i + 1) * len(names) // count]
+        shard_names = names[i * len(names) // count : (i + 1) * len(names) // count]
         file = f"{stem}-{i + 1:05}-of-{count:05}.{suffix}"
-        save({name: tensors[name].clone() for name in part}, directory / file)
-        files |= dict.fromkeys(part, file)
-    _write_json(directory / f"{stem}.{suffix}.index.json", {"metadata": {}, "weight_map": files})
+        save({name: tensors[name].clone() for name in shard_names}, directory / file)
+        weight_map |= dict.fromkeys(shard_names, file)
+    _write_json(directory / f"{stem}.{suffix}.index.json", {"metadata": {}, "weight_map": weight_map})
 
 
 def save_as_meta(tensors: dict[str, torch.Tensor], directory: Path, shape: Shape, ranks: int) -> None:
-    """A LLaMA as Meta released it: `ranks` model-parallel parts, a layer's matrices in one storage, and params.json."""
-    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(ranks)]
+    """Writes a LLaMA as Meta released it: a file with one storage for each model-parallel rank, and params.json."""
+    state_dicts: list[dict[str, torch.Tensor]] = [{} for _ in range(ranks)]
     for name, value in tensors.items():
         if "inv_freq" in name:
             continue
-        theirs, dim = _meta_name(name)
-        if theirs.endswith(("wq.weight", "wk.weight")):  # neighbouring rows are rotated together
+        meta_name, dim = _meta_name(name)
+        if meta_name.endswith(("wq.weight", "wk.weight")):  # Meta rotates neighbouring rows together
             halves = value.view(shape.heads, 2, shape.hidden // shape.heads // 2, shape.hidden)
             value = halves.transpose(1, 2).reshape(value.shape)
-        for rank, part in enumerate(parts):
-            part[theirs] = value if dim is None else value.chunk(ranks, dim)[rank].contiguous()
-    for rank, part in enumerate(parts):
-        storage = torch.cat([value.flatten() for value in part.values()])
+        for rank, state_dict in enumerate(state_dicts):
+            state_dict[meta_name] = value if dim is None else value.chunk(ranks, dim)[rank].contiguous()
+    for rank, state_dict in enumerate(state_dicts):
+        storage = torch.cat([value.flatten() for value in state_dict.values()])
         end, shared = 0, {}
-        for name, value in part.items():
+        for name, value in state_dict.items():
             start, end = end, end + value.numel()
             shared[name] = storage[start:end].view(value.shape)
         torch.save(shared | {"rope.freqs": torch.ones(4)}, directory / f"consolidated.{rank:02}.pth")
@@ -151,22 +155,22 @@ def save_as_meta(tensors: dict[str, torch.Tensor], directory: Path, shape: Shape
 
 
 def _meta_name(name: str) -> tuple[str, int | None]:
-    """Meta's name of a tensor, and the dimension its ranks split."""
-    top = {
+    """Returns Meta's name of a tensor and the dimension that the ranks split, or None if every rank has it whole."""
+    top_level = {
         "model.embed_tokens.weight": ("tok_embeddings.weight", 1), "lm_head.weight": ("output.weight", 0),
         "model.norm.weight": ("norm.weight", None),
     }  # fmt: skip
-    if name in top:
-        return top[name]
+    if name in top_level:
+        return top_level[name]
     layer, part = re.fullmatch(r"model\.(layers\.\d+)\.(.*)\.weight", name).groups()  # type: ignore[union-attr]
-    theirs, dim = {
+    meta_name, dim = {
         "self_attn.q_proj": ("attention.wq", 0), "self_attn.k_proj": ("attention.wk", 0),
         "self_attn.v_proj": ("attention.wv", 0), "self_attn.o_proj": ("attention.wo", 1),
         "mlp.gate_proj": ("feed_forward.w1", 0), "mlp.down_proj": ("feed_forward.w2", 1),
         "mlp.up_proj": ("feed_forward.w3", 0), "input_layernorm": ("attention_norm", None),
         "post_attention_layernorm": ("ffn_norm", None),
     }[part]  # fmt: skip
-    return f"{layer}.{theirs}.weight", dim
+    return f"{layer}.{meta_name}.weight", dim
 
 
 def _llama_config(shape: Shape, vocab: int) -> dict[str, Any]:
@@ -194,8 +198,11 @@ def _clip_config(shape: Shape) -> dict[str, Any]:
     return {"model_type": "clip", "vision_config": vision, "text_config": {}, "projection_dim": shape.vision_hidden}
 
 
-def _linear(name: str, out: int, into: int, random: torch.Generator) -> dict[str, torch.Tensor]:
-    return {f"{name}.weight": _normal((out, into), random, 0.2), f"{name}.bias": _normal((out,), random, 0.1)}
+def _linear(name: str, out_features: int, in_features: int, random: torch.Generator) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.weight": _normal((out_features, in_features), random, 0.2),
+        f"{name}.bias": _normal((out_features,), random, 0.1),
+    }
 
 
 def _layer_norm(name: str, width: int) -> dict[str, torch.Tensor]:

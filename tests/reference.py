@@ -1,4 +1,4 @@
-"""An independent reading of LLaVA v0: naive merge, stock transformers, no code of the service."""
+"""An independent implementation of LLaVA v0: a naive merge and stock transformers, without the service's code."""
 
 import json
 from pathlib import Path
@@ -18,15 +18,15 @@ HELLO = "###Human: Hi!###Assistant: Hi there!  How can I help you today?\n"
 
 
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a folder of `.bin` files."""
-    found: dict[str, torch.Tensor] = {}
+    """Returns every tensor of a folder of `.bin` files."""
+    state_dict: dict[str, torch.Tensor] = {}
     for file in sorted(directory.glob("*.bin")):
-        found |= torch.load(file, weights_only=True)
-    return found
+        state_dict |= torch.load(file, weights_only=True)
+    return state_dict
 
 
 def naive_merge(parts_dir: Path) -> dict[str, torch.Tensor]:
-    """The three rules of apply_delta on whole state dicts in float16."""
+    """Applies the three rules of apply_delta to whole state dicts in float16."""
     base, merged = tensors(parts_dir / "base"), {}
     for name, value in tensors(parts_dir / "delta").items():
         if "inv_freq" in name:
@@ -42,7 +42,7 @@ def naive_merge(parts_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def stock_names(parts_dir: Path) -> dict[str, torch.Tensor]:
-    """The merged state dict under the names transformers used before 4.52, which it still loads."""
+    """Returns the merged state dict under the names that transformers used before 4.52. It still loads them."""
     state = {}
     for name, value in naive_merge(parts_dir).items():
         if "mm_projector" in name:
@@ -57,7 +57,7 @@ def stock_names(parts_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def write_merged(parts_dir: Path, directory: Path) -> Path:
-    """One merged checkpoint in Hugging Face LLaVA layout, with the tokenizer's files."""
+    """Writes one merged checkpoint in Hugging Face LLaVA layout, with the tokenizer's files."""
     directory.mkdir(parents=True)
     torch.save(stock_names(parts_dir), directory / "pytorch_model.bin")
     stock_config(parts_dir).save_pretrained(directory)
@@ -70,22 +70,24 @@ def stock_config(parts_dir: Path) -> LlavaConfig:
     delta = json.loads((parts_dir / "delta" / "config.json").read_text())
     vision = json.loads((parts_dir / "vision" / "config.json").read_text())
     vision = vision.get("vision_config", vision)
-    keep = (
-        "vocab_size",
+    llama_keys = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",
+    )  # fmt: skip
+    clip_keys = (
         "hidden_size",
         "intermediate_size",
         "num_hidden_layers",
         "num_attention_heads",
-        "rms_norm_eps",
+        "image_size",
+        "patch_size",
     )
-    clip = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
     text = LlamaConfig(
-        **{key: delta[key] for key in keep}, max_position_embeddings=delta["max_sequence_length"],
+        **{key: delta[key] for key in llama_keys}, max_position_embeddings=delta["max_sequence_length"],
         bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
     return LlavaConfig(
         text_config=text,
-        vision_config=CLIPVisionConfig(**{key: vision[key] for key in clip}, projection_dim=vision["hidden_size"]),
+        vision_config=CLIPVisionConfig(**{key: vision[key] for key in clip_keys}, projection_dim=vision["hidden_size"]),
         image_token_index=json.loads((parts_dir / "delta" / "added_tokens.json").read_text())["<im_patch>"],
         image_seq_length=(vision["image_size"] // vision["patch_size"]) ** 2,
         projector_hidden_act="linear",
@@ -95,31 +97,31 @@ def stock_config(parts_dir: Path) -> LlavaConfig:
 
 
 class Reference:
-    """Stock transformers on the merged weights of a parts_dir, in float32 on the CPU."""
+    """Stock transformers with the merged weights, in float32 on the CPU."""
 
     def __init__(self, merged: Path) -> None:
         self.model = LlavaForConditionalGeneration.from_pretrained(merged, dtype=torch.float32).eval()
-        self.text = SentencePieceProcessor(model_file=str(merged / "tokenizer.model"))
-        self.added = json.loads((merged / "added_tokens.json").read_text())
+        self.sentencepiece = SentencePieceProcessor(model_file=str(merged / "tokenizer.model"))
+        self.added_tokens = json.loads((merged / "added_tokens.json").read_text())
         size = self.model.config.vision_config.image_size
         self.processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
     def question_ids(self, question: str) -> list[int]:
-        """The v0 prompt of one question about one picture."""
-        before = self.text.encode(f"{SYSTEM}{HELLO}###Human: {question}")
-        return [1, *before, *self.image_ids(), *self.text.encode("###Assistant:")]
+        """Returns the v0 prompt of one question about one picture."""
+        before = self.sentencepiece.encode(f"{SYSTEM}{HELLO}###Human: {question}")
+        return [1, *before, *self.image_ids(), *self.sentencepiece.encode("###Assistant:")]
 
     def image_ids(self) -> list[int]:
-        patches = [self.added["<im_patch>"]] * self.model.config.image_seq_length
-        return [self.added["<im_start>"], *patches, self.added["<im_end>"]]
+        patches = [self.added_tokens["<im_patch>"]] * self.model.config.image_seq_length
+        return [self.added_tokens["<im_start>"], *patches, self.added_tokens["<im_end>"]]
 
     def pixels(self, *pictures: Image.Image) -> torch.Tensor:
         return self.processor([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()
     def greedy(self, ids: list[int], pixels: torch.Tensor | None, count: int) -> list[int]:
-        """`count` tokens or up to EOS by stock `generate`, added tokens suppressed as the contract has it."""
-        first_added = self.text.vocab_size()
+        """Returns `count` tokens, or those up to EOS, by stock `generate`, which suppresses added tokens."""
+        first_added = self.sentencepiece.vocab_size()
         inputs = {} if pixels is None else {"pixel_values": pixels}
         out = self.model.generate(
             input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **inputs, max_new_tokens=count,
@@ -129,6 +131,6 @@ class Reference:
         return [int(token) for token in out[0, len(ids) :]]
 
     def answer(self, question: str, picture: Image.Image, count: int = 32) -> str:
-        """What the authors' worker would have returned: cut at the separator and stripped."""
+        """Returns what the authors' worker would have: the text, cut at the separator and stripped."""
         tokens = self.greedy(self.question_ids(question), self.pixels(picture), count)
-        return str(self.text.decode(tokens)).split("###")[0].strip()
+        return str(self.sentencepiece.decode(tokens)).split("###")[0].strip()
