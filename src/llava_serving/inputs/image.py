@@ -16,7 +16,7 @@ from typing import TypeVar
 from PIL import ExifTags, Image, ImageFile
 
 from ..errors import BadRequest, RequestError, TooLarge
-from .image_url import UrlFetcher
+from .image_url import UrlFetcher, too_many_bytes
 from .prompt import ImageSource
 
 Result = TypeVar("Result")
@@ -99,13 +99,13 @@ def decode_base64(data: str, max_bytes: int) -> bytes:
         if not comma or not header.lower().endswith(";base64"):
             raise BadRequest("invalid_image", "a data: URI must have the form data:image/png;base64,<data>")
     if len(data) * 3 // 4 > max_bytes + data.count("\n") + data.count("\r") + 2:
-        raise _too_many_bytes(max_bytes)
+        raise too_many_bytes(max_bytes)
     try:
         encoded = base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError):
         raise BadRequest("invalid_image", "the image is not valid base64") from None
     if len(encoded) > max_bytes:
-        raise _too_many_bytes(max_bytes)
+        raise too_many_bytes(max_bytes)
     if not encoded:
         raise BadRequest("invalid_image", "the image is empty")
     return encoded
@@ -114,7 +114,7 @@ def decode_base64(data: str, max_bytes: int) -> bytes:
 def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
     """Returns an upright RGB picture from the bytes of a file in one of FORMATS. Raises BadRequest or TooLarge."""
     if len(encoded) > limits.max_bytes:
-        raise _too_many_bytes(limits.max_bytes)
+        raise too_many_bytes(limits.max_bytes)
     image = _open(encoded, limits)
     try:
         return to_rgb(apply_orientation(image))
@@ -170,7 +170,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # 16-bit grey becomes its high byte, as in Pillow's own conversion of 16-bit RGB.
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     return image.convert("RGB")
-
-
-def _too_many_bytes(max_bytes: int) -> TooLarge:
-    return TooLarge("image_too_large", f"the image has more than the {max_bytes:,} bytes that are accepted")

@@ -101,6 +101,11 @@ class AllowListFetcher:
         return addresses[0]
 
 
+def too_many_bytes(max_bytes: int) -> TooLarge:
+    """Returns the error about an image file, fetched or sent, of more than `max_bytes`."""
+    return TooLarge("image_too_large", f"the image has more than the {max_bytes:,} bytes that are accepted")
+
+
 def is_public(address: str) -> bool:
     """Returns whether an address belongs to one host on the internet and contains no other address."""
     ip = ipaddress.ip_address(address)
@@ -143,5 +148,5 @@ def _get(connection: HTTPSConnection, host: str, target: str, max_bytes: int) ->
         for chunk in response.stream(CHUNK_BYTES):
             body += chunk
             if len(body) > max_bytes:
-                raise TooLarge("image_too_large", f"the image has more than the {max_bytes:,} bytes that are accepted")
+                raise too_many_bytes(max_bytes)
         return bytes(body)
