@@ -1,10 +1,12 @@
+"""Settings from environment variables."""
+
 import pytest
 
 from llava_serving.errors import StartupError
 from llava_serving.settings import Settings
 
 
-def test_without_variables_every_setting_has_its_default() -> None:
+def test_an_environment_without_llava_variables_gives_the_defaults() -> None:
     assert Settings.from_environment({"PATH": "/bin", "OTHER_LLAVA_X": "1"}) == Settings()
 
 
@@ -33,11 +35,11 @@ def test_variables_set_fields() -> None:
         ("LLAVA_IMAGE_URL_HOSTS", "good.example.com,*.example.com"),
     ],
 )
-def test_a_wrong_name_or_value_stops_start_up_by_name(name: str, value: str) -> None:
+def test_an_unknown_name_or_an_invalid_value_raises_startup_error_with_the_name(name: str, value: str) -> None:
     with pytest.raises(StartupError, match=rf"\b{name}\b"):
         Settings.from_environment({name: value})
 
 
-def test_an_unknown_name_is_told_the_known_ones() -> None:
+def test_the_error_about_an_unknown_name_lists_the_settings() -> None:
     with pytest.raises(StartupError, match="LLAVA_DTYPE"):
         Settings.from_environment({"LLAVA_DTYP": "float16"})
