@@ -1,9 +1,15 @@
 """HTTP connections to an endpoint, directly or through the environment's proxy."""
 
+import contextlib
+import socket
 import urllib.request
+import weakref
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection
 
 
 def connection_pool(url: str) -> urllib3.PoolManager:
@@ -22,3 +28,24 @@ def connection_pool(url: str) -> urllib3.PoolManager:
         return urllib3.ProxyManager(proxy, proxy_headers=headers, retries=False)
     except urllib3.exceptions.HTTPError:
         raise ValueError(f"the environment's proxy for {parts.scheme} is not supported") from None
+
+
+def track_connections(pool: urllib3.HTTPConnectionPool) -> "weakref.WeakSet[HTTPConnection]":
+    """Returns a set that will hold every connection of `pool` that is in use or kept for the next request."""
+    connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+    new_connection: Callable[..., Any] = pool.ConnectionCls
+
+    def tracked(*arguments: Any, **options: Any) -> HTTPConnection:
+        connection: HTTPConnection = new_connection(*arguments, **options)
+        connections.add(connection)
+        return connection
+
+    pool.ConnectionCls = tracked  # type: ignore[assignment]
+    return connections
+
+
+def cut(connection: HTTPConnection) -> None:
+    """Ends both directions of a connection. A read in another thread then returns at once."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):  # the connection has ended already
+            connection.sock.shutdown(socket.SHUT_RDWR)

@@ -4,13 +4,15 @@ import http.client
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 import urllib3
+from urllib3.connection import HTTPConnection
 
-from .connection_pool import connection_pool
+from .connection_pool import connection_pool, cut, track_connections
 from .endpoint_error import EndpointError, code_and_message, error_from_response
 from .retry_delay import MAX_RETRY_DELAY_SECONDS, retry_delay
 from .server_sent_events import events
@@ -48,6 +50,7 @@ class Endpoint:
     timeout: float = 180.0
     retries: int = 4
     _pool: urllib3.PoolManager = field(init=False, repr=False, compare=False)
+    _connections: "weakref.WeakSet[HTTPConnection]" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.url.lower().startswith(("http://", "https://")):
@@ -59,6 +62,7 @@ class Endpoint:
         if self.deployment is not None and not _is_header(self.deployment):
             raise ValueError(f"{self.deployment!r} is not a deployment name")
         object.__setattr__(self, "_pool", connection_pool(self.url))
+        object.__setattr__(self, "_connections", track_connections(self._pool.connection_from_url(self.url)))
 
     def score(self, body: dict[str, Any]) -> Answer:
         """Returns the complete answer. Raises EndpointError, after `retries` retries if the endpoint was busy."""
@@ -74,10 +78,10 @@ class Endpoint:
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise EndpointError(response.status, "", f"the answer is incomplete or not JSON ({error})") from None
 
-    def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def stream(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         """Yields the events of a streamed answer as they arrive.
 
-        Raises EndpointError, also when an event holds an error. To end the answer early, close the iterator: the
+        Raises EndpointError, also when an event holds an error. To end the answer early, close the generator: the
         service then aborts the sequences.
         """
         response = self._send(body, "text/event-stream")
@@ -93,6 +97,14 @@ class Endpoint:
         finally:
             response.close()
 
+    def abort(self) -> None:
+        """Cuts the connections of this endpoint. A thread that waits for an answer then gets EndpointError.
+
+        This is for another thread than the one that waits. The service aborts the sequences of the cut requests.
+        """
+        for connection in list(self._connections):
+            cut(connection)
+
     def _send(self, body: dict[str, Any], accept: str) -> urllib3.BaseHTTPResponse:
         """Returns the response with status 200, after at most `retries` retries."""
         encoded, attempt = json.dumps(body).encode(), 0
@@ -106,9 +118,9 @@ class Endpoint:
         error = error_from_response(response, self.url)
         if attempt == self.retries or error.status not in BUSY_STATUSES:
             raise error
-        seconds = retry_delay(response, attempt)
+        seconds = retry_delay(attempt) if error.retry_after is None else error.retry_after
         if seconds > MAX_RETRY_DELAY_SECONDS:
-            raise EndpointError(error.status, error.code, f"{error.message} (retry in {seconds:.0f} s)")
+            raise EndpointError(error.status, error.code, f"{error.message} (retry in {seconds:.0f} s)", seconds)
         logger.warning("%s; retrying in %.0f s", error, seconds)
         time.sleep(seconds)
 

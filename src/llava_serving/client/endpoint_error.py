@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+from .retry_delay import retry_after
+
 # Azure answers 424 if the container answered with an error, and puts the container's status into this header.
 MODEL_ERROR_STATUS = 424
 MODEL_STATUS_HEADER = "ms-azureml-model-error-statuscode"
@@ -15,15 +17,17 @@ class EndpointError(Exception):
     """The endpoint did not answer.
 
     `status` is the HTTP status. Where Azure answers 424 for a status of the service, it is the service's status. It is
-    None without a connection, and for a stream that ended with an error.
+    None without a connection, and for a stream that ended with an error. `retry_after` is the endpoint's own number of
+    seconds until it wants to be asked again, or None.
     """
 
-    def __init__(self, status: int | None, code: str, message: str) -> None:
+    def __init__(self, status: int | None, code: str, message: str, retry_after: float | None = None) -> None:
         prefix = " ".join(filter(None, (str(status or ""), code)))
         super().__init__(f"{prefix}: {message}" if prefix else message)
         self.status = status
         self.code = code
         self.message = message
+        self.retry_after = retry_after
 
 
 def error_from_response(response: urllib3.BaseHTTPResponse, url: str) -> EndpointError:
@@ -41,7 +45,7 @@ def error_from_response(response: urllib3.BaseHTTPResponse, url: str) -> Endpoin
     except (ValueError, AttributeError):
         code, message = "", text[:500] or response.reason or ""
     hint = "" if urlsplit(url).path.rstrip("/") else " (a scoring URI ends in /score)"
-    return EndpointError(status, code, message + hint)
+    return EndpointError(status, code, message + hint, retry_after(response))
 
 
 def code_and_message(error: Any, text: str) -> tuple[str, str]:
