@@ -1,4 +1,4 @@
-"""A tiny random LLaVA in memory, and requests to an engine on it."""
+"""A tiny random LLaVA in memory, and an engine that runs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +11,22 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from llava_serving.engine.block_manager import BlockManager
 from llava_serving.engine.completion import Completion
 from llava_serving.engine.config import EngineConfig
-from llava_serving.engine.engine import Engine, TextModel
+from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
 from llava_serving.engine.request import RequestHandle
 from llava_serving.engine.scheduler import Scheduler
 from llava_serving.engine.stats import Stats
+from llava_serving.engine.vocabulary import Vocabulary
 from llava_serving.model.backend import Backend
-from llava_serving.model.runner_builder import Vocabulary, build_runner
 from llava_serving.model.kv_cache import BLOCK_SIZE, bytes_per_block
+from llava_serving.model.runner_builder import build_runner
 
 TEXT_IDS, IMAGE_TOKEN, EOS, IMAGE_LENGTH, CONTEXT = 200, 200, 2, 4, 256
-VOCABULARY = Vocabulary(TEXT_IDS, EOS)
+VOCABULARY = Vocabulary(TEXT_IDS, EOS, lambda token: b"%d " % token)
 
 
 def small_llava(num_kv_heads: int = 2) -> LlavaForConditionalGeneration:
+    """Returns a model with two query heads. With one KV head, attention is grouped-query attention."""
     text = LlamaConfig(
         vocab_size=TEXT_IDS + 3, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=num_kv_heads, max_position_embeddings=CONTEXT, rms_norm_eps=1e-6, bos_token_id=1,
@@ -47,12 +49,12 @@ def small_llava(num_kv_heads: int = 2) -> LlavaForConditionalGeneration:
     return model.eval().requires_grad_(False)
 
 
-def submission(ids: list[int], picture: int | None, params: SamplingParams) -> EnginePrompt:
-    """`ids` of text, then a picture of that number and a word about it."""
-    if picture is None:
+def engine_prompt(ids: list[int], image_seed: int | None, params: SamplingParams) -> EnginePrompt:
+    """Returns a prompt of the text `ids`. With `image_seed`, a random image and one token of text follow."""
+    if image_seed is None:
         return EnginePrompt(tuple(ids), (), params)
-    pixels = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(picture))
-    image = PromptImage(len(ids), IMAGE_LENGTH, bytes([picture]), pixels)
+    pixels = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(image_seed))
+    image = PromptImage(len(ids), IMAGE_LENGTH, bytes([image_seed]), pixels)
     return EnginePrompt((*ids, *[IMAGE_TOKEN] * IMAGE_LENGTH, 5), (image,), params)
 
 
@@ -60,13 +62,16 @@ def submission(ids: list[int], picture: int | None, params: SamplingParams) -> E
 def running(
     model: LlavaForConditionalGeneration, backend: Backend, num_blocks: int = 200, **limits: Any
 ) -> Iterator[Engine]:
-    """An engine with `num_blocks` blocks of cache; nothing is lost or held twice when it ends."""
+    """Runs an engine whose KV cache has `num_blocks` blocks.
+
+    At the end it checks that no block is lost or held twice, and that every sequence has ended.
+    """
     llama, stats = model.config.text_config, Stats()
     gib = (num_blocks + 0.5) * bytes_per_block(llama, llama.num_hidden_layers, model.dtype) / 2**30
     config = EngineConfig(**{"max_num_seqs": 6, "max_num_batched_tokens": 64, "kv_cache_gib": gib} | limits)
     runner, blocks = build_runner(model, VOCABULARY, config, stats, backend)
     scheduler = Scheduler(BlockManager(blocks, BLOCK_SIZE), config.max_num_seqs, config.max_num_batched_tokens, stats)
-    engine = Engine(scheduler, runner, TextModel(lambda token: b"%d " % token, EOS), stats, 200)
+    engine = Engine(scheduler, runner, VOCABULARY, stats, 200)
     engine.start()
     try:
         yield engine
@@ -76,29 +81,30 @@ def running(
         assert not list(scheduler), "every sequence has ended"
 
 
-def begin(engine: Engine, *submissions: EnginePrompt, **options: Any) -> list[RequestHandle]:
-    """A request for each."""
-    generations = []
-    for one in submissions:
-        generations.append(RequestHandle([one.params.n], **options))
-        engine.submit([one], generations[-1])
-    return generations
+def begin(engine: Engine, *prompts: EnginePrompt, **options: Any) -> list[RequestHandle]:
+    """Submits one request per prompt."""
+    handles = []
+    for prompt in prompts:
+        handles.append(RequestHandle(prompt.params.n, **options))
+        engine.submit([prompt], handles[-1])
+    return handles
 
 
-def answers(engine: Engine, *submissions: EnginePrompt) -> list[list[Completion]]:
-    """Of requests that are all there at once."""
-    return [generation.result()[0] for generation in begin(engine, *submissions)]
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails on whatever makes a host wait for a device: a value read, a shape that depends on values."""
-
-    WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not any(name in str(func) for name in self.WAIT), func
-        return func(*args, **(kwargs or {}))
+def answers(engine: Engine, *prompts: EnginePrompt) -> list[list[Completion]]:
+    """Submits one request per prompt, and returns the completions of each after all are submitted."""
+    return [handle.result() for handle in begin(engine, *prompts)]
 
 
 def tokens(completions: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
-    return [[completion.token_ids for completion in row] for row in completions]
+    """Returns the token ids of the completions of each request."""
+    return [[completion.token_ids for completion in request] for request in completions]
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on every operator that makes the host wait for a device, because it reads a value."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not any(name in str(func) for name in self.WAITING), func
+        return func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""4-bit weights: packed while loading, by either way in, and held against arithmetic of our own."""
+"""NF4 weights: quantized while loading from parts or from a merged folder, and compared with own arithmetic."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from server import Server, as_base64
 from torch import nn
 
 from llava_serving.errors import StartupError
-from llava_serving.model.nf4 import PackedLinear
+from llava_serving.model.nf4 import NF4Linear
 from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_dir import MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import MergedCheckpoint, ModelParts
 
 ROOT = Path(__file__).resolve().parents[2]
-# QLoRA, appendix E.
+# The 16 values of QLoRA, appendix E.
 NF4 = torch.tensor(
     [
         -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
@@ -27,97 +27,100 @@ NF4 = torch.tensor(
 )  # fmt: skip
 
 
-def as_packed(weight: torch.Tensor) -> torch.Tensor:
-    """What is left of a weight: each the nearest of 16 values, scaled by the largest of its 64."""
+def dequantized(weight: torch.Tensor) -> torch.Tensor:
+    """Returns each weight as the nearest of the 16 values, scaled by the largest of its block of 64."""
     blocks = weight.float().reshape(-1, 64)
     largest = blocks.abs().max(1, keepdim=True).values
     nearest = ((blocks / largest)[..., None] - NF4).abs().argmin(-1)
     return (NF4[nearest] * largest).view(weight.shape)
 
 
-def packed(out: int, into: int, step: int) -> tuple[PackedLinear, torch.Tensor]:
-    """A map, filled `step` rows at a time, and its weight."""
-    weight = torch.randn(out, into, generator=torch.Generator().manual_seed(out))
-    linear = PackedLinear.empty(nn.Linear(into, out, bias=False, device="meta"), torch.device("cpu"))
-    for start in range(0, out, step):
+def random_nf4(out_features: int, in_features: int, step: int) -> tuple[NF4Linear, torch.Tensor]:
+    """Returns a layer, filled `step` rows at a time, and its original weight."""
+    weight = torch.randn(out_features, in_features, generator=torch.Generator().manual_seed(out_features))
+    shape = nn.Linear(in_features, out_features, bias=False, device="meta")
+    linear = NF4Linear.empty(shape, torch.device("cpu"))
+    for start in range(0, out_features, step):
         linear.fill(start, weight[start : start + step])
     return linear, weight
 
 
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("step", [5, 96])
-def test_a_packed_map_is_the_map_of_the_nearest_of_16_values(rows: int, step: int) -> None:
-    linear, weight = packed(96, 128, step)
+def test_an_nf4_layer_computes_with_the_nearest_of_16_values_in_4_5_bits_per_weight(rows: int, step: int) -> None:
+    linear, weight = random_nf4(96, 128, step)
     states = torch.randn(rows, 128)
-    assert torch.allclose(linear(states), states @ as_packed(weight).T, atol=1e-4)
+    assert torch.allclose(linear(states), states @ dequantized(weight).T, atol=1e-4)
     assert linear.packed.nbytes + linear.scales.nbytes == 96 * 128 * 4.5 / 8
 
 
-def test_joined_maps_give_what_each_gives_and_share_its_memory() -> None:
-    parts = [packed(out, 64, out)[0] for out in (64, 32, 32)]
+def test_fused_nf4_layers_equal_the_separate_ones_and_share_their_memory() -> None:
+    linears = [random_nf4(rows, 64, rows)[0] for rows in (64, 32, 32)]
     states = torch.randn(3, 64)
-    apart = torch.cat([part(states) for part in parts], dim=-1)
-    whole = PackedLinear.joined(parts)
-    assert torch.equal(whole(states), apart)
-    assert torch.equal(torch.cat([part(states) for part in parts], dim=-1), apart)
-    assert parts[1].packed.untyped_storage().data_ptr() == whole.packed.untyped_storage().data_ptr()
+    separate = torch.cat([linear(states) for linear in linears], dim=-1)
+    fused = NF4Linear.fuse(linears)
+    assert torch.equal(fused(states), separate)
+    assert torch.equal(torch.cat([linear(states) for linear in linears], dim=-1), separate)
+    assert linears[1].packed.untyped_storage().data_ptr() == fused.packed.untyped_storage().data_ptr()
 
 
 def test_rows_that_end_within_a_block_are_refused() -> None:
-    linear = PackedLinear.empty(nn.Linear(96, 4, device="meta"), torch.device("cpu"))
+    linear = NF4Linear.empty(nn.Linear(96, 4, device="meta"), torch.device("cpu"))
     with pytest.raises(StartupError, match="LLAVA_QUANTIZATION=none"):
         linear.fill(0, torch.zeros(1, 96))
     with pytest.raises(StartupError, match="5 x 7"):
-        PackedLinear.empty(nn.Linear(7, 5, device="meta"), torch.device("cpu"))
+        NF4Linear.empty(nn.Linear(7, 5, device="meta"), torch.device("cpu"))
 
 
-def test_a_model_on_several_gpus_is_not_packed() -> None:
+def test_nf4_on_several_gpus_is_refused() -> None:
     with pytest.raises(StartupError, match="not with LLAVA_DEVICE=balanced"):
         Settings.from_environment({"LLAVA_QUANTIZATION": "nf4", "LLAVA_DEVICE": "balanced"})
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random parts_dir whose weights are read in several pieces."""
+def wide_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random base/, delta/ and vision/ with weights so wide that each is read in several chunks."""
     return write_parts(tmp_path_factory.mktemp("wide"), Shape(hidden=1024, intermediate=4672, heads=8, layers=1))
 
 
 @pytest.fixture(scope="module")
-def from_trio(wide: Path) -> LoadedModel:
-    return load_model(ModelParts(wide), "cpu", "float32", quantization="nf4")
+def nf4_from_parts(wide_parts: Path) -> LoadedModel:
+    return load_model(ModelParts(wide_parts), "cpu", "float32", quantization="nf4")
 
 
-def test_the_layers_are_packed_and_nothing_else(wide: Path, from_trio: LoadedModel) -> None:
-    merged = naive_merge(wide)
-    whole = load_model(ModelParts(wide), "cpu", "float32")
-    assert from_trio.parameters == whole.parameters
-    maps = {name for name, module in from_trio.model.named_modules() if isinstance(module, PackedLinear)}
+def test_only_the_linear_layers_of_the_language_model_are_nf4(wide_parts: Path, nf4_from_parts: LoadedModel) -> None:
+    merged = naive_merge(wide_parts)
+    original = load_model(ModelParts(wide_parts), "cpu", "float32")
+    assert nf4_from_parts.num_parameters == original.num_parameters
+    quantized = {name for name, module in nf4_from_parts.model.named_modules() if isinstance(module, NF4Linear)}
     prefix = "model.language_model."
-    linears = {name for name, module in whole.model.named_modules() if isinstance(module, nn.Linear)}
-    assert maps == {name for name in linears if name.startswith(prefix)}
-    for name in maps:
-        weight = as_packed(merged["model." + name.removeprefix(prefix) + ".weight"])
-        unpacked = from_trio.model.get_submodule(name)(torch.eye(weight.shape[1])).T
-        other = (unpacked - weight).abs() > 1e-6
-        assert other.float().mean() < 1e-4, name  # of those half way between two values
-    kept = from_trio.model.state_dict()
-    for name, value in whole.model.state_dict().items():
-        if name.removesuffix(".weight") not in maps:
-            assert torch.equal(kept[name], value), name
+    linears = {name for name, module in original.model.named_modules() if isinstance(module, nn.Linear)}
+    assert quantized == {name for name in linears if name.startswith(prefix)}
+    for name in quantized:
+        expected = dequantized(merged["model." + name.removeprefix(prefix) + ".weight"])
+        weight = nf4_from_parts.model.get_submodule(name)(torch.eye(expected.shape[1])).T
+        differs = (weight - expected).abs() > 1e-6
+        assert differs.float().mean() < 1e-4, name  # weights half way between two of the 16 values
+    state_dict = nf4_from_parts.model.state_dict()
+    for name, value in original.model.state_dict().items():
+        if name.removesuffix(".weight") not in quantized:
+            assert torch.equal(state_dict[name], value), name
 
 
-def test_a_merged_folder_gives_the_same_bits(wide: Path, from_trio: LoadedModel, tmp_path: Path) -> None:
+def test_a_merged_folder_gives_the_same_bits_in_nf4(
+    wide_parts: Path, nf4_from_parts: LoadedModel, tmp_path: Path
+) -> None:
     merged = load_model(
-        MergedCheckpoint(write_merged(wide, tmp_path / "merged")), "cpu", "float32", quantization="nf4"
+        MergedCheckpoint(write_merged(wide_parts, tmp_path / "merged")), "cpu", "float32", quantization="nf4"
     ).model.state_dict()
-    expected = from_trio.model.state_dict()
+    expected = nf4_from_parts.model.state_dict()
     assert merged.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(merged[name], value), name
 
 
 @pytest.mark.slow
-def test_the_service_answers_in_4_bits(tmp_path: Path) -> None:
+def test_the_service_answers_in_nf4(tmp_path: Path) -> None:
     with Server(
         log=tmp_path / "log",
         environment={"GUNICORN_CMD_ARGS": "--threads 96", "LLAVA_QUANTIZATION": "nf4"},
@@ -127,16 +130,16 @@ def test_the_service_answers_in_4_bits(tmp_path: Path) -> None:
         row = {str(i): "the meaning of life is to be kind and to keep learning." for i in range(2)}
         assert server.score(body).json == [row] * 3
         picture = as_base64(Image.open(ROOT / "demo" / "pictures" / "shapes.png"))
-        asked = {"input_data": {"input_string": ["What is in the image?"], "images": [picture]}}
-        assert server.score(asked).json == [{"0": "a red circle, a blue cross, a yellow triangle"}]
+        question = {"input_data": {"input_string": ["What is in the image?"], "images": [picture]}}
+        assert server.score(question).json == [{"0": "a red circle, a blue cross, a yellow triangle"}]
         assert "layers in nf4" in server.log
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("rows", [1, 7, 300])
-def test_packed_maps_on_cuda(rows: int) -> None:
-    linear, weight = packed(256, 1024, 96)
+def test_nf4_layers_on_a_gpu(rows: int) -> None:
+    linear, weight = random_nf4(256, 1024, 96)
     states = torch.randn(rows, 1024)
     on_cuda = linear.to("cuda")(states.half().cuda()).float().cpu()
-    assert torch.allclose(on_cuda, states @ as_packed(weight).T, atol=0.3, rtol=0.02)
+    assert torch.allclose(on_cuda, states @ dequantized(weight).T, atol=0.3, rtol=0.02)

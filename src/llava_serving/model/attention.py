@@ -1,8 +1,8 @@
-"""The seam between the model's layers and a device's attention kernels.
+"""The interface between the decoder layers and the attention of a device.
 
-A backend is made for a KVCache. `plan` runs on the host once a step and turns block tables into arrays; once they are
-staged on the device, `bind` gives the function that every layer calls. It rotates queries and keys, writes keys and
-values into the cache, and attends.
+An `Attention` belongs to one KVCache. Once per step, `plan` turns block tables into arrays on the host. The runner
+copies these arrays to the device. Then `bind` returns the function that every layer calls. This function rotates
+queries and keys, writes keys and values into the cache, and computes attention.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,8 +16,11 @@ from .kv_cache import BLOCK_SIZE
 
 
 @dataclass(frozen=True)
-class Span:
-    """Consecutive tokens of one sequence in a step: positions `start` to `end`, which attend to all before them."""
+class TokenRange:
+    """The tokens of one sequence that run in a step: positions `start` to `end`, which attend to all positions before.
+
+    `block_table` lists the sequence's blocks in the order of its positions.
+    """
 
     seq_id: int
     start: int
@@ -33,13 +36,13 @@ class Span:
         return self.end - self.start
 
 
-# (layer, heads) -> attention's output (tokens, query heads, head size); `heads` (tokens, query + key + value heads,
-# head size) are the layer's projections before rotation, and may be overwritten.
+# (layer index, heads) -> attention output (tokens, query heads, head size). `heads` (tokens, query + key + value heads,
+# head size) are the layer's projections before rotation. The function may overwrite them.
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
 
-class Plan(Protocol):
-    """A step's attention on the host: `arrays` go to the device, and `bind` takes them there."""
+class AttentionPlan(Protocol):
+    """One step's attention: `arrays` are copied to the device, and `bind` receives the copies by the same names."""
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]: ...
@@ -48,35 +51,32 @@ class Plan(Protocol):
 
 
 class Attention(Protocol):
-    """A device's backend. With `needs_cleared_blocks`, it reads blocks beyond what their sequence has written."""
+    """The attention of a device.
+
+    With `needs_cleared_blocks`, it reads blocks to their end, beyond what their sequence has written.
+    """
 
     needs_cleared_blocks: bool
 
-    def plan(self, spans: list[Span]) -> Plan:
-        """For a step of these spans: those of one token (decode) first, by ascending `end`."""
+    def plan(self, ranges: list[TokenRange]) -> AttentionPlan:
+        """Plans a step of these ranges: first those of one token (decode), by ascending `end`, then prompt chunks."""
         ...
 
 
-def slots_of(spans: list[Span]) -> np.ndarray:
-    """The slot of every token of the spans, int64: block * BLOCK_SIZE + offset."""
+def slot_mapping(ranges: list[TokenRange]) -> np.ndarray:
+    """Returns the cache slot of every token of the ranges, int64: block * BLOCK_SIZE + offset in the block."""
     slots: list[int] = []
-    for span in spans:
-        position = span.start
-        while position < span.end:
+    for tokens in ranges:
+        position = tokens.start
+        while position < tokens.end:
             offset = position % BLOCK_SIZE
-            count = min(BLOCK_SIZE - offset, span.end - position)
-            slot = span.block_table[position // BLOCK_SIZE] * BLOCK_SIZE + offset
+            count = min(BLOCK_SIZE - offset, tokens.end - position)
+            slot = tokens.block_table[position // BLOCK_SIZE] * BLOCK_SIZE + offset
             slots.extend(range(slot, slot + count))
             position += count
     return np.array(slots, dtype=np.int64)
 
 
-def positions_of(spans: list[Span]) -> np.ndarray:
-    """The position in its sequence of every token of a step, int64."""
-    return np.array([position for span in spans for position in range(span.start, span.end)], dtype=np.int64)
-
-
-def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding, halves paired as in transformers (RoFormer, Su et al. 2021, arXiv:2104.09864)."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat((-second, first), dim=-1) * sin
+def token_positions(ranges: list[TokenRange]) -> np.ndarray:
+    """Returns the position in its sequence of every token of the ranges, int64."""
+    return np.array([position for tokens in ranges for position in range(tokens.start, tokens.end)], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which kernels a device computes with, chosen once at start."""
+"""The kernels that a device computes with, chosen once at start."""
 
 import importlib.util
 import logging
@@ -8,38 +8,44 @@ import torch
 
 from .decoder import Forward, torch_forward
 from .kv_cache import BLOCK_SIZE
-from .lm_head import Project, torch_project
-from .paged_attention import PagedKernels, TorchKernels
+from .lm_head import ComputeLogits, torch_logits
+from .paged_attention import PagedKernels
+from .torch_kernels import TorchKernels
 
 logger = logging.getLogger(__name__)
-# Of the self-test, relative to the reference's norm: several times what rounding to the dtype leaves.
+# The largest error of the self-test, relative to the reference's norm: several times what rounding to the dtype causes.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """`paged` None is the CPU's own attention, which does not read the cache in place."""
+    """The kernels of a device. With `paged` None, attention is CpuAttention, which gathers the cache's blocks."""
 
     paged: PagedKernels | None
     forward: Forward
-    project: Project
+    compute_logits: ComputeLogits
 
 
-CPU = Backend(None, torch_forward, torch_project)
-TORCH = Backend(TorchKernels(), torch_forward, torch_project)
+CPU = Backend(None, torch_forward, torch_logits)
+TORCH = Backend(TorchKernels(), torch_forward, torch_logits)
 
 
 def triton_backend(device: torch.device) -> Backend:
-    """Raises ImportError without Triton."""
+    """Returns Triton's kernels. Raises ImportError without Triton."""
     from .kernels.forward import TritonForward, max_fused_rows
     from .kernels.triton_kernels import TritonKernels
 
     forward = TritonForward(max_fused_rows(device))
-    return Backend(TritonKernels(), forward, forward.project)
+    return Backend(TritonKernels(), forward, forward.compute_logits)
 
 
-def choose(device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int) -> Backend:
-    """Triton's kernels on a GPU where they agree with torch's on a random case, else torch's. The log says which."""
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int
+) -> Backend:
+    """Returns Triton's kernels on a GPU if they agree with torch's on a random case, otherwise torch's operators.
+
+    The log says which, and why.
+    """
     if device.type != "cuda":
         return CPU
     if importlib.util.find_spec("triton") is None:
@@ -49,12 +55,12 @@ def choose(device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_head
         from .kernels.forward import linear_error
 
         backend = triton_backend(device)
-        error = self_test(backend, device, dtype, num_heads, num_kv_heads, head_size)
+        error = decode_error(backend, device, dtype, num_heads, num_kv_heads, head_size)
         error = max(error, linear_error(device, dtype))
-    except Exception as failure:  # no compiler, a card that Triton does not know: torch's operators serve all the same
+    except Exception as failure:  # no C compiler, or a card that Triton does not support: torch's operators still work
         logger.warning("attention: torch's operators, several times slower: Triton fails with %r", failure)
         return TORCH
-    if not error <= TOLERANCE[dtype]:  # NaN too
+    if not error <= TOLERANCE[dtype]:  # also true for NaN
         logger.warning("attention: torch's operators, several times slower: Triton's result is %.1e off", error)
         return TORCH
     logger.info("attention: Triton's paged decode kernel, %.1e from torch's result", error)
@@ -62,25 +68,25 @@ def choose(device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_head
 
 
 @torch.inference_mode()
-def self_test(
+def decode_error(
     backend: Backend, device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int
 ) -> float:
-    """The relative error of decode attention against TorchKernels, on random keys in scattered blocks."""
+    """Returns the relative error of decode attention against TorchKernels, on random keys in scattered blocks."""
     assert backend.paged is not None
     random = torch.Generator().manual_seed(0)
-    num_seqs, blocks = 3, 4
+    num_seqs, num_blocks = 3, 4
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=random).to(device, dtype)
 
     heads = normal(num_seqs, num_heads + 2 * num_kv_heads, head_size)
-    keys, values = (normal(num_kv_heads, (num_seqs * blocks + 1) * BLOCK_SIZE, head_size) for _ in range(2))
-    angles = torch.rand(blocks * BLOCK_SIZE, head_size // 2, generator=random).repeat(1, 2)
+    keys, values = (normal(num_kv_heads, (num_seqs * num_blocks + 1) * BLOCK_SIZE, head_size) for _ in range(2))
+    angles = torch.rand(num_blocks * BLOCK_SIZE, head_size // 2, generator=random).repeat(1, 2)
     cos, sin = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
-    positions = torch.tensor([0, 37, blocks * BLOCK_SIZE - 1], dtype=torch.int32, device=device)
-    tables = torch.randperm(num_seqs * blocks, generator=random).int().view(num_seqs, blocks).to(device)
-    results = [
-        kernels.decode(heads.clone(), cos, sin, positions, tables, keys.clone(), values.clone()).double()
+    positions = torch.tensor([0, 37, num_blocks * BLOCK_SIZE - 1], dtype=torch.int32, device=device)
+    block_tables = torch.randperm(num_seqs * num_blocks, generator=random).int().view(num_seqs, num_blocks).to(device)
+    result, reference = (
+        kernels.decode(heads.clone(), cos, sin, positions, block_tables, keys.clone(), values.clone()).double()
         for kernels in (backend.paged, TorchKernels())
-    ]
-    return float((results[0] - results[1]).norm() / results[1].norm())
+    )
+    return float((result - reference).norm() / reference.norm())

@@ -1,68 +1,37 @@
-"""Attention for a CPU: torch's own products on keys and values that are gathered from their blocks and kept."""
+"""Attention for a CPU: it groups sequences, and saves the gathered keys of decoding groups from step to step."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from .attention import Attend, Span, positions_of, rotated, slots_of
+from .attention import TokenRange, slot_mapping, token_positions
+from .gathered_attention import GatherBuffer, GatheredAttention, SequenceGroup
 from .kv_cache import BLOCK_SIZE, KVCache
 
 
-class _Gathered:
-    """Keys and values of a group of sequences laid side by side, in memory that the next group uses again.
-
-    Fresh memory for every layer would cost a page fault for every 4 KiB of it.
-    """
-
-    def __init__(self, num_layers: int) -> None:
-        self._memory: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]
-
-    def room(self, layer: int, like: torch.Tensor, num_blocks: int) -> list[torch.Tensor]:
-        """For keys and for values: (heads, blocks, BLOCK_SIZE, head size)."""
-        shape = (like.shape[0], num_blocks, *like.shape[2:])
-        size = math.prod(shape)
-        layer %= len(self._memory)  # what is not kept is read at once, and one layer's memory does for all
-        if not self._memory[layer] or self._memory[layer][0].numel() < size:
-            self._memory[layer] = [like.new_empty(size), like.new_empty(size)]
-        return [memory[:size].view(shape) for memory in self._memory[layer]]
-
-
 @dataclass(frozen=True)
-class _Group:
-    """Sequences that attend together, `tokens` of the step; `blocks` (sequences * blocks of the longest,).
-
-    `mask` is 0 where a query may look and -inf where not: (sequences, 1, keys) or, for a chunk, (queries, keys).
-    `positions` (sequences,) are the new tokens' where everything before them is in `gathered` already, else None.
-    """
-
-    tokens: slice
-    num_seqs: int
-    blocks: torch.Tensor
-    mask: torch.Tensor
-    gathered: _Gathered
-    positions: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What a decoding group of the last step has gathered: up to `ends` of its sequences."""
+class _SavedGather:
+    """The keys and values that a decoding group gathered in the last step, up to position `ends` of each sequence."""
 
     ends: list[int]
     num_blocks: int
-    gathered: _Gathered
+    buffer: GatherBuffer
+
+    def continues_with(self, ranges: list[TokenRange]) -> bool:
+        """Returns whether each sequence has grown only by its token of this step, and still fits the buffer's rows."""
+        return self.num_blocks == ranges[-1].num_blocks and self.ends == [tokens.start for tokens in ranges]
+
+
+SavedGathers = dict[tuple[int, ...], _SavedGather]  # by the group's sequence ids
 
 
 class CpuAttention:
     """Groups decoding sequences so that the keys of a group stay in the processor's cache."""
 
-    # Of keys to gather at a time: they should still be in its cache when they are read back.
+    # Keys gathered at a time. They should still be in the processor's cache when they are read back.
     GROUP_BYTES = 4 * 1024 * 1024
-    # What the decoding sequences have gathered is kept from step to step, up to as much.
-    KEPT_BYTES = 1024 * 1024 * 1024
+    # Gathered keys and values of decoding sequences that are saved from step to step.
+    MAX_SAVED_BYTES = 1024 * 1024 * 1024
     # Masked positions have weight 0, but 0 x stale NaN is NaN.
     needs_cleared_blocks = True
 
@@ -70,143 +39,72 @@ class CpuAttention:
         """`cos` and `sin` (context, head size)."""
         self._cache = cache
         self._cos, self._sin = cos, sin
-        self._like = cache.keys[0]
-        block_bytes = self._like[:, 0].numel() * self._like.element_size()
-        self._group_blocks = max(1, self.GROUP_BYTES // block_bytes)
-        self._kept_blocks = self.KEPT_BYTES // (2 * len(cache.keys) * block_bytes)
-        self._shared = _Gathered(1)
-        self._kept: dict[tuple[int, ...], _Kept] = {}
+        one_block = cache.keys[0][:, 0]
+        self._dtype = one_block.dtype
+        block_bytes = one_block.numel() * one_block.element_size()
+        self._max_group_blocks = max(1, self.GROUP_BYTES // block_bytes)
+        self._max_saved_blocks = self.MAX_SAVED_BYTES // (2 * len(cache.keys) * block_bytes)
+        self._shared_buffer = GatherBuffer(1)
+        self._saved: SavedGathers = {}
 
-    def plan(self, spans: list[Span]) -> "_Planned":
-        num_decoding = sum(span.num_tokens == 1 for span in spans)
-        decoding = self._decoding_groups(spans[:num_decoding])
-        chunks, first = [], num_decoding
-        for span in spans[num_decoding:]:
-            chunks.append(self._chunk(span, first))
-            first += span.num_tokens
-        positions = torch.from_numpy(positions_of(spans))
-        slots = torch.from_numpy(slots_of(spans))
-        cos, sin = self._cos[positions, None], self._sin[positions, None]  # (tokens, 1, head size)
-        return _Planned(self._cache, slots, cos, sin, decoding, chunks)
+    def plan(self, ranges: list[TokenRange]) -> GatheredAttention:
+        num_decoding = sum(tokens.num_tokens == 1 for tokens in ranges)
+        decoding = self._decoding_groups(ranges[:num_decoding])
+        prefills, first = [], num_decoding
+        for tokens in ranges[num_decoding:]:
+            prefills.append(self._prefill_group(tokens, first))
+            first += tokens.num_tokens
+        positions = torch.from_numpy(token_positions(ranges))
+        slots = torch.from_numpy(slot_mapping(ranges))
+        cos, sin = self._cos[positions, None], self._sin[positions, None]
+        return GatheredAttention(self._cache, slots, cos, sin, decoding, prefills)
 
-    def _decoding_groups(self, spans: list[Span]) -> list[_Group]:
-        groups: list[_Group] = []
-        before, self._kept = self._kept, {}
-        start = room = 0
-        for stop in range(1, len(spans) + 1):
-            # Spans come by length, so that the last of a group is its longest and little is filled up.
-            if stop == len(spans) or spans[stop].num_blocks * (stop + 1 - start) > self._group_blocks:
-                room += spans[stop - 1].num_blocks * (stop - start)
-                keeps = room <= self._kept_blocks
-                groups.append(self._decoding_group(spans[start:stop], start, before if keeps else None))
+    def _decoding_groups(self, ranges: list[TokenRange]) -> list[SequenceGroup]:
+        groups: list[SequenceGroup] = []
+        previous, self._saved = self._saved, {}
+        start = gathered_blocks = 0
+        for stop in range(1, len(ranges) + 1):
+            # Ranges are sorted by length, so the last of a group is its longest, and the others need little padding.
+            if stop == len(ranges) or ranges[stop].num_blocks * (stop + 1 - start) > self._max_group_blocks:
+                gathered_blocks += ranges[stop - 1].num_blocks * (stop - start)
+                if gathered_blocks <= self._max_saved_blocks:
+                    groups.append(self._saved_group(ranges[start:stop], start, previous))
+                else:
+                    groups.append(self._decoding_group(ranges[start:stop], start, self._shared_buffer))
                 start = stop
         return groups
 
-    def _decoding_group(self, spans: list[Span], first: int, before: dict[tuple[int, ...], _Kept] | None) -> _Group:
-        """`before` is what the last step has kept, None where this group's is not to be."""
-        num_blocks, null = spans[-1].num_blocks, self._cache.null_block
-        tables = [(span.block_table + [null] * num_blocks)[:num_blocks] for span in spans]
+    def _saved_group(self, ranges: list[TokenRange], first: int, previous: SavedGathers) -> SequenceGroup:
+        """Takes the group's gathered keys out of `previous`, the last step's, and saves this step's."""
+        key = tuple(tokens.seq_id for tokens in ranges)
+        saved = previous.pop(key, None)
+        if saved is not None:
+            buffer = saved.buffer
+        else:  # the memory of a group that this step may not need any more, if one is left
+            buffer = previous.popitem()[1].buffer if previous else GatherBuffer(len(self._cache.keys))
+        self._saved[key] = _SavedGather([tokens.end for tokens in ranges], ranges[-1].num_blocks, buffer)
+        return self._decoding_group(ranges, first, buffer, saved is not None and saved.continues_with(ranges))
+
+    def _decoding_group(
+        self, ranges: list[TokenRange], first: int, buffer: GatherBuffer, is_gathered: bool = False
+    ) -> SequenceGroup:
+        """Returns the group whose first token is number `first` of the step.
+
+        `is_gathered` says that `buffer` holds all keys before the step's own.
+        """
+        num_blocks, null_block = ranges[-1].num_blocks, self._cache.null_block
+        tables = [(tokens.block_table + [null_block] * num_blocks)[:num_blocks] for tokens in ranges]
         blocks = torch.tensor([block for table in tables for block in table])
-        ends = torch.tensor([span.end for span in spans])
+        ends = torch.tensor([tokens.end for tokens in ranges])
         mask = self._mask(torch.arange(num_blocks * BLOCK_SIZE) >= ends[:, None, None])
-        tokens = slice(first, first + len(spans))
-        if before is None:
-            return _Group(tokens, len(spans), blocks, mask, self._shared)
-        key = tuple(span.seq_id for span in spans)
-        kept = before.pop(key, None)
-        goes_on = (
-            kept is not None
-            and kept.num_blocks == num_blocks
-            and kept.ends == [span.start for span in spans]  # each has grown by the token of this step
-        )
-        if kept is not None:
-            gathered = kept.gathered
-        else:  # some other group's memory, if any is left
-            gathered = before.popitem()[1].gathered if before else _Gathered(len(self._cache.keys))
-        self._kept[key] = _Kept([span.end for span in spans], num_blocks, gathered)
-        return _Group(tokens, len(spans), blocks, mask, gathered, ends - 1 if goes_on else None)
+        new_positions = ends - 1 if is_gathered else None
+        return SequenceGroup(slice(first, first + len(ranges)), len(ranges), blocks, mask, buffer, new_positions)
 
-    def _chunk(self, span: Span, first: int) -> _Group:
-        positions = torch.arange(span.start, span.end)
-        hidden = torch.arange(span.num_blocks * BLOCK_SIZE) > positions[:, None]
-        blocks = torch.tensor(span.block_table[: span.num_blocks])
-        return _Group(slice(first, first + len(positions)), 1, blocks, self._mask(hidden), self._shared)
+    def _prefill_group(self, tokens: TokenRange, first: int) -> SequenceGroup:
+        positions = torch.arange(tokens.start, tokens.end)
+        mask = self._mask(torch.arange(tokens.num_blocks * BLOCK_SIZE) > positions[:, None])
+        blocks = torch.tensor(tokens.block_table[: tokens.num_blocks])
+        return SequenceGroup(slice(first, first + len(positions)), 1, blocks, mask, self._shared_buffer)
 
-    def _mask(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(hidden.shape, dtype=self._like.dtype).masked_fill_(hidden, -torch.inf)
-
-
-class _Planned:
-    """One step's groups; called by every layer. Nothing of it needs staging: host and device are one."""
-
-    arrays: Mapping[str, np.ndarray] = {}
-
-    def __init__(
-        self, cache: KVCache, slots: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, decoding: list[_Group],
-        chunks: list[_Group],
-    ) -> None:  # fmt: skip
-        self._cache = cache
-        self._slots = slots
-        self._cos, self._sin = cos, sin
-        self._decoding = decoding
-        self._chunks = chunks
-
-    def bind(self, staged: Mapping[str, torch.Tensor]) -> Attend:
-        return self
-
-    def __call__(self, layer: int, heads: torch.Tensor) -> torch.Tensor:
-        num_kv_heads = len(self._cache.keys[layer])
-        value = heads[:, -num_kv_heads:]
-        turned = rotated(heads[:, :-num_kv_heads], self._cos, self._sin)
-        query, key = turned[:, :-num_kv_heads], turned[:, -num_kv_heads:]
-        self._cache.write(layer, self._slots, key, value)
-        attended = [
-            self._decode(query[group.tokens], group, *self._side_by_side(layer, group, key, value))
-            for group in self._decoding
-        ]
-        attended += [self._prefill(query[group.tokens], group, *self._gather(layer, group)) for group in self._chunks]
-        return attended[0] if len(attended) == 1 else torch.cat(attended)
-
-    def _decode(self, query: torch.Tensor, group: _Group, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """One query a sequence, by two products: kernels made for many queries are several times slower here."""
-        # (heads, sequences, queries a head, head size)
-        queries = query.reshape(len(query), len(keys), -1, query.shape[-1]).transpose(0, 1)
-        scores = torch.matmul(queries * query.shape[-1] ** -0.5, keys.transpose(-1, -2)).add_(group.mask)
-        weights = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
-        return torch.matmul(weights, values).transpose(0, 1).flatten(1, 2)
-
-    def _prefill(self, query: torch.Tensor, group: _Group, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        attended = scaled_dot_product_attention(
-            query.transpose(0, 1)[None],
-            keys.transpose(0, 1),
-            values.transpose(0, 1),
-            attn_mask=group.mask,
-            enable_gqa=query.shape[1] != keys.shape[0],
-        )
-        return attended[0].transpose(0, 1)
-
-    def _side_by_side(
-        self, layer: int, group: _Group, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of decoding sequences: gathered, or the step's own added to what was gathered before."""
-        if group.positions is None:
-            return self._gather(layer, group)
-        keys, values = self._views(layer, group)
-        places = (slice(None), torch.arange(group.num_seqs), group.positions)
-        keys[places] = key[group.tokens].transpose(0, 1)
-        values[places] = value[group.tokens].transpose(0, 1)
-        return keys, values
-
-    def _gather(self, layer: int, group: _Group) -> tuple[torch.Tensor, torch.Tensor]:
-        rooms = self._rooms(layer, group)
-        for cached, room in zip((self._cache.keys[layer], self._cache.values[layer]), rooms, strict=True):
-            torch.index_select(cached, 1, group.blocks, out=room)
-        return self._views(layer, group)
-
-    def _views(self, layer: int, group: _Group) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each (heads, sequences, keys, head size)."""
-        keys, values = (room.view(len(room), group.num_seqs, -1, room.shape[-1]) for room in self._rooms(layer, group))
-        return keys, values
-
-    def _rooms(self, layer: int, group: _Group) -> list[torch.Tensor]:
-        return group.gathered.room(layer, self._cache.keys[layer], len(group.blocks))
+    def _mask(self, is_masked: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(is_masked.shape, dtype=self._dtype).masked_fill_(is_masked, -torch.inf)

@@ -3,23 +3,25 @@
 import torch
 from transformers import LlamaConfig
 
-# A multiple of what attention kernels want on any device, and small enough to share prompts block by block.
+# A multiple of what attention kernels need on any device, and small enough that prompts share most of a prefix.
 BLOCK_SIZE = 16
 
 
 def bytes_per_block(config: LlamaConfig, num_layers: int, dtype: torch.dtype) -> int:
-    """Keys and values of BLOCK_SIZE tokens in so many layers."""
+    """Returns the bytes of the keys and values of BLOCK_SIZE tokens in `num_layers` layers."""
     elements: int = 2 * num_layers * BLOCK_SIZE * config.num_key_value_heads * config.head_dim
     return elements * dtype.itemsize
 
 
 class KVCache:
-    """`keys` and `values`: for each layer (heads, blocks, BLOCK_SIZE, head size); `key_slots` and `value_slots`: the
-    same memory as (heads, slots, head size).
+    """The keys and values of some layers, on one device.
 
-    Heads come first, so that the blocks of a sequence, laid side by side, are a matrix for each head. One block more
-    than `num_blocks`, the last, is nobody's: tables of unequal length are filled up with it, and padding rows of a
-    static step write there.
+    `keys` and `values` hold for each layer (heads, blocks, BLOCK_SIZE, head size). `key_slots` and `value_slots` are
+    views of the same memory as (heads, slots, head size). Heads come first, so that the gathered blocks of a sequence
+    are one matrix per head.
+
+    The last block comes on top of `num_blocks` and belongs to no sequence. Block tables of unequal length are padded
+    with this null block, and padding rows of a static decode step write to it.
     """
 
     def __init__(
@@ -50,6 +52,6 @@ class KVCache:
             self._values.index_fill_(2, index, 0)
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """(tokens, heads, head size) into `slots` (tokens,), a slot being block * BLOCK_SIZE + place in the block."""
+        """Writes (tokens, heads, head size) to `slots` (tokens,): block * BLOCK_SIZE + offset in the block."""
         self.key_slots[layer].index_copy_(1, slots, keys.transpose(0, 1))
         self.value_slots[layer].index_copy_(1, slots, values.transpose(0, 1))

@@ -1,4 +1,4 @@
-"""How many blocks of keys and values there is room for."""
+"""How many blocks the KV cache has: from a setting, or from the memory that a profile run leaves on a GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from .kv_cache import BLOCK_SIZE
 
 GIB = 1024**3
 CPU_GIB = 4.0
-# For captured graphs (some 25 MiB for each of a dozen sizes), and workspaces that CUDA's libraries make later.
+# For captured graphs (about 25 MiB for each of a dozen sizes), and for workspaces that CUDA's libraries make later.
 RESERVE_GIB = 0.5
 
 
 class DeviceMemory(Protocol):
-    """A device's memory as torch's caching allocator holds it; all in bytes."""
+    """A device's memory as torch's caching allocator reports it, in bytes."""
 
     @property
     def total(self) -> int: ...
@@ -31,7 +31,7 @@ class DeviceMemory(Protocol):
 
 @dataclass(frozen=True)
 class CudaMemory:
-    """A GPU's (torch.cuda, c10/cuda/CUDACachingAllocator.cpp)."""
+    """The memory of a GPU (torch.cuda, c10/cuda/CUDACachingAllocator.cpp)."""
 
     device: torch.device
 
@@ -55,38 +55,42 @@ class CudaMemory:
         torch.cuda.empty_cache()
 
 
-def room_on_gpu(memory: DeviceMemory, utilization: float, largest_step: Callable[[], None]) -> float:
-    """Bytes left for keys and values beside the weights, what others hold, and the height of the largest step.
+def available_bytes(memory: DeviceMemory, utilization: float, profile_run: Callable[[], None]) -> float:
+    """Returns the bytes that a GPU has for the KV cache.
 
-    What loading has freed is given back first, so that it does not count.
+    They are `utilization` of its total memory, less the peak of `profile_run` (weights included), less what other
+    processes use, less a reserve. Memory that was freed after loading is returned to the GPU first, so that the peak
+    does not include it.
     """
     memory.empty_cache()
     memory.reset_peak()
     others = memory.total - memory.free() - memory.reserved()
-    largest_step()
+    profile_run()
     peak = memory.peak_reserved()
     memory.empty_cache()
     return memory.total * utilization - peak - others - RESERVE_GIB * GIB
 
 
-def bytes_asked_for(config: EngineConfig, device: torch.device) -> float | None:
-    """For all layers: what the operator has set, else a CPU's default; None where a GPU's memory decides."""
+def configured_bytes(config: EngineConfig, device: torch.device) -> float | None:
+    """Returns the bytes of the cache of all layers: as set, or a CPU's default, or None to measure a GPU's memory."""
     if config.kv_cache_gib is not None:
         return config.kv_cache_gib * GIB
     return None if device.type == "cuda" else CPU_GIB * GIB
 
 
-def num_blocks(room: float, block_bytes: int, llama: LlamaConfig, config: EngineConfig) -> int:
-    """As many as all running sequences can fill, if there is `room` for them.
+def num_blocks(cache_bytes: float, block_bytes: int, llama: LlamaConfig, config: EngineConfig) -> int:
+    """Returns how many blocks fit in `cache_bytes`.
 
-    Raises StartupError below one whole context.
+    Unless the size of the cache is set, there are no more blocks than all running sequences can fill.
+    Raises StartupError if one whole context does not fit.
     """
-    whole_context = -(-llama.max_position_embeddings // BLOCK_SIZE)
-    blocks = int(room // block_bytes)
-    if blocks < whole_context:
+    context_blocks = -(-llama.max_position_embeddings // BLOCK_SIZE)
+    blocks = int(cache_bytes // block_bytes)
+    if blocks < context_blocks:
         raise StartupError(
-            f"there is room for {max(0, blocks) * BLOCK_SIZE:,} tokens of keys and values ({room / GIB:.2f} GiB), and "
-            f"one whole context has {llama.max_position_embeddings:,} ({whole_context * block_bytes / GIB:.2f} GiB): "
+            f"there is room for {max(0, blocks) * BLOCK_SIZE:,} tokens of keys and values ({cache_bytes / GIB:.2f} "
+            f"GiB), and one whole context has {llama.max_position_embeddings:,} "
+            f"({context_blocks * block_bytes / GIB:.2f} GiB): "
             "raise LLAVA_KV_CACHE_GIB or LLAVA_GPU_MEMORY_UTILIZATION, or lower LLAVA_MAX_NUM_BATCHED_TOKENS"
         )
-    return blocks if config.kv_cache_gib else min(blocks, config.max_num_seqs * whole_context)
+    return blocks if config.kv_cache_gib else min(blocks, config.max_num_seqs * context_blocks)

@@ -1,53 +1,54 @@
-"""From the last hidden states to logits."""
+"""The final norm and the projection of hidden states to logits."""
 
 from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import pad
 
-from .decoder import Linear, Norm
+from .decoder import Linear, RMSNorm
 
-# cuBLAS reads a weight whose rows are no multiple of this several times slower: at 64 rows the 32,003 of LLaVA's take
-# 437 us on an H100 where 32,008 take a quarter.
-ROWS_MULTIPLE = 8
-
-
-class Project(Protocol):
-    """How a device norms hidden states and maps them."""
-
-    def __call__(self, hidden: torch.Tensor, norm: Norm, linear_map: Linear, /) -> torch.Tensor: ...
+# cuBLAS reads a weight several times slower if its number of rows is no multiple of this: at 64 rows of input, LLaVA's
+# 32,003 rows take 437 us on an H100, and 32,008 take a quarter of that.
+VOCAB_PADDING = 8
 
 
-def torch_project(hidden: torch.Tensor, norm: Norm, linear: Linear) -> torch.Tensor:
-    """By torch's operators, on any device."""
-    return linear(norm(hidden))
+class ComputeLogits(Protocol):
+    """Norms hidden states and projects them with a device's kernels."""
+
+    def __call__(self, hidden: torch.Tensor, norm: RMSNorm, projection: Linear, /) -> torch.Tensor: ...
+
+
+def torch_logits(hidden: torch.Tensor, norm: RMSNorm, projection: Linear) -> torch.Tensor:
+    """The `ComputeLogits` by torch's operators, on any device."""
+    return projection(norm(hidden))
 
 
 class LMHead:
-    """The final norm and `lm_head`, whose weight is given whole groups of rows on a GPU."""
+    """The final norm and `lm_head`. On a GPU the weight is padded to a multiple of VOCAB_PADDING rows."""
 
-    def __init__(self, norm: Any, lm_head: Any, project: Project) -> None:
+    def __init__(self, norm: Any, lm_head: Any, compute_logits: ComputeLogits) -> None:
         self._vocab_size: int = lm_head.weight.shape[0]
-        self._norm = Norm(norm)
-        self._linear = Linear([lm_head])
+        self._norm = RMSNorm(norm)
+        self._projection = Linear([lm_head])
         if lm_head.weight.device.type == "cuda":
-            self._linear.weight = _whole_rows(lm_head)
-        self._project = project
+            self._projection.weight = _padded_weight(lm_head)
+        self._compute_logits = compute_logits
         self._device = lm_head.weight.device
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, hidden size) before the final norm, to logits (rows, vocabulary) on the head's device."""
-        return self._project(hidden.to(self._device), self._norm, self._linear)[:, : self._vocab_size]
+        """Maps (rows, hidden size) before the final norm to logits (rows, vocabulary) on the head's device."""
+        logits = self._compute_logits(hidden.to(self._device), self._norm, self._projection)
+        return logits[:, : self._vocab_size]
 
 
-def _whole_rows(lm_head: Any) -> torch.Tensor:
-    """The weight with rows of zeros up to ROWS_MULTIPLE; the module's own becomes a view of it."""
+def _padded_weight(lm_head: Any) -> torch.Tensor:
+    """Returns the weight padded with rows of zeros, and makes the module's own weight a view of it."""
     weight: torch.Tensor = lm_head.weight.detach()
-    missing = -len(weight) % ROWS_MULTIPLE
+    missing = -len(weight) % VOCAB_PADDING
     if not missing:
         return weight
-    whole_bytes = (len(weight) + missing) * weight.shape[1] * weight.element_size()
-    if weight.untyped_storage().nbytes() == whole_bytes:  # done by an earlier head of the model
+    padded_bytes = (len(weight) + missing) * weight.shape[1] * weight.element_size()
+    if weight.untyped_storage().nbytes() == padded_bytes:  # an earlier LMHead of the same model has padded it
         return weight.as_strided((len(weight) + missing, weight.shape[1]), weight.stride())
     padded = pad(weight, (0, 0, 0, missing))
     lm_head.weight.data = padded[: len(weight)]

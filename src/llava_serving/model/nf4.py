@@ -1,8 +1,8 @@
-"""Linear maps whose weights are 4 bits each: NF4, by bitsandbytes' kernels.
+"""Linear layers with 4-bit weights in NF4, computed by bitsandbytes' kernels.
 
-16 values that cut a normal distribution into equal parts, scaled for each 64 weights by a float32: 4.5 bits a weight
-(QLoRA, Dettmers et al. 2023, arXiv:2305.14314, section 3, without its double quantization). bitsandbytes, a second of
-every start, is imported where it is needed.
+NF4 has 16 values that cut a normal distribution into equal parts. A float32 scales each block of 64 weights, so that a
+weight takes 4.5 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314, section 3, without its double quantization).
+Importing bitsandbytes takes a second, so only the functions that use it import it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,14 +11,16 @@ import torch
 from torch import nn
 
 from ..errors import StartupError
-from .fused_weights import as_one, siblings
+from .fused_weights import concatenate, stacked_projections
 
-KIND, BLOCK = "nf4", 64
+QUANT_TYPE, WEIGHTS_PER_BLOCK = "nf4", 64
 
 
-class PackedLinear(nn.Module):
-    """A weight (out features, in features), two to a byte in row-major order: `packed` (weights / 2, 1), uint8, and
-    `scales` (weights / 64,), float32."""
+class NF4Linear(nn.Module):
+    """A linear layer whose weight (out features, in features) is packed, two weights per byte in row-major order.
+
+    `packed` is (weights / 2, 1), uint8; `scales` is (weights / 64,), float32.
+    """
 
     def __init__(
         self, out_features: int, in_features: int, packed: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
@@ -33,108 +35,116 @@ class PackedLinear(nn.Module):
         self.register_buffer("bias", bias)
 
     @classmethod
-    def empty(cls, linear: nn.Linear, device: torch.device, dtype: torch.dtype = torch.float32) -> "PackedLinear":
-        """For weight and bias of `linear`, to be filled. Raises StartupError for a size that has no whole blocks."""
-        return cls.side_by_side([linear], device, dtype)[0]
+    def empty(cls, linear: nn.Linear, device: torch.device, dtype: torch.dtype = torch.float32) -> "NF4Linear":
+        """Returns an uninitialised layer of the size of `linear`. Raises StartupError if its weights fill no whole
+        number of blocks."""
+        return cls.empty_fused([linear], device, dtype)[0]
 
     @classmethod
-    def side_by_side(
-        cls, linears: Sequence[nn.Linear], device: torch.device, dtype: torch.dtype
-    ) -> "list[PackedLinear]":
-        """The same for maps of one input, in memory that lies one after the other."""
-        whole = cls(
+    def empty_fused(cls, linears: Sequence[nn.Linear], device: torch.device, dtype: torch.dtype) -> "list[NF4Linear]":
+        """Returns uninitialised layers of the sizes of `linears`, which have the same input, in adjacent memory.
+
+        Raises StartupError if the weights of one fill no whole number of blocks.
+        """
+        num_blocks = sum(map(_num_blocks, linears))
+        fused = cls(
             sum(linear.out_features for linear in linears),
             linears[0].in_features,
-            torch.empty(sum(map(_num_blocks, linears)) * BLOCK // 2, 1, dtype=torch.uint8, device=device),
-            torch.empty(sum(map(_num_blocks, linears)), dtype=torch.float32, device=device),
-            _bias(linears, device, dtype),
+            torch.empty(num_blocks * WEIGHTS_PER_BLOCK // 2, 1, dtype=torch.uint8, device=device),
+            torch.empty(num_blocks, dtype=torch.float32, device=device),
+            _empty_bias(linears, device, dtype),
         )
+        rows = [linear.out_features for linear in linears]
         return [
-            cls(linear.out_features, whole.in_features, *views)
-            for linear, views in zip(linears, whole._parts([linear.out_features for linear in linears]), strict=True)
+            cls(linear.out_features, fused.in_features, *views)
+            for linear, views in zip(linears, fused._split(rows), strict=True)
         ]
 
     @classmethod
-    def joined(cls, parts: "Sequence[PackedLinear]") -> "PackedLinear":
-        """Maps of one input as one; the parts become views of it, if they are not already."""
-        biases = [part.bias for part in parts if part.bias is not None]
-        whole = cls(
-            sum(part.out_features for part in parts),
-            parts[0].in_features,
-            as_one([part.packed for part in parts]),
-            as_one([part.scales for part in parts]),
-            as_one(biases) if biases else None,
+    def fuse(cls, linears: "Sequence[NF4Linear]") -> "NF4Linear":
+        """Returns one layer that computes all of `linears`, which have the same input, and makes them views of it."""
+        biases = [linear.bias for linear in linears if linear.bias is not None]
+        fused = cls(
+            sum(linear.out_features for linear in linears),
+            linears[0].in_features,
+            concatenate([linear.packed for linear in linears]),
+            concatenate([linear.scales for linear in linears]),
+            concatenate(biases) if biases else None,
         )
-        views = whole._parts([part.out_features for part in parts])
-        for part, (packed, scales, bias) in zip(parts, views, strict=True):
-            part.packed, part.scales, part.bias = packed, scales, bias
-        return whole
+        rows = [linear.out_features for linear in linears]
+        for linear, (packed, scales, bias) in zip(linears, fused._split(rows), strict=True):
+            linear.packed, linear.scales, linear.bias = packed, scales, bias
+        return fused
 
-    def _parts(self, rows: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-        """Views of `packed`, `scales` and `bias`, each part's so many rows of the weight."""
+    def _split(self, row_counts: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Yields views of `packed`, `scales` and `bias` for consecutive rows of the weight, `row_counts` at a time."""
         start = 0
-        for count in rows:
+        for count in row_counts:
             bias = None if self.bias is None else self.bias[start : start + count]
             yield *self._rows(start, start + count), bias
             start += count
 
     def fill(self, start: int, rows: torch.Tensor) -> None:
-        """Packs `rows` (any number, in features), the weight's from `start` on. Raises StartupError where they do not
-        begin and end with a block, which they do for every width that is a multiple of 64."""
+        """Quantizes `rows` (any number, in features) into the weight from row `start` on.
+
+        Raises StartupError if they do not begin and end with a block. They do for every width that is a multiple of 64.
+        """
         stop = start + len(rows)
-        if start * self.in_features % BLOCK or stop * self.in_features % BLOCK:
+        if start * self.in_features % WEIGHTS_PER_BLOCK or stop * self.in_features % WEIGHTS_PER_BLOCK:
             raise StartupError(
-                f"rows of {self.in_features} weights cannot be packed a few at a time in blocks of {BLOCK}: "
-                "LLAVA_QUANTIZATION=none"
+                f"rows of {self.in_features} weights cannot be packed a few at a time in blocks of "
+                f"{WEIGHTS_PER_BLOCK}: set LLAVA_QUANTIZATION=none"
             )
         from bitsandbytes.functional import quantize_4bit
 
-        packed, state = quantize_4bit(rows.contiguous(), blocksize=BLOCK, quant_type=KIND)
-        for place, values in zip(self._rows(start, stop), (packed, state.absmax), strict=True):
-            place.copy_(values)
+        packed, state = quantize_4bit(rows.contiguous(), blocksize=WEIGHTS_PER_BLOCK, quant_type=QUANT_TYPE)
+        for memory, values in zip(self._rows(start, stop), (packed, state.absmax), strict=True):
+            memory.copy_(values)
 
     def _rows(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         first, last = start * self.in_features, stop * self.in_features
-        return self.packed[first // 2 : last // 2], self.scales[first // BLOCK : last // BLOCK]
+        packed = self.packed[first // 2 : last // 2]
+        return packed, self.scales[first // WEIGHTS_PER_BLOCK : last // WEIGHTS_PER_BLOCK]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., in features) to (..., out features)."""
+        """Maps (..., in features) to (..., out features)."""
         from bitsandbytes import matmul_4bit
         from bitsandbytes.functional import QuantState
 
         shape = torch.Size((self.out_features, self.in_features))
-        state = QuantState(self.scales, shape, blocksize=BLOCK, quant_type=KIND)
-        mapped: torch.Tensor = matmul_4bit(states, self.packed.t(), state, bias=self.bias)
-        return mapped
+        state = QuantState(self.scales, shape, blocksize=WEIGHTS_PER_BLOCK, quant_type=QUANT_TYPE)
+        output: torch.Tensor = matmul_4bit(states, self.packed.t(), state, bias=self.bias)
+        return output
 
     @property
     def num_weights(self) -> int:
         return self.out_features * self.in_features
 
 
-def pack_empty(layers: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
-    """Puts a packed map, to be filled, in the place of each linear one of LLaMA layers. Raises StartupError."""
+def replace_linears(layers: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+    """Replaces every linear module of LLaMA layers by an uninitialised NF4Linear. Raises StartupError."""
     for layer in layers:
-        groups = list(siblings(layer))
-        joined = {linear for group in groups for linear in group}
-        linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-        alone = [[linear] for linear in linears if linear not in joined]
-        places = {module: name for name, module in layer.named_modules()}
-        for group in groups + alone:
-            for linear, packed in zip(group, PackedLinear.side_by_side(group, device, dtype), strict=True):
-                layer.set_submodule(places[linear], packed)
+        stacked = list(stacked_projections(layer))
+        fused = {linear for linears in stacked for linear in linears}
+        single = [[module] for module in layer.modules() if isinstance(module, nn.Linear) and module not in fused]
+        names = {module: name for name, module in layer.named_modules()}
+        for linears in stacked + single:
+            for linear, replacement in zip(linears, NF4Linear.empty_fused(linears, device, dtype), strict=True):
+                layer.set_submodule(names[linear], replacement)
 
 
 def _num_blocks(linear: nn.Linear) -> int:
-    """Raises StartupError where they are not whole."""
-    blocks, rest = divmod(linear.out_features * linear.in_features, BLOCK)
+    """Returns how many blocks the weight fills. Raises StartupError if the last one is not full."""
+    blocks, rest = divmod(linear.out_features * linear.in_features, WEIGHTS_PER_BLOCK)
     if rest:
         size = f"{linear.out_features} x {linear.in_features}"
-        raise StartupError(f"a weight of {size} cannot be packed in blocks of {BLOCK}: LLAVA_QUANTIZATION=none")
+        raise StartupError(
+            f"a weight of {size} cannot be packed in blocks of {WEIGHTS_PER_BLOCK}: set LLAVA_QUANTIZATION=none"
+        )
     return blocks
 
 
-def _bias(linears: Sequence[nn.Linear], device: torch.device, dtype: torch.dtype) -> torch.Tensor | None:
+def _empty_bias(linears: Sequence[nn.Linear], device: torch.device, dtype: torch.dtype) -> torch.Tensor | None:
     if linears[0].bias is None:
         return None
     return torch.empty(sum(linear.out_features for linear in linears), dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Attention that reads the paged KV cache where it lies: for a GPU, and for a static decode step on any device."""
+"""Attention that reads the paged KV cache in place: for a GPU, and for a static decode step on any device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,17 +8,17 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from .attention import Attend, Span, positions_of, rotated, slots_of
+from .attention import Attend, TokenRange, slot_mapping, token_positions
 from .kv_cache import BLOCK_SIZE, KVCache
-from .prefill_attention import Extents, PrefillAttention
+from .prefill_attention import PrefillAttention, SequenceLengths
 
 
 class PagedKernels(Protocol):
-    """What a device offers for one layer; every argument as in `kernels.decode_attention` and `kernels.rotary`."""
+    """The kernels of one layer. `kernels.decode_attention` and `kernels.rotary` describe the arguments."""
 
     def decode(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        block_tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     ) -> torch.Tensor: ...  # fmt: skip
 
     def rotate_and_cache(
@@ -27,46 +27,8 @@ class PagedKernels(Protocol):
     ) -> None: ...  # fmt: skip
 
 
-class TorchKernels:
-    """torch's own operators on any device: the reference of Triton's, and what runs where there is no Triton."""
-
-    def decode(
-        self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
-        num_seqs, all_heads, size = heads.shape
-        num_kv_heads, num_slots, _ = keys.shape
-        positions = positions.long()
-        at = positions.clamp(min=0)
-        block = tables.gather(1, (at // BLOCK_SIZE)[:, None])[:, 0].long()
-        slots = torch.where(positions >= 0, block * BLOCK_SIZE + at % BLOCK_SIZE, num_slots - BLOCK_SIZE)
-        self.rotate_and_cache(heads, cos, sin, at, slots, keys, values)
-        known = torch.arange(tables.shape[1] * BLOCK_SIZE, device=heads.device) <= at[:, None]
-        tables = torch.where(positions[:, None] >= 0, tables, num_slots // BLOCK_SIZE - 1).flatten()
-        # (KV heads, sequences, tokens, head size); what lies beyond a sequence may be NaN
-        gathered = (
-            kept.view(num_kv_heads, -1, BLOCK_SIZE, size).index_select(1, tables).view(num_kv_heads, num_seqs, -1, size)
-            for kept in (keys, values)
-        )
-        key, value = (torch.where(known[..., None], part, 0).to(heads.dtype) for part in gathered)
-        query = heads[:, : all_heads - 2 * num_kv_heads].reshape(num_seqs, num_kv_heads, -1, size).transpose(0, 1)
-        scores = torch.matmul(query * size**-0.5, key.transpose(-1, -2)).masked_fill(~known[:, None], -torch.inf)
-        attended = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(value.dtype), value)
-        return attended.transpose(0, 1).flatten(1, 2)
-
-    def rotate_and_cache(
-        self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-    ) -> None:  # fmt: skip
-        num_kv_heads = len(keys)
-        turning = heads[:, :-num_kv_heads]
-        turning.copy_(rotated(turning, cos[positions, None], sin[positions, None]))
-        keys.index_copy_(1, slots, heads[:, -2 * num_kv_heads : -num_kv_heads].transpose(0, 1).to(keys.dtype))
-        values.index_copy_(1, slots, heads[:, -num_kv_heads:].transpose(0, 1).to(values.dtype))
-
-
 class PagedAttention:
-    """Decoding sequences by a paged decode kernel, chunks of prompts by one of torch's kernels for many queries."""
+    """Decoding sequences by a paged decode kernel, prompt chunks by one of torch's kernels for many queries."""
 
     needs_cleared_blocks = False
 
@@ -80,81 +42,83 @@ class PagedAttention:
         self._prefill = prefill
         self.max_blocks = -(-len(cos) // BLOCK_SIZE)
 
-    def plan(self, spans: list[Span]) -> "_Plan":
-        num_decoding = sum(span.num_tokens == 1 for span in spans)
-        arrays = self.decode_arrays(spans[:num_decoding], num_decoding)
-        chunks = spans[num_decoding:]
-        if chunks:
-            arrays |= _chunk_arrays(chunks)
-        return _Plan(self, arrays, num_decoding, chunks)
+    def plan(self, ranges: list[TokenRange]) -> "_PagedPlan":
+        num_decoding = sum(tokens.num_tokens == 1 for tokens in ranges)
+        arrays = self.decode_arrays(ranges[:num_decoding], num_decoding)
+        prefills = ranges[num_decoding:]
+        if prefills:
+            arrays |= _prefill_arrays(prefills)
+        return _PagedPlan(self, arrays, num_decoding, prefills)
 
-    def decode_arrays(self, spans: list[Span], num_rows: int) -> dict[str, np.ndarray]:
-        """For `num_rows` rows, the spans' first; the others are padding."""
+    def decode_arrays(self, ranges: list[TokenRange], num_rows: int) -> dict[str, np.ndarray]:
+        """Returns the arrays of `num_rows` decode rows: one row per range, then padding rows."""
         positions = np.full(num_rows, -1, np.int32)
-        tables = np.full((num_rows, self.max_blocks), self._cache.null_block, np.int32)
-        for row, span in enumerate(spans):
-            positions[row] = span.start
-            tables[row, : len(span.block_table)] = span.block_table
-        return {"decode_positions": positions, "decode_tables": tables}
+        block_tables = np.full((num_rows, self.max_blocks), self._cache.null_block, np.int32)
+        for row, tokens in enumerate(ranges):
+            positions[row] = tokens.start
+            block_tables[row, : len(tokens.block_table)] = tokens.block_table
+        return {"decode_positions": positions, "decode_block_tables": block_tables}
 
     def decode(self, staged: Mapping[str, torch.Tensor], layer: int, heads: torch.Tensor) -> torch.Tensor:
-        """`staged` as `decode_arrays` names it; one row of `heads` for each."""
+        """Attention of the decode rows, one row of `heads` each. `staged` holds the arrays of `decode_arrays`."""
         return self._kernels.decode(
-            heads, self._cos, self._sin, staged["decode_positions"], staged["decode_tables"],
+            heads, self._cos, self._sin, staged["decode_positions"], staged["decode_block_tables"],
             self._cache.key_slots[layer], self._cache.value_slots[layer],
         )  # fmt: skip
 
-    def bound_decode(self, staged: Mapping[str, torch.Tensor]) -> Attend:
-        """For a step of nothing but the rows of `decode_arrays`."""
+    def bind_decode(self, staged: Mapping[str, torch.Tensor]) -> Attend:
+        """Returns the attention of a step that has only decode rows."""
         return partial(self.decode, staged)
 
     def prefill(
-        self, staged: Mapping[str, torch.Tensor], extents: Extents, layer: int, heads: torch.Tensor
+        self, staged: Mapping[str, torch.Tensor], lengths: SequenceLengths, layer: int, heads: torch.Tensor
     ) -> torch.Tensor:
-        """`staged` as `_chunk_arrays` names it."""
+        """Attention of the prompt chunks. `staged` holds the arrays of `_prefill_arrays`."""
         keys, values = self._cache.key_slots[layer], self._cache.value_slots[layer]
         self._kernels.rotate_and_cache(
-            heads, self._cos, self._sin, staged["chunk_positions"], staged["chunk_slots"], keys, values
+            heads, self._cos, self._sin, staged["prefill_positions"], staged["prefill_slots"], keys, values
         )
         num_kv_heads = len(keys)
         query = heads[:, : -2 * num_kv_heads]
-        if "context_slots" not in staged:  # every chunk begins its sequence: its own keys are all there are
-            return self._prefill(query, heads[:, -2 * num_kv_heads : -num_kv_heads], heads[:, -num_kv_heads:], extents)
-        context = (kept.index_select(1, staged["context_slots"]).transpose(0, 1) for kept in (keys, values))
-        key, value = (part.to(heads.dtype) for part in context)
-        return self._prefill(query, key, value, extents)
+        if "context_slots" not in staged:  # every prefill begins its sequence, so the step's own keys are all keys
+            return self._prefill(query, heads[:, -2 * num_kv_heads : -num_kv_heads], heads[:, -num_kv_heads:], lengths)
+        key, value = (
+            cached.index_select(1, staged["context_slots"]).transpose(0, 1).to(heads.dtype) for cached in (keys, values)
+        )
+        return self._prefill(query, key, value, lengths)
 
 
-def _chunk_arrays(chunks: list[Span]) -> dict[str, np.ndarray]:
+def _prefill_arrays(prefills: list[TokenRange]) -> dict[str, np.ndarray]:
     arrays = {
-        "chunk_positions": positions_of(chunks),
-        "chunk_slots": slots_of(chunks),
-        "chunk_queries": np.cumsum([0, *(chunk.num_tokens for chunk in chunks)], dtype=np.int32),
-        "chunk_keys": np.cumsum([0, *(chunk.end for chunk in chunks)], dtype=np.int32),
+        "prefill_positions": token_positions(prefills),
+        "prefill_slots": slot_mapping(prefills),
+        "cu_seqlens_q": np.cumsum([0, *(tokens.num_tokens for tokens in prefills)], dtype=np.int32),
+        "cu_seqlens_k": np.cumsum([0, *(tokens.end for tokens in prefills)], dtype=np.int32),
     }
-    if any(chunk.start for chunk in chunks):
-        arrays["context_slots"] = slots_of([replace(chunk, start=0) for chunk in chunks])
+    if any(tokens.start for tokens in prefills):
+        arrays["context_slots"] = slot_mapping([replace(tokens, start=0) for tokens in prefills])
     return arrays
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _PagedPlan:
     attention: PagedAttention
     arrays: Mapping[str, np.ndarray]
     num_decoding: int
-    chunks: list[Span]
+    prefills: list[TokenRange]
 
     def bind(self, staged: Mapping[str, torch.Tensor]) -> Attend:
-        if not self.chunks:
-            return self.attention.bound_decode(staged)
-        lengths = [chunk.num_tokens for chunk in self.chunks], [chunk.end for chunk in self.chunks]
-        return partial(self._attend, staged, Extents(staged["chunk_queries"], staged["chunk_keys"], *lengths))
+        if not self.prefills:
+            return self.attention.bind_decode(staged)
+        seqlens = [tokens.num_tokens for tokens in self.prefills], [tokens.end for tokens in self.prefills]
+        lengths = SequenceLengths(staged["cu_seqlens_q"], staged["cu_seqlens_k"], *seqlens)
+        return partial(self._attend, staged, lengths)
 
     def _attend(
-        self, staged: Mapping[str, torch.Tensor], extents: Extents, layer: int, heads: torch.Tensor
+        self, staged: Mapping[str, torch.Tensor], lengths: SequenceLengths, layer: int, heads: torch.Tensor
     ) -> torch.Tensor:
-        attended = self.attention.prefill(staged, extents, layer, heads[self.num_decoding :])
+        prefilled = self.attention.prefill(staged, lengths, layer, heads[self.num_decoding :])
         if not self.num_decoding:
-            return attended
+            return prefilled
         decoded = self.attention.decode(staged, layer, heads[: self.num_decoding])
-        return torch.cat((decoded, attended))
+        return torch.cat((decoded, prefilled))

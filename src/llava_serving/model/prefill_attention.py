@@ -1,7 +1,8 @@
-"""Attention of prompt chunks: several sequences in one launch, causal from the bottom right, without a mask in memory.
+"""Attention of prompt chunks: several sequences in one launch, each causal, without a mask in memory.
 
-Each function takes `query` (queries, query heads, head size), `key` and `value` (keys, KV heads, head size), the
-sequences one after the other, and where each begins and ends.
+Each function takes `query` (queries, query heads, head size) and `key` and `value` (keys, KV heads, head size). The
+sequences are concatenated along the first dimension, and `lengths` says where each one begins. The mask is aligned to
+the bottom right: a sequence's queries are its last keys.
 """
 
 from collections.abc import Callable
@@ -16,69 +17,75 @@ MAX_FLASH_HEAD_SIZE = 256
 
 
 @dataclass(frozen=True)
-class Extents:
-    """Where sequences begin: `queries` and `keys` (sequences + 1,) int32 on the device, and their lengths on the host.
+class SequenceLengths:
+    """The lengths of a step's sequences, named as in FlashAttention's interface for variable lengths.
 
-    The queries of a sequence are the last of its keys.
+    `cu_seqlens_q` and `cu_seqlens_k` (sequences + 1,) are cumulative, int32, on the device. `seqlens_q` and `seqlens_k`
+    are the lengths on the host.
     """
 
-    queries: torch.Tensor
-    keys: torch.Tensor
-    query_lengths: list[int]
-    key_lengths: list[int]
+    cu_seqlens_q: torch.Tensor
+    cu_seqlens_k: torch.Tensor
+    seqlens_q: list[int]
+    seqlens_k: list[int]
 
 
-PrefillAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Extents], torch.Tensor]
+PrefillAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, SequenceLengths], torch.Tensor]
 
 
-def choose(device: torch.device, dtype: torch.dtype, head_size: int) -> PrefillAttention:
-    """The fastest of torch's kernels that the device has for these numbers."""
+def choose_prefill_attention(device: torch.device, dtype: torch.dtype, head_size: int) -> PrefillAttention:
+    """Returns the fastest of torch's kernels that supports this device, dtype and head size."""
     if device.type != "cuda":
-        return one_by_one
+        return masked_attention
     half = dtype in (torch.float16, torch.bfloat16)
-    recent = torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
-    if half and recent and head_size <= MAX_FLASH_HEAD_SIZE and head_size % 8 == 0:
-        return flash
-    return memory_efficient if head_size % 8 == 0 else one_by_one
+    has_flash = torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+    if half and has_flash and head_size <= MAX_FLASH_HEAD_SIZE and head_size % 8 == 0:
+        return flash_attention
+    return memory_efficient_attention if head_size % 8 == 0 else masked_attention
 
 
-def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extents: Extents) -> torch.Tensor:
+def flash_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: SequenceLengths
+) -> torch.Tensor:
     """FlashAttention-2 (Dao 2023, arXiv:2307.08691) as torch bundles it, from sm_80 on."""
     attended: torch.Tensor = torch.ops.aten._flash_attention_forward(
-        query, key, value, extents.queries, extents.keys, max(extents.query_lengths), max(extents.key_lengths),
+        query, key, value, lengths.cu_seqlens_q, lengths.cu_seqlens_k, max(lengths.seqlens_q), max(lengths.seqlens_k),
         0.0, True, False,
     )[0]  # fmt: skip
     return attended
 
 
-def memory_efficient(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extents: Extents) -> torch.Tensor:
+def memory_efficient_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: SequenceLengths
+) -> torch.Tensor:
     """Memory-efficient attention (Rabe and Staats 2021, arXiv:2112.05682) as torch bundles it, on any card."""
     group = query.shape[1] // key.shape[1]
-    if group > 1:  # the kernel has as many key heads as query heads
+    if group > 1:  # the kernel takes as many key heads as query heads
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     attended: torch.Tensor = torch.ops.aten._efficient_attention_forward(
-        query[None], key[None], value[None], None, extents.queries, extents.keys, max(extents.query_lengths),
-        max(extents.key_lengths), 0.0, CAUSAL_FROM_BOTTOM_RIGHT,
+        query[None], key[None], value[None], None, lengths.cu_seqlens_q, lengths.cu_seqlens_k, max(lengths.seqlens_q),
+        max(lengths.seqlens_k), 0.0, CAUSAL_FROM_BOTTOM_RIGHT,
     )[0]  # fmt: skip
     return attended[0]
 
 
-def one_by_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extents: Extents) -> torch.Tensor:
-    """A sequence at a time with a mask, on any device: the reference."""
-    parts = []
-    lengths = zip(extents.query_lengths, extents.key_lengths, strict=True)
-    first_query = first_key = 0
-    for num_queries, num_keys in lengths:
-        positions = torch.arange(num_keys - num_queries, num_keys, device=query.device)
-        seen = torch.arange(num_keys, device=query.device) <= positions[:, None]
-        keys = slice(first_key, first_key + num_keys)
+def masked_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: SequenceLengths
+) -> torch.Tensor:
+    """One sequence at a time with a mask, on any device: the reference of the others."""
+    outputs = []
+    queries = torch.split_with_sizes(query, lengths.seqlens_q)
+    keys, values = (torch.split_with_sizes(states, lengths.seqlens_k) for states in (key, value))
+    for seq_query, seq_key, seq_value in zip(queries, keys, values, strict=True):
+        num_queries, num_keys = len(seq_query), len(seq_key)
+        query_positions = torch.arange(num_keys - num_queries, num_keys, device=query.device)
+        mask = torch.arange(num_keys, device=query.device) <= query_positions[:, None]
         attended = scaled_dot_product_attention(
-            query[first_query : first_query + num_queries].transpose(0, 1)[None],
-            key[keys].transpose(0, 1)[None],
-            value[keys].transpose(0, 1)[None],
-            attn_mask=seen,
+            seq_query.transpose(0, 1)[None],
+            seq_key.transpose(0, 1)[None],
+            seq_value.transpose(0, 1)[None],
+            attn_mask=mask,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        parts.append(attended[0].transpose(0, 1))
-        first_query, first_key = first_query + num_queries, first_key + num_keys
-    return torch.cat(parts)
+        outputs.append(attended[0].transpose(0, 1))
+    return torch.cat(outputs)

@@ -1,5 +1,6 @@
-"""Triton kernels of a decode step, each beside the function that launches it. Imported only where Triton is.
+"""Triton kernels, each with the function that launches it. Only a device that uses Triton imports them.
 
-Every kernel computes in float32 and rounds once, when it stores. Sizes of the model are compile-time constants, sizes
-of the batch are not: a server compiles each kernel once for each number of splits, and never in the middle of traffic.
+Every kernel computes in float32. It rounds what it stores, and what separate kernels would have stored in between.
+Sizes of the model are compile-time constants, sizes of the batch are not. A server therefore compiles each kernel once
+per number of splits, and never while it serves.
 """

@@ -1,8 +1,9 @@
-"""Programmatic dependent launch: a kernel starts while the one before it drains, and waits where it needs its results.
+"""Programmatic dependent launch (PDL): a kernel starts while the previous one ends, and waits before it uses results.
 
-A decode step is hundreds of short kernels, and the device idles a few microseconds between two of them. From sm_90 on a
-kernel may be launched early (CUDA C++ Programming Guide, Programmatic Dependent Launch). It then must call `gdc_wait`
-before it reads or writes anything that an earlier kernel touches, weights and tables apart.
+A decode step is hundreds of short kernels, and between two of them the device idles for a few microseconds. From sm_90
+on, a kernel may be launched before the previous one has ended (CUDA C++ Programming Guide, Programmatic Dependent
+Launch). Before it reads or writes anything that an earlier kernel uses, except weights and tables, it must call
+`gdc_wait`.
 """
 
 from functools import cache
@@ -10,14 +11,14 @@ from typing import Any
 
 import torch
 
-SINCE = (9, 0)
+PDL_CAPABILITY = (9, 0)
 
 
 @cache
-def _starts_early(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= SINCE
+def _supports_pdl(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
 
 
-def early(tensor: torch.Tensor) -> dict[str, Any]:
-    """The launch arguments of a kernel on the tensor's device that has a constant EARLY."""
-    return {"EARLY": True, "launch_pdl": True} if _starts_early(tensor.device) else {"EARLY": False}
+def pdl_options(tensor: torch.Tensor) -> dict[str, Any]:
+    """Returns the launch arguments, for the tensor's device, of a kernel that has the constant USE_PDL."""
+    return {"USE_PDL": True, "launch_pdl": True} if _supports_pdl(tensor.device) else {"USE_PDL": False}

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .dependent_launch import early
+from .dependent_launch import pdl_options
 
 
 @triton.jit
@@ -14,26 +14,26 @@ def _add_rms_norm(
     weight,
     output,
     epsilon,
-    SIZE: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
-    ADDS: tl.constexpr,
-    EARLY: tl.constexpr,
+    ADD_UPDATE: tl.constexpr,
+    USE_PDL: tl.constexpr,
 ):
-    if EARLY:
+    if USE_PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    row = tl.program_id(0).to(tl.int64) * SIZE
+    row = tl.program_id(0).to(tl.int64) * ROW_SIZE
     columns = tl.arange(0, BLOCK)
-    inside = columns < SIZE
-    values = tl.load(residual + row + columns, mask=inside, other=0.0).to(tl.float32)
-    if ADDS:
-        values += tl.load(update + row + columns, mask=inside, other=0.0).to(tl.float32)
+    mask = columns < ROW_SIZE
+    values = tl.load(residual + row + columns, mask=mask, other=0.0).to(tl.float32)
+    if ADD_UPDATE:
+        values += tl.load(update + row + columns, mask=mask, other=0.0).to(tl.float32)
         rounded = values.to(residual.dtype.element_ty)
-        tl.store(residual + row + columns, rounded, mask=inside)
+        tl.store(residual + row + columns, rounded, mask=mask)
         values = rounded.to(tl.float32)
-    scale = tl.rsqrt(tl.sum(values * values, 0) / SIZE + epsilon)
-    weights = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(output + row + columns, (values * scale * weights).to(output.dtype.element_ty), mask=inside)
+    scale = tl.rsqrt(tl.sum(values * values, 0) / ROW_SIZE + epsilon)
+    weights = tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
+    tl.store(output + row + columns, (values * scale * weights).to(output.dtype.element_ty), mask=mask)
 
 
 def add_rms_norm(
@@ -41,13 +41,13 @@ def add_rms_norm(
 ) -> torch.Tensor:
     """Adds `update` to `residual` in place and returns RMSNorm of the sum (Zhang and Sennrich 2019, arXiv:1910.07467).
 
-    Both are (tokens, hidden size), contiguous; without `update` the residual is normed as it is.
+    Both are (tokens, hidden size), contiguous. Without `update`, the result is RMSNorm of `residual`.
     """
     output = torch.empty_like(residual)
-    tokens, size = residual.shape
+    num_tokens, size = residual.shape
     block = triton.next_power_of_2(size)
-    _add_rms_norm[(tokens,)](
-        residual, residual if update is None else update, weight, output, epsilon, SIZE=size, BLOCK=block,
-        ADDS=update is not None, num_warps=8 if block >= 2048 else 4, **early(residual),
+    _add_rms_norm[(num_tokens,)](
+        residual, residual if update is None else update, weight, output, epsilon, ROW_SIZE=size, BLOCK=block,
+        ADD_UPDATE=update is not None, num_warps=8 if block >= 2048 else 4, **pdl_options(residual),
     )  # fmt: skip
     return output

@@ -1,4 +1,4 @@
-"""What Triton offers an attention backend, behind the same methods as `paged_attention.TorchKernels`."""
+"""Triton's kernels behind the interface `PagedKernels`."""
 
 import torch
 
@@ -8,13 +8,13 @@ from .rotary import rotate_and_cache
 
 
 class TritonKernels:
-    """See `decode_attention` and `rotate_and_cache` for the arguments."""
+    """`decode_attention` and `rotate_and_cache` describe the arguments."""
 
     def decode(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        block_tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        return decode_attention(heads, cos, sin, positions, tables, keys, values, BLOCK_SIZE)
+        return decode_attention(heads, cos, sin, positions, block_tables, keys, values, BLOCK_SIZE)
 
     def rotate_and_cache(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
