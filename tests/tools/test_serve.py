@@ -1,4 +1,4 @@
-"""`llava-serving serve`, which `make serve` runs, as a newcomer meets it."""
+"""Runs `llava-serving serve`, the command of `make serve`."""
 
 import json
 import shutil
@@ -29,12 +29,12 @@ def serving(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     with log.open("wb") as out:
         process = subprocess.Popen([*COMMAND, str(free_port())], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
     yield process, log
-    process.terminate()  # killed, it could not end the server
+    process.terminate()  # a killed command could not end the server
     process.wait(30)
 
 
 def printed_command(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """What is printed between the line that says Ready and the end of the here document."""
+    """Returns the example command that is printed after the line "Ready"."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         printed = log.read_text()
@@ -45,7 +45,7 @@ def printed_command(process: "subprocess.Popen[bytes]", log: Path) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_printed_command_works_as_pasted_from_any_folder(
+def test_the_printed_example_command_works_in_any_folder(
     serving: tuple["subprocess.Popen[bytes]", Path], tmp_path: Path
 ) -> None:
     process, log = serving
@@ -56,14 +56,14 @@ def test_the_printed_command_works_as_pasted_from_any_folder(
     assert "circle" in row["0"] or "square" in row["0"] or "triangle" in row["0"]
 
 
-def test_it_ends_with_the_server_on_sigterm(serving: tuple["subprocess.Popen[bytes]", Path]) -> None:
+def test_sigterm_ends_the_server_and_the_command(serving: tuple["subprocess.Popen[bytes]", Path]) -> None:
     process, log = serving
     printed_command(process, log)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
 
 
-def test_a_taken_port_is_told_at_once() -> None:
+def test_a_taken_port_is_reported_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -73,7 +73,7 @@ def test_a_taken_port_is_told_at_once() -> None:
     assert f"port {port} is taken" in run.stderr
 
 
-def test_a_server_that_refuses_to_start_ends_the_command(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_ends_the_command_with_one_line(tmp_path: Path) -> None:
     run = subprocess.run(
         [*COMMAND, str(free_port()), "--model-dir", str(tmp_path)], capture_output=True, text=True, check=False
     )
@@ -83,7 +83,7 @@ def test_a_server_that_refuses_to_start_ends_the_command(tmp_path: Path) -> None
     assert len(run.stderr.splitlines()) == 1
 
 
-def test_a_port_that_is_none_is_told() -> None:
+def test_a_port_number_out_of_range_is_reported() -> None:
     run = subprocess.run([*COMMAND, "80000"], capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].endswith("80000 is no port: those are 1 to 65535")
+    assert run.stderr.splitlines()[-1].endswith("80000 is not a port number, which is 1 to 65535")
