@@ -10,7 +10,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from ..inputs.clip_preprocessor import ClipPreprocessor
 from ..inputs.templates import Template
 from ..inputs.tokenizer import IMAGE_PATCH, IMAGE_START
-from ..weights.parts import TEMPLATE_KEY, OpenedParts
+from ..weights.parts import OpenedParts
+from ..weights.template_choice import TEMPLATE_KEY
 from .chat_template import chat_template
 from .fast_tokenizer import fast_tokenizer
 from .model_card import model_card

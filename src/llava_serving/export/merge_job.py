@@ -17,8 +17,9 @@ from ..file_lock import lock_file
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.templates import Template
 from ..model_files import read_json
-from ..weights.parts import OpenedParts, choose_template, open_parts
+from ..weights.parts import OpenedParts, open_parts
 from ..weights.storage.fingerprint import fingerprint
+from ..weights.template_choice import choose_delta_template
 from ..weights.tensor_names import to_interchange_name
 from .shard_writer import TEMPORARY_SUFFIX, Shard, fsync, index_json, missing_shards, plan_shards, write_shards
 
@@ -63,7 +64,8 @@ def prepare_merge(
     preprocessor = load_preprocessor(vision, parts.architecture.image_size)
     merged_tensors = {to_interchange_name(name): tensor for name, tensor in parts.merged_tensors.items()}
     shards = plan_shards(merged_tensors, dtype)
-    job = MergeJob(parts, preprocessor, folders, output, dtype, choose_template(template, parts.added_tokens), shards)
+    conversation_template = choose_delta_template(template, parts.added_tokens)
+    job = MergeJob(parts, preprocessor, folders, output, dtype, conversation_template, shards)
     _check_partial_folder(job)
     _check_disk_space(job)
     return job
@@ -112,8 +114,8 @@ def _check_added_tokens(parts: OpenedParts) -> None:
     ids = sorted(i for i in parts.added_tokens.values() if i < embedding_rows)
     if ids != list(range(first_id, first_id + len(ids))):
         raise StartupError(
-            f"the added tokens are {parts.added_tokens}: those below {embedding_rows}, the number of rows in the embedding, "
-            f"must continue from {first_id} without a gap"
+            f"the added tokens are {parts.added_tokens}: those below {embedding_rows}, the number of rows in the "
+            f"embedding, must continue from {first_id} without a gap"
         )
 
 

@@ -60,7 +60,7 @@ def _check_base(base: ClassifiedFolder) -> None:
 
 
 def _is_llama_2(config: dict[str, Any]) -> bool:
-    """The first LLaMA of 7B and 13B has 2048 and 1e-6, of 30B and 65B 2048 and 1e-5."""
+    """Compares with LLAMA_2. The first LLaMA of 7B and 13B has 2048 and 1e-6, of 30B and 65B 2048 and 1e-5."""
     is_small = config.get("hidden_size", 0) <= 5120
     has_long_context = config.get("max_position_embeddings", 0) >= LLAMA_2["max_position_embeddings"]
     has_epsilon = math.isclose(config.get("rms_norm_eps", 1e-6), LLAMA_2["rms_norm_eps"])
@@ -88,10 +88,9 @@ def _check_delta(delta: ClassifiedFolder) -> None:
 
 def _cosine(base: ClassifiedFolder, delta: ClassifiedFolder) -> float:
     """Compares the first rows of one matrix. Returns 0 if the shapes differ, which `apply_delta` reports better."""
-    matrices = [folder.checkpoint.tensors.get(COMPARED_TENSOR) for folder in (base, delta)]
-    found = [matrix for matrix in matrices if matrix is not None]
-    if len(found) < 2 or found[0].shape != found[1].shape:
+    first, second = (folder.checkpoint.tensors.get(COMPARED_TENSOR) for folder in (base, delta))
+    if first is None or second is None or first.shape != second.shape:
         return 0.0
-    count = min(COMPARED_ROWS, num_rows(found[0]))
-    first, second = (read_rows(matrix, 0, count).float().flatten() for matrix in found)
-    return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
+    count = min(COMPARED_ROWS, num_rows(first))
+    base_rows, delta_rows = (read_rows(matrix, 0, count).float().flatten() for matrix in (first, second))
+    return float(torch.nn.functional.cosine_similarity(base_rows, delta_rows, dim=0))

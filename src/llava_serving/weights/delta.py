@@ -14,9 +14,9 @@ import torch
 
 from ..errors import StartupError
 from .storage.lazy_tensor import LazyTensor, num_bytes
-from .tensor_names import PROJECTOR
+from .tensor_names import EMBEDDING, LM_HEAD, PROJECTOR
 
-VOCABULARY_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
+VOCABULARY_TENSORS = (EMBEDDING, LM_HEAD)
 WRONG_BASE = "the base must be the original LLaMA (not Vicuna, not Llama 2) of the delta's size"
 
 
@@ -70,6 +70,11 @@ def apply_delta(
             f"the base holds {len(unused)} tensors that the delta lacks, {unused[0]} among them; {WRONG_BASE}"
         )
     return merged
+
+
+def in_file_order(tensors: Mapping[str, MergedTensor]) -> dict[str, MergedTensor]:
+    """Returns the tensors in the order in which files hold them, so that reading is sequential."""
+    return dict(sorted(tensors.items(), key=lambda item: item[1].stored.location))
 
 
 def is_recomputed(name: str) -> bool:

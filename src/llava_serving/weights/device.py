@@ -92,11 +92,11 @@ def balanced_device_map(model: nn.Module, memory: dict[int, int], dtype: torch.d
     device_map: dict[str, int | str] = infer_auto_device_map(
         model, balanced, no_split_module_classes=NO_SPLIT_CLASSES, dtype=dtype
     )
-    homeless = [name for name, device in device_map.items() if not isinstance(device, int)]
-    if homeless:
+    not_placed = [name for name, device in device_map.items() if not isinstance(device, int)]
+    if not_placed:
         free = ", ".join(f"{size / 1e9:.1f} GB" for size in memory.values())
         raise StartupError(
-            f"the model does not fit the {len(memory)} GPUs, which have {free} free: no room for {homeless[0]}"
+            f"the model does not fit the {len(memory)} GPUs, which have {free} free: no room for {not_placed[0]}"
         )
     return {name: int(device) for name, device in device_map.items()}
 

@@ -9,12 +9,12 @@ from typing import Any
 from ..errors import StartupError
 from ..inputs.tokenizer import added_tokens, load_sentencepiece
 from .delta import MergedTensor
-from .layerwise_loss import EMBEDDING, forward_tensor_names, layerwise_loss
+from .layerwise_loss import forward_tensor_names, layerwise_loss
 from .merged_checkpoint import empty_merged_model, merged_model_tensors
 from .model_folder import DEMO, PARTS, ClassifiedFolder, FolderKind, classify_folder, kind_without_tensors
 from .parts import open_parts
 from .sentence_loss import SENTENCE, chance_loss, knows_language
-from .tensor_names import to_llama_name
+from .tensor_names import EMBEDDING, to_llama_name
 
 
 @dataclass(frozen=True)

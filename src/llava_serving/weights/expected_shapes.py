@@ -68,8 +68,8 @@ def check_tensors(tensors: Mapping[str, MergedTensor], shapes: Mapping[str, Shap
     for name, tensor in tensors.items():
         if tensor.shape != shapes.get(name):
             expected = f"it has {shapes[name]}" if name in shapes else "the model has none"
-            raise StartupError(f"the tensor {name} of {source} has shape {tensor.shape}; by config.json {expected}")
+            raise StartupError(f"the tensor {name} has shape {tensor.shape} in {source}; by config.json {expected}")
         if not tensor.stored.dtype.is_floating_point:
-            raise StartupError(f"the tensor {name} of {source} is stored as {tensor.stored.dtype}: it is quantized")
+            raise StartupError(f"the tensor {name} is stored as {tensor.stored.dtype} in {source}: it is quantized")
     if missing := sorted(shapes.keys() - tensors.keys()):
         raise StartupError(f"{len(missing)} of the model's tensors are in no file of {source}, {missing[0]} among them")

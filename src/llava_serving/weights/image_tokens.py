@@ -15,7 +15,7 @@ def image_patch_token(delta: Path, added: dict[str, int]) -> int:
     return added[IMAGE_PATCH]
 
 
-def check_image_tokens(
+def build_image_tokens(
     directory: Path, added: dict[str, int], patch: int, num_features: int, vocab_size: int
 ) -> ImageTokens:
     """Returns the ids of an image with `num_features` features.

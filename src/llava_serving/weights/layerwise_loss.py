@@ -19,13 +19,13 @@ from .chunk_reader import RowChunk, read_chunks
 from .delta import MergedTensor
 from .sentence_loss import next_token_loss
 from .storage.lazy_tensor import num_rows, read_rows
+from .tensor_names import EMBEDDING, FINAL_NORM, LM_HEAD
 
 # A layer's tensors in the order in which `torch_forward` uses them.
 LAYER_TENSORS = (
     "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
 )  # fmt: skip
-EMBEDDING, FINAL_NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
 def forward_tensor_names(num_layers: int) -> list[str]:

@@ -1,33 +1,38 @@
-"""Loads a model folder onto its devices: base and delta are merged while loading, or the folder is merged already."""
+"""Loads a model folder onto its devices.
+
+Opening a folder reads configs and headers. It gives an empty model and its tensors, which are still in their files.
+Then placement.py allocates the model's memory and reads the tensors into it, and merges base and delta on the way.
+"""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
-from ..inputs.templates import TEMPLATES, V0, Template
+from ..inputs.templates import Template
 from ..inputs.tokenizer import Tokenizer, added_tokens, load_sentencepiece
 from ..model.nf4 import NF4Linear
 from .delta import MergedTensor
 from .device import choose_devices, choose_dtype
-from .image_tokens import check_image_tokens
+from .image_tokens import build_image_tokens
 from .merged_checkpoint import empty_merged_model, merged_model_tensors
 from .model_folder import MergedCheckpoint, ModelParts
-from .parts import TEMPLATE_KEY, choose_template, open_parts
+from .parts import open_parts
 from .placement import empty_model, load_weights
 from .storage.checkpoint import open_checkpoint
+from .template_choice import choose_delta_template, choose_merged_template
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A LLaVA that is ready to run, with what turns requests into its inputs."""
+    """A LLaVA that is ready to run, and the objects that turn requests into its inputs."""
 
     model: LlavaForConditionalGeneration
     tokenizer: Tokenizer
@@ -55,25 +60,24 @@ class LoadedModel:
 
 
 def load_model(
-    found: MergedCheckpoint | ModelParts, device: str, dtype: str, template: str = "auto", quantization: str = "none"
+    folder: MergedCheckpoint | ModelParts, device: str, dtype: str, template: str = "auto", quantization: str = "none"
 ) -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
     torch_dtype = choose_dtype(dtype, devices[0])
-    if isinstance(found, ModelParts):
-        opened, tensors = _open_parts(found, template)
+    if isinstance(folder, ModelParts):
+        loaded, tensors = _open_parts(folder, template)
         steps, source = "read and merged", "base and delta merged while loading"
     else:
-        opened, tensors = _open_merged(found.directory, template)
+        loaded, tensors = _open_merged(folder.directory, template)
         steps, source = "read", "merged already"
     started = time.monotonic()
-    model = load_weights(opened.model, tensors, devices, torch_dtype, quantization != "none")
+    load_weights(loaded.model, tensors, devices, torch_dtype, quantization != "none")
     _log_speed(steps, tensors, time.monotonic() - started)
-    model.eval().requires_grad_(False)
+    loaded.model.eval().requires_grad_(False)
     # The service sets what to generate itself: the ids in v0's files are wrong, and other defaults are unwanted.
-    model.generation_config = GenerationConfig()
-    loaded = replace(opened, model=model)
-    _log_loaded(loaded, f"{found.directory}, {source}", devices, torch_dtype, quantization)
+    loaded.model.generation_config = GenerationConfig()
+    _log_loaded(loaded, f"{folder.directory}, {source}", devices, torch_dtype, quantization)
     return loaded
 
 
@@ -84,7 +88,7 @@ def _open_parts(parts: ModelParts, template: str) -> tuple[LoadedModel, dict[str
         empty_model(opened.architecture.config()),
         Tokenizer(opened.sentencepiece, opened.image_tokens),
         load_preprocessor(parts.vision, opened.architecture.image_size),
-        choose_template(template, opened.added_tokens),
+        choose_delta_template(template, opened.added_tokens),
     )
     return loaded, opened.merged_tensors
 
@@ -97,14 +101,13 @@ def _open_merged(directory: Path, template: str) -> tuple[LoadedModel, dict[str,
     tensors = merged_model_tensors(open_checkpoint(directory), model)
     keeps_cls = config.vision_feature_select_strategy == "full"
     num_features = (vision.image_size // vision.patch_size) ** 2 + keeps_cls
+    vocab_size = config.text_config.vocab_size
+    image_tokens = build_image_tokens(directory, added, config.image_token_index, num_features, vocab_size)
     loaded = LoadedModel(
         model,
-        Tokenizer(
-            sentencepiece,
-            check_image_tokens(directory, added, config.image_token_index, num_features, config.text_config.vocab_size),
-        ),
+        Tokenizer(sentencepiece, image_tokens),
         load_preprocessor(directory, vision.image_size),
-        TEMPLATES[getattr(config, TEMPLATE_KEY, V0.name) if template == "auto" else template],
+        choose_merged_template(template, config),
     )
     return loaded, tensors
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from ..errors import StartupError
-from .delta import MergedTensor
+from .delta import MergedTensor, in_file_order
 from .expected_shapes import check_tensors
 from .placement import empty_model
 from .storage.checkpoint import Checkpoint
-from .tensor_names import from_merged_name
+from .tensor_names import EMBEDDING, LM_HEAD, from_delta_name, from_merged_name
 
-EMBEDDING, LM_HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+MODEL_EMBEDDING = from_delta_name(EMBEDDING)
 
 
 def empty_merged_model(directory: Path) -> LlavaForConditionalGeneration:
@@ -50,12 +50,11 @@ def merged_model_tensors(checkpoint: Checkpoint, model: LlavaForConditionalGener
     """
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
     stored = {from_merged_name(name): tensor for name, tensor in checkpoint.tensors.items()}
-    if LM_HEAD not in stored and EMBEDDING in stored and _has_tied_embeddings(model):
-        stored[LM_HEAD] = stored[EMBEDDING]
-    in_order = sorted(stored.items(), key=lambda item: item[1].location)
-    tensors = {name: MergedTensor(tensor) for name, tensor in in_order if name in shapes}
+    if LM_HEAD not in stored and MODEL_EMBEDDING in stored and _has_tied_embeddings(model):
+        stored[LM_HEAD] = stored[MODEL_EMBEDDING]
+    tensors = {name: MergedTensor(tensor) for name, tensor in stored.items() if name in shapes}
     check_tensors(tensors, shapes, str(checkpoint.directory))
-    return tensors
+    return in_file_order(tensors)
 
 
 def _has_tied_embeddings(model: LlavaForConditionalGeneration) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StartupError
-from .tensor_names import PROJECTOR
+from .tensor_names import FINAL_NORM, PROJECTOR
 
 if TYPE_CHECKING:
     from .storage.checkpoint import Checkpoint
@@ -26,7 +26,6 @@ EXPECTED_FOLDERS = (
     "vision/ (CLIP)"
 )
 NEEDS_BASE = "a delta cannot be used directly: served without its base it babbles. Put the original LLaMA in base/"
-FINAL_NORM = "model.norm.weight"
 # Of all RMSNorm weights. A trained LLaMA's weights are above zero; differences are as often below.
 MIN_POSITIVE_SHARE = 0.9
 

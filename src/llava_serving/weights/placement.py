@@ -28,7 +28,7 @@ def load_weights(
     devices: Sequence[torch.device],
     dtype: torch.dtype,
     quantize: bool,
-) -> LlavaForConditionalGeneration:
+) -> None:
     """Allocates the memory of an empty model and reads its tensors, named as in its state dict.
 
     Raises StartupError if the model does not fit the devices or a file cannot be read.
@@ -36,7 +36,10 @@ def load_weights(
     device_map = choose_device_map(model, devices, dtype)
     allocate(model, device_map, dtype, quantize)
     _read_weights(model, tensors, device_map, dtype)
-    return dispatch_model(model, device_map) if len(devices) > 1 else model.to(devices[0])
+    if len(devices) > 1:
+        dispatch_model(model, device_map)
+    else:
+        model.to(devices[0])  # the buffers, which have memory already
 
 
 def allocate(model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, quantize: bool) -> None:

@@ -4,7 +4,9 @@ v0 has one linear projector. transformers has two with an activation between the
 second layer the identity (see identity_projector.py), which leaves every feature as it is to the bit.
 """
 
-PROJECTOR = ("model.mm_projector.weight", "model.mm_projector.bias")  # names in a delta
+# Names in a LLaMA and in a delta.
+EMBEDDING, FINAL_NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+PROJECTOR = ("model.mm_projector.weight", "model.mm_projector.bias")  # only in a delta
 VISION_PREFIXES = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 PROJECTOR_IN = "model.multi_modal_projector.linear_1"
 PROJECTOR_OUT = "model.multi_modal_projector.linear_2"
@@ -59,7 +61,7 @@ def to_interchange_name(name: str) -> str:
 
     transformers still reads these names. vLLM does not know the newer names of the vision tower.
     """
-    if name == "lm_head.weight":
+    if name == LM_HEAD:
         return f"language_model.{name}"
     for ours, theirs in INTERCHANGE_PREFIXES:
         if name.startswith(ours):

@@ -1,7 +1,7 @@
 """A tensor in a file, read with `pread` into memory that the caller reuses.
 
-The libraries map files instead. Two files of 252 MB, summed by chunks, then peak at 652 MB of resident memory and not
-at 172 MB, in the same time (0.7 s); a file that shrinks or a disk that fails ends the process with SIGBUS.
+The libraries map files. The sum of two files of 252 MB then peaks at 652 MB of resident memory, and at 172 MB here, in
+the same time (0.7 s). With a mapped file, a failing disk ends the process with SIGBUS, without a message.
 """
 
 import os

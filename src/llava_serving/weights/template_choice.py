@@ -1,0 +1,44 @@
+"""The conversation template of a model folder: the one that the settings name, or "auto"."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..errors import StartupError
+from ..inputs.templates import TEMPLATES, V0, Template
+from ..inputs.tokenizer import IMAGE_START
+
+if TYPE_CHECKING:
+    from transformers import LlavaConfig
+
+logger = logging.getLogger(__name__)
+
+TEMPLATE_KEY = "conversation_template"  # in a merged folder's config.json
+PADDING = "[PAD]"
+
+
+def choose_delta_template(requested: str, added_tokens: dict[str, int]) -> Template:
+    """Returns the template for a delta; "auto" is v0.
+
+    No file of a delta names the template that it was trained with: its authors went by the delta's name. Raises
+    StartupError if "auto" is known to be wrong.
+    """
+    if requested != "auto":
+        return TEMPLATES[requested]
+    names = ", ".join(added_tokens)
+    if IMAGE_START not in added_tokens:
+        raise StartupError(
+            f"the added tokens ({names}) have no {IMAGE_START}, as LLaVA-13b-delta-v0-science_qa's: its prompts are "
+            "not built in; LLAVA_TEMPLATE=v0 or merge --template v0 uses v0's all the same"
+        )
+    if PADDING not in added_tokens:
+        logger.warning(
+            "the added tokens (%s) have no %s, which training with the v0 template added (LLaVA@15f31eb "
+            "llava/train/train.py:580): for a delta named v1, set LLAVA_TEMPLATE=v1 or merge --template v1",
+            names, PADDING,
+        )  # fmt: skip
+    return V0
+
+
+def choose_merged_template(requested: str, config: "LlavaConfig") -> Template:
+    """Returns the template for a merged folder; "auto" is the one in its config.json, or v0 without one."""
+    return TEMPLATES[getattr(config, TEMPLATE_KEY, V0.name) if requested == "auto" else requested]
