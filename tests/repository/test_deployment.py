@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from llava_serving.engine.request import GRACE_SECONDS
 from llava_serving.errors import StartupError
 from llava_serving.settings import Settings
-from llava_serving.tools.cli import server_environment
+from llava_serving.tools.serve import server_environment
 from llava_serving.weights.model_folder import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
