@@ -182,7 +182,7 @@ def test_more_than_twice_the_concurrency_gets_429_and_our_client_retries(endpoin
     with ExitStack() as streams:
         for _ in range(2):
             stream = green.stream(LONG)
-            streams.callback(stream.close)  # type: ignore[attr-defined]
+            streams.callback(stream.close)
             next(stream)
         status, headers, _ = post(endpoint, ask(["hello"]), key, azureml_model_deployment="green")
         assert status == 429

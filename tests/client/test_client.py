@@ -19,7 +19,7 @@ from server import Server
 
 from llava_serving.client import Endpoint, EndpointError, ask
 from llava_serving.tools import cli
-from llava_serving.weights.model_dir import DEMO
+from llava_serving.weights.model_folder import DEMO
 
 SHAPES = DEMO / "pictures" / "shapes.png"
 DIGIT = DEMO / "pictures" / "digit.png"
@@ -405,7 +405,7 @@ def test_closing_a_stream_aborts_the_request_with_499(demo_server: Server) -> No
     body = ask(["the sky is"], max_new_tokens=400, ignore_eos=True)
     events = Endpoint(f"http://127.0.0.1:{demo_server.port}/score").stream(body)
     assert "row" in next(events)
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     deadline = time.monotonic() + 10
     while '"status": 499' not in demo_server.log and time.monotonic() < deadline:
         time.sleep(0.1)
