@@ -8,7 +8,7 @@ from reference import Reference, write_merged
 from server import ROOT, Server
 
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_dir import DEMO, ModelParts
+from llava_serving.weights.model_folder import DEMO, ModelParts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Reads streams of server-sent events that hold JSON objects and end with `[DONE]`, as OpenAI's servers write them.
 
-An event takes 3.7 us here, JSON included, and 4.8 us with sseclient-py 1.9.0, which would replace only five lines.
+An event takes 4.0 us here, JSON included, and 4.7 us with sseclient-py 1.9.0, which would replace only five lines.
 """
 
 import http.client
