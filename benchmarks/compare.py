@@ -1,7 +1,7 @@
 """Compares the engine with `generate` behind the same server: python benchmarks/compare.py --output results/demo.json
 
-Both servers run at the same time. For each number of clients the script measures the two in turn, --rounds times. Each
-round has new images, so that no cache has them. Prints the table of README.md, and writes all runs.
+Both servers run at the same time. For each number of concurrent callers the script measures the two in turn, --rounds
+times. Each round has new images, so that no cache has them. Prints the table of README.md, and writes all runs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--requests-per-caller", type=float, default=6)
-    parser.add_argument("--least-requests", type=int, default=12, help="minimum for every number of clients")
+    parser.add_argument("--least-requests", type=int, default=12, help="minimum for every number of callers")
     parser.add_argument("--output-tokens", default="32:256")
     parser.add_argument("--workload", default="image")
     parser.add_argument("--rounds", type=int, default=3)
