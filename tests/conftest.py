@@ -29,7 +29,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def parts_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder with base/, delta/ and vision/ of random weights."""
-    return write_parts(tmp_path_factory.mktemp("random") / "parts_dir")
+    return write_parts(tmp_path_factory.mktemp("random") / "parts")
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def assert_bits_equal(merged: dict[str, torch.Tensor], expected: dict[str, torch
 
 
 def copy_parts(parts_dir: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(parts_dir, tmp_path / "parts_dir")
+    return shutil.copytree(parts_dir, tmp_path / "parts")
 
 
 def replace_weights(part: Path, stored: dict[str, torch.Tensor]) -> None:

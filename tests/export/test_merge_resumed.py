@@ -19,7 +19,7 @@ from reference import stock_names
 def large_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns parts with 130 MB in base and delta each."""
     return write_parts(
-        tmp_path_factory.mktemp("large") / "parts_dir", Shape(hidden=768, intermediate=2048, layers=8, heads=8)
+        tmp_path_factory.mktemp("large") / "parts", Shape(hidden=768, intermediate=2048, layers=8, heads=8)
     )
 
 

@@ -29,7 +29,7 @@ def test_other_weights_get_another_cache_folder_and_an_unusable_cache_is_ignored
     tmp_path: Path, parts_dir: Path
 ) -> None:
     cache_dir = tmp_path / "cache"
-    copy = shutil.copytree(parts_dir, tmp_path / "parts_dir")
+    copy = shutil.copytree(parts_dir, tmp_path / "parts")
     merged = open_or_merge(ModelParts(parts_dir), cache_dir, "auto")
     assert isinstance(merged, MergedCheckpoint)
     assert open_or_merge(ModelParts(copy), cache_dir, "auto") == merged
