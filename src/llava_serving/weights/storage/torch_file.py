@@ -2,7 +2,8 @@
 
 `torch.load` cannot map the older format: the sum of two files of 252 MB took 652 MB and 1.3 s, and 172 MB and 0.7 s
 with the positions. Only the pickle that describes the tensors is read here. The unpickler knows what tensors are made
-of and nothing else, so a file can execute nothing (torch/serialization.py `_legacy_load`, `_load`; torch/_utils.py `_rebuild_tensor_v2`).
+of and nothing else, so a file can execute nothing (torch/serialization.py `_legacy_load`, `_load`; torch/_utils.py
+`_rebuild_tensor_v2`).
 """
 
 import math
