@@ -26,7 +26,7 @@ from llava_serving.model import runner_builder
 from llava_serving.service.engine_builder import build_engine
 from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_dir import DEMO, MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import DEMO, MergedCheckpoint, ModelParts
 
 GREEDY = SamplingParams(max_new_tokens=24)
 SAMPLING = replace(GREEDY, temperature=1.0, seed=7)
@@ -65,7 +65,7 @@ class Prompts:
         image_tokens = self._loaded.tokenizer.image
         for part in parts:
             if isinstance(part, str):
-                ids += self._reference.text.encode(part)
+                ids += self._reference.sentencepiece.encode(part)
             else:
                 start = len(ids) + 1  # after <im_start>
                 images.append(image(start, image_tokens.count, self._reference.pixels(picture(part))[0]))

@@ -20,26 +20,26 @@ IMAGE = ImageSource("", "")
 
 def test_a_text_is_encoded_as_bos_and_the_ids_of_sentencepiece(loaded: LoadedModel, reference: Reference) -> None:
     text = "What is in the image?"
-    assert loaded.tokenizer.encode([text]) == EncodedPrompt((1, *reference.text.encode(text)), ())
+    assert loaded.tokenizer.encode([text]) == EncodedPrompt((1, *reference.sentencepiece.encode(text)), ())
 
 
 @pytest.mark.parametrize("text", [" Hello", "  two spaces", "trailing ", "\n", "tabs\tand\nlines", ""])
 def test_white_space_at_the_ends_of_a_prompt_is_encoded(loaded: LoadedModel, reference: Reference, text: str) -> None:
-    assert loaded.tokenizer.encode([text]).token_ids == (1, *reference.text.encode(text))
+    assert loaded.tokenizer.encode([text]).token_ids == (1, *reference.sentencepiece.encode(text))
 
 
 def test_white_space_next_to_an_image_is_dropped_and_the_text_after_it_begins_with_a_word_mark(
     loaded: LoadedModel, reference: Reference
 ) -> None:
     token_ids = loaded.tokenizer.encode(["What is it?\n", IMAGE, " \n###Assistant:"]).token_ids
-    encode = reference.text.encode
+    encode = reference.sentencepiece.encode
     assert token_ids == (1, *encode("What is it?"), *reference.image_ids(), *encode("###Assistant:"))
-    assert reference.text.id_to_piece(encode("###Assistant:")[0]).startswith("\u2581")
+    assert reference.sentencepiece.id_to_piece(encode("###Assistant:")[0]).startswith("\u2581")
 
 
 def test_white_space_after_an_eos_token_is_dropped(loaded: LoadedModel, reference: Reference) -> None:
     token_ids = loaded.tokenizer.encode(["A dog.", EOS, " USER: Sure?"]).token_ids
-    encode = reference.text.encode
+    encode = reference.sentencepiece.encode
     assert token_ids == (1, *encode("A dog."), 2, *encode("USER: Sure?"))
 
 
