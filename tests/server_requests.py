@@ -9,6 +9,7 @@ from server import Event, Server, Stream
 
 # Near the whole context of the demo model. A slow FaultInjectionServer takes at least 10 s for so many tokens.
 LONG_ANSWER_TOKENS = 480
+QUESTION = "What is in the image?"
 
 
 def prompts_body(*texts: str, image: str | None = None, **parameters: Any) -> dict[str, Any]:
@@ -20,6 +21,12 @@ def prompts_body(*texts: str, image: str | None = None, **parameters: Any) -> di
 def fixed_length_body(*texts: str, max_new_tokens: int = LONG_ANSWER_TOKENS, **parameters: Any) -> dict[str, Any]:
     """Returns a request whose answers have `max_new_tokens` tokens unless a stop string or an error ends them."""
     return prompts_body(*texts, max_new_tokens=max_new_tokens, ignore_eos=True, **parameters)
+
+
+def user_message(question: str, image: str) -> dict[str, Any]:
+    """Returns a chat message: a base64 `image`, then the question."""
+    image_part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
+    return {"role": "user", "content": [image_part, {"type": "text", "text": question}]}
 
 
 def raw_post(body: bytes, content_length: int | None = None, request_id: str = "") -> bytes:

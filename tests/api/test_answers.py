@@ -1,47 +1,18 @@
-"""Azure's real server process on the embedded demo model, over real HTTP."""
+"""Answers of the real server process on the demo model, over HTTP, in every form except streams."""
 
 import base64
 import io
-import threading
-import time
-import zlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from reference import HELLO, SYSTEM, Reference
 from server import Server, as_base64
-
-PICTURES = Path(__file__).resolve().parents[2] / "demo" / "pictures"
-QUESTION = "What is in the image?"
+from server_requests import QUESTION, prompts_body, text_of, user_message
 
 
-@pytest.fixture(scope="module")
-def picture() -> Image.Image:
-    return Image.open(PICTURES / "shapes.png").convert("RGB")
-
-
-@pytest.fixture(scope="module")
-def encoded(picture: Image.Image) -> str:
-    return as_base64(picture)
-
-
-@pytest.fixture(scope="module")
-def expected(demo_reference: Reference, picture: Image.Image) -> str:
-    """The answer of stock transformers about the picture."""
-    return demo_reference.answer(QUESTION, picture)
-
-
-def ask(server: Server, question: str, image: str | None, **parameters: Any) -> str:
-    body = {"input_data": {"input_string": [question], "images": [image], "parameters": parameters}}
-    answer = server.score(body)
-    assert answer.status == 200, answer.body
-    return str(answer.json[0]["0"])
-
-
-def test_the_card_s_sample_answers_in_the_card_s_shape(demo_server: Server) -> None:
-    answer = demo_server.score(
+def test_the_model_card_s_sample_request_gets_an_answer_in_the_card_s_shape(demo_server: Server) -> None:
+    response = demo_server.score(
         {
             "input_data": {
                 "input_string": ["the meaning of life is"],
@@ -49,24 +20,26 @@ def test_the_card_s_sample_answers_in_the_card_s_shape(demo_server: Server) -> N
             }
         }
     )
-    assert answer.status == 200
-    ((key, text),) = answer.json[0].items()
+    assert response.status == 200
+    ((key, text),) = response.json[0].items()
     assert key == "0"
     assert text.startswith("the meaning of life is ")
     assert "<im_patch>" not in text
-    assert answer.headers["content-type"] == "application/json"
+    assert response.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("question", [QUESTION, "How many shapes are in the image?", "Describe the image."])
-def test_answers_about_a_picture_equal_stock_transformers(
-    demo_server: Server, demo_reference: Reference, picture: Image.Image, encoded: str, question: str
+def test_answers_about_a_picture_equal_those_of_stock_transformers(
+    demo_server: Server, demo_reference: Reference, picture: Image.Image, encoded_picture: str, question: str
 ) -> None:
-    assert ask(demo_server, question, encoded) == demo_reference.answer(question, picture)
+    answer = text_of(demo_server, prompts_body(question, image=encoded_picture))
+    assert answer == demo_reference.answer(question, picture)
 
 
-def test_the_picture_decides(demo_server: Server, encoded: str, expected: str) -> None:
+def test_another_picture_gets_another_answer(demo_server: Server, encoded_picture: str, expected_answer: str) -> None:
     gray = as_base64(Image.new("RGB", (64, 64), "gray"))
-    assert ask(demo_server, QUESTION, gray) != ask(demo_server, QUESTION, encoded) == expected
+    answer = text_of(demo_server, prompts_body(QUESTION, image=encoded_picture))
+    assert text_of(demo_server, prompts_body(QUESTION, image=gray)) != answer == expected_answer
 
 
 @pytest.mark.parametrize(
@@ -77,7 +50,7 @@ def test_the_picture_decides(demo_server: Server, encoded: str, expected: str) -
         ("WEBP", "RGB", {"lossless": True}), ("GIF", "P", {}), ("BMP", "RGB", {}),
     ],
 )  # fmt: skip
-def test_every_format_is_read_as_pillow_reads_it(
+def test_each_image_format_gets_the_answer_to_the_pixels_that_pillow_reads(
     demo_server: Server,
     demo_reference: Reference,
     picture: Image.Image,
@@ -85,213 +58,110 @@ def test_every_format_is_read_as_pillow_reads_it(
     mode: str,
     options: dict[str, Any],
 ) -> None:
-    data = as_base64(picture.convert(mode), format, **options)
-    seen = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert ask(demo_server, QUESTION, data) == demo_reference.answer(QUESTION, seen)
+    encoded = as_base64(picture.convert(mode), format, **options)
+    decoded = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    answer = text_of(demo_server, prompts_body(QUESTION, image=encoded))
+    assert answer == demo_reference.answer(QUESTION, decoded)
 
 
-def test_line_breaks_and_data_uris_are_accepted(demo_server: Server, encoded: str, expected: str) -> None:
-    wrapped = base64.encodebytes(base64.b64decode(encoded)).decode()
-    assert ask(demo_server, QUESTION, wrapped) == expected
-    assert ask(demo_server, QUESTION, f"data:image/png;base64,{encoded}") == expected
+def test_base64_with_line_breaks_and_data_uris_get_the_same_answer(
+    demo_server: Server, encoded_picture: str, expected_answer: str
+) -> None:
+    with_line_breaks = base64.encodebytes(base64.b64decode(encoded_picture)).decode()
+    data_uri = f"data:image/png;base64,{encoded_picture}"
+    assert text_of(demo_server, prompts_body(QUESTION, image=with_line_breaks)) == expected_answer
+    assert text_of(demo_server, prompts_body(QUESTION, image=data_uri)) == expected_answer
 
 
-def test_several_rows_and_sequences(demo_server: Server, encoded: str, expected: str) -> None:
-    answer = demo_server.score(
+def test_two_prompts_with_n_2_get_two_sequences_each(
+    demo_server: Server, encoded_picture: str, expected_answer: str
+) -> None:
+    response = demo_server.score(
         {
             "input_data": {
                 "input_string": ["The sky is", QUESTION],
-                "images": [None, encoded],
+                "images": [None, encoded_picture],
                 "parameters": {"n": 2, "temperature": 0, "max_new_tokens": 24},
             }
         }
     )
-    first, second = answer.json
+    first, second = response.json
     assert first["0"] == first["1"]
     assert first["0"].startswith("The sky is")
-    assert second == {"0": expected, "1": expected}
+    assert second == {"0": expected_answer, "1": expected_answer}
 
 
-def test_usage_travels_in_headers(demo_server: Server, demo_reference: Reference, encoded: str) -> None:
-    body = {"input_data": {"input_string": [QUESTION], "images": [encoded], "parameters": {"max_new_tokens": 1}}}
-    headers = demo_server.score(body).headers
+def test_headers_contain_token_counts_finish_reason_and_times(
+    demo_server: Server, demo_reference: Reference, encoded_picture: str
+) -> None:
+    headers = demo_server.score(prompts_body(QUESTION, image=encoded_picture, max_new_tokens=1)).headers
     assert headers["x-llava-prompt-tokens"] == str(len(demo_reference.question_ids(QUESTION)))
     assert (headers["x-llava-completion-tokens"], headers["x-llava-finish-reason"]) == ("1", "length")
-    assert (
-        0
-        <= float(headers["x-llava-queue-ms"])
-        <= float(headers["x-llava-ttft-ms"])
-        <= float(headers["x-llava-total-ms"])
-    )
+    queue_ms, ttft_ms, total_ms = (float(headers[f"x-llava-{name}-ms"]) for name in ("queue", "ttft", "total"))
+    assert 0 <= queue_ms <= ttft_ms <= total_ms
 
 
-def test_a_plain_list(demo_server: Server) -> None:
-    answer = demo_server.score({"input_data": ["The sky is", "1 2 3"], "params": {"max_new_tokens": 3}})
-    assert [text.startswith(prompt) for text, prompt in zip(answer.json, ["The sky is", "1 2 3"], strict=True)] == [
-        True
-    ] * 2
+def test_a_plain_list_gets_one_text_per_prompt(demo_server: Server) -> None:
+    prompts = ["The sky is", "1 2 3"]
+    response = demo_server.score({"input_data": prompts, "params": {"max_new_tokens": 3}})
+    assert [text.startswith(prompt) for text, prompt in zip(response.json, prompts, strict=True)] == [True] * 2
 
 
-def test_a_table(demo_server: Server, encoded: str, expected: str) -> None:
-    dialogue = f"{SYSTEM}{HELLO}###Human: {QUESTION}\n<image>###Assistant:"
-    body = {
+def test_a_table_gets_one_response_per_row(demo_server: Server, encoded_picture: str, expected_answer: str) -> None:
+    prompt = f"{SYSTEM}{HELLO}###Human: {QUESTION}\n<image>###Assistant:"
+    table = {
         "columns": ["image", "prompt", "direct_question"],
         "index": [0, 1],
-        "data": [[encoded, None, QUESTION], [encoded, dialogue, None]],
+        "data": [[encoded_picture, None, QUESTION], [encoded_picture, prompt, None]],
     }
-    answer = demo_server.score({"input_data": body, "params": {}})
-    assert answer.json == [{"response": expected}, {"response": expected}]
+    response = demo_server.score({"input_data": table, "params": {}})
+    assert response.json == [{"response": expected_answer}, {"response": expected_answer}]
 
 
 def test_a_chat_of_several_turns_equals_stock_transformers(
-    demo_server: Server, demo_reference: Reference, picture: Image.Image, encoded: str, expected: str
+    demo_server: Server,
+    demo_reference: Reference,
+    picture: Image.Image,
+    encoded_picture: str,
+    expected_answer: str,
 ) -> None:
-    turns = [
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}},
-                                     {"type": "text", "text": QUESTION}]},
-        {"role": "assistant", "content": expected},
+    messages = [
+        user_message(QUESTION, encoded_picture),
+        {"role": "assistant", "content": expected_answer},
         {"role": "user", "content": "How many objects are there?"},
-    ]  # fmt: skip
-    encode = demo_reference.text.encode
+    ]
+    encode = demo_reference.sentencepiece.encode
     ids = [
         1, *encode(f"{SYSTEM}{HELLO}###Human: {QUESTION}"), *demo_reference.image_ids(),
-        *encode(f"###Assistant: {expected}###Human: How many objects are there?###Assistant:"),
+        *encode(f"###Assistant: {expected_answer}###Human: How many objects are there?###Assistant:"),
     ]  # fmt: skip
-    tokens = demo_reference.greedy(ids, demo_reference.pixels(picture), 16)
-    wanted = demo_reference.text.decode(tokens).split("###")[0].strip()
-    chat = demo_server.score({"input_data": {"input_string": turns, "parameters": {"max_new_tokens": 16}}})
-    assert chat.json == {"output": wanted}
-    completion = demo_server.score({"messages": turns, "model": "mine", "max_tokens": 16, "logprobs": True}).json
+    generated = demo_reference.greedy(ids, demo_reference.pixels(picture), 16)
+    expected = demo_reference.sentencepiece.decode(generated).split("###")[0].strip()
+    chat = demo_server.score({"input_data": {"input_string": messages, "parameters": {"max_new_tokens": 16}}})
+    assert chat.json == {"output": expected}
+    completion = demo_server.score({"messages": messages, "model": "mine", "max_tokens": 16, "logprobs": True}).json
     (choice,) = completion["choices"]
     assert (completion["object"], completion["model"]) == ("chat.completion", "mine")
-    assert (choice["message"], choice["finish_reason"]) == ({"role": "assistant", "content": wanted}, "stop")
+    assert (choice["message"], choice["finish_reason"]) == ({"role": "assistant", "content": expected}, "stop")
     usage = completion["usage"]
     assert usage["prompt_tokens"] == len(ids)
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    told = choice["logprobs"]["content"]
-    assert len(told) == usage["completion_tokens"]
-    assert bytes(b for token in told for b in token["bytes"]).decode().startswith(f" {wanted}")
+    logprobs = choice["logprobs"]["content"]
+    assert len(logprobs) == usage["completion_tokens"]
+    assert bytes(b for token in logprobs for b in token["bytes"]).decode().startswith(f" {expected}")
 
 
-def test_the_turns_of_a_chat_about_a_picture_share_it(demo_server: Server, demo_reference: Reference) -> None:
-    content = [
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{as_base64(Image.new('RGB', (9, 9)))}"}}
-    ]
-    turns: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": "What is this?"}]}]
-    before_the_answer = 0
-    for question in ("Is it red?", "How many objects are there?", "Is it?"):
-        answer = demo_server.score({"input_data": {"input_string": turns, "parameters": {"max_new_tokens": 8}}})
-        assert int(answer.headers["x-llava-cached-tokens"]) >= before_the_answer - 16
-        before_the_answer = int(answer.headers["x-llava-prompt-tokens"])
-        turns += [
-            {"role": "assistant", "content": answer.json["output"]},
-            {"role": "user", "content": question},
-        ]
-    assert before_the_answer > len(demo_reference.image_ids())
-
-
-PNG_50000_SQUARED = (
-    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\xc3\x50\x00\x00\xc3\x50\x08\x02\x00\x00\x00"
-    + zlib.crc32(b"IHDR\x00\x00\xc3\x50\x00\x00\xc3\x50\x08\x02\x00\x00\x00").to_bytes(4, "big")
-    + b"\x00\x00\x00\x00IEND\xaeB`\x82"
-)
-
-
-def one(image: str | None = None, text: str = "a", **parameters: Any) -> dict[str, Any]:
-    return {"input_data": {"input_string": [text], "images": [image], "parameters": parameters}}
-
-
-BAD = {
-    "malformed JSON": (b'{"input_data":', 400, None),
-    "wrong shape": ({"input_data": {"input_string": 3}}, 400, "input_data.input_string"),
-    "unknown parameter": (one(max_new_token=3), 400, "input_data.parameters.max_new_token"),
-    "parameter out of range": (one(temperature=-1), 400, "input_data.parameters.temperature"),
-    "not base64": (one("%%%"), 400, "input_data.images[0]"),
-    "not an image": (one(base64.b64encode(b"hello").decode()), 400, "input_data.images[0]"),
-    "a URL": (one("https://example.com/a.png"), 400, "input_data.images[0]"),
-    "a local path": (one("file:///etc/passwd"), 400, "input_data.images[0]"),
-    "image without its place": (one(None, "<image>"), 400, "input_data.input_string[0]"),
-    "too many images": (
-        {"input_data": {"input_string": ["a"], "images": [["AAAA"] * 17]}},
-        400,
-        "input_data.images[0][16]",
-    ),
-    "too many sequences": (one(n=65), 400, "input_data.parameters.n"),
-    "too many rows": ({"input_data": ["a"] * 65}, 400, "input_data"),
-    "more pixels than accepted": (one(base64.b64encode(PNG_50000_SQUARED).decode()), 413, "input_data.images[0]"),
-    "more bytes than accepted": (one("A" * 30_000_000), 413, "input_data.images[0]"),
-    "an empty image": (
-        {"input_data": {"columns": ["image", "text"], "data": [["", "a"]]}},
-        400,
-        "input_data.data[0][0]",
-    ),
-    "beyond the context": (one(max_tokens=1_000_000), 422, "input_data.parameters.max_tokens"),
-    "a prompt beyond the context": (one(None, "word " * 5000), 422, "input_data.input_string[0]"),
-    "a prompt of megabytes": (one(None, "word " * 5_000_000), 422, "input_data.input_string[0]"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_request_is_refused_and_the_next_is_unharmed(
-    demo_server: Server, encoded: str, expected: str, name: str
+def test_each_turn_of_a_chat_finds_the_previous_prompt_in_the_prefix_cache(
+    demo_server: Server, demo_reference: Reference
 ) -> None:
-    body, status, param = BAD[name]
-    answer = demo_server.score(body)
-    assert answer.status == status, answer.body
-    error = answer.json["error"]
-    assert set(error) == {"code", "message", "param"}
-    assert error["param"] == param
-    assert "Traceback" not in error["message"]
-    assert ask(demo_server, QUESTION, encoded) == expected
-
-
-def test_the_numbers_of_a_context_that_is_exceeded(demo_server: Server) -> None:
-    message = demo_server.score(one(None, "word " * 3, max_new_tokens=5000)).json["error"]["message"]
-    assert "5000" in message
-    assert "512" in message
-
-
-def test_a_body_over_the_limit_is_refused_unread(demo_server: Server) -> None:
-    answer = demo_server.request(
-        "POST", "/score", None, {"Content-Type": "application/json", "Content-Length": "70000000"}
-    )
-    assert answer.status == 413
-
-
-@pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
-)
-def test_another_media_type_is_refused(demo_server: Server, content_type: str) -> None:
-    answer = demo_server.request("POST", "/score", b"{}", {"Content-Type": content_type})
-    assert (answer.status, answer.json["error"]["code"]) == (415, "unsupported_media_type")
-
-
-def test_a_compressed_body_is_refused(demo_server: Server) -> None:
-    assert demo_server.score(b"{}", Content_Encoding="gzip").status == 415
-
-
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_another_method_is_refused(demo_server: Server, method: str) -> None:
-    answer = demo_server.request(method, "/score")
-    assert answer.status == 405
-    if method == "GET":  # the others never reach the service
-        assert answer.headers["allow"] == "POST"
-        assert answer.json["error"]["code"] == "method_not_allowed"
-
-
-def test_a_preflight_is_answered(demo_server: Server) -> None:
-    assert demo_server.request("OPTIONS", "/score").status == 200
-
-
-def test_the_probe_answers_while_requests_wait(demo_server: Server) -> None:
-    long = {"input_data": {"input_string": ["a"] * 3, "parameters": {"max_new_tokens": 300, "ignore_eos": True}}}
-    statuses: list[int] = []
-    callers = [threading.Thread(target=lambda: statuses.append(demo_server.score(long).status)) for _ in range(20)]
-    for caller in callers:
-        caller.start()
-    time.sleep(0.2)
-    assert demo_server.request("GET", "/").status == 200
-    assert not statuses  # all were still waiting when the probe was answered
-    for caller in callers:
-        caller.join()
-    assert statuses == [200] * 20
+    messages = [user_message("What is this?", as_base64(Image.new("RGB", (9, 9))))]
+    previous_prompt_tokens = 0
+    for next_question in ("Is it red?", "How many objects are there?", "Is it?"):
+        response = demo_server.score({"input_data": {"input_string": messages, "parameters": {"max_new_tokens": 8}}})
+        assert int(response.headers["x-llava-cached-tokens"]) >= previous_prompt_tokens - 16
+        previous_prompt_tokens = int(response.headers["x-llava-prompt-tokens"])
+        messages += [
+            {"role": "assistant", "content": response.json["output"]},
+            {"role": "user", "content": next_question},
+        ]
+    assert previous_prompt_tokens > len(demo_reference.image_ids())

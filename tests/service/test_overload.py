@@ -1,9 +1,11 @@
-"""Requests that exceed the queue of the real server process: status 429, "overloaded"."""
+"""More requests than the real server process runs at a time: they wait, and beyond the queue they get 429."""
 
+import threading
+import time
 from concurrent.futures import as_completed
 
 from fault_injection import FaultInjectionServer
-from server import TIMEOUT_SECONDS
+from server import TIMEOUT_SECONDS, Server
 from server_requests import error_of, fixed_length_body, score_in_background, streamed_text
 
 
@@ -37,3 +39,17 @@ def test_requests_beyond_the_queue_get_429_at_once_with_retry_after(
         server.disable("slow")
         assert streamed_text([first_event, *events]) == full_text
     assert sorted(future.result(TIMEOUT_SECONDS).status for future in futures) == [200, 429]
+
+
+def test_the_probe_gets_200_while_20_requests_are_unanswered(demo_server: Server) -> None:
+    body = fixed_length_body("a", "a", "a", max_new_tokens=300)
+    statuses: list[int] = []
+    clients = [threading.Thread(target=lambda: statuses.append(demo_server.score(body).status)) for _ in range(20)]
+    for client in clients:
+        client.start()
+    time.sleep(0.2)
+    assert demo_server.request("GET", "/").status == 200
+    assert not statuses
+    for client in clients:
+        client.join()
+    assert statuses == [200] * 20

@@ -26,8 +26,8 @@ def test_the_request_log_has_a_line_per_request_without_prompts_and_images(
     with running_scorer(loaded) as scorer, caplog.at_level(logging.INFO, "llava_serving.service.request_log"):
         score(scorer, "a secret", PICTURE, max_new_tokens=3, n=2, ignore_eos=True)
         score(scorer, "a secret", temperature=-1)
-        score_body(scorer, b'{"input_data": "secret"}', {"x-ms-client-request-id": "mine-1"})
-    answered, invalid, malformed = (json.loads(line) for line in caplog.messages)
+        score_body(scorer, b'{"input_data": {"text": "secret"}}', {"x-ms-client-request-id": "mine-1"})
+    answered, invalid, wrong_shape = (json.loads(line) for line in caplog.messages)
     assert answered | {"queue_ms": 0, "ttft_ms": 0, "total_ms": 0, "prompt_tokens": 0, "cached_tokens": 0} == {
         "request_id": "", "status": 200, "code": None, "form": "prompts", "stream": False, "rows": 1, "sequences": 2,
         "images": 1, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 6,
@@ -36,7 +36,7 @@ def test_the_request_log_has_a_line_per_request_without_prompts_and_images(
     assert answered["prompt_tokens"] > loaded.tokenizer.image.count
     assert 0 < answered["ttft_ms"] <= answered["total_ms"]
     assert (invalid["status"], invalid["code"], invalid["completion_tokens"]) == (400, "invalid_parameter", 0)
-    assert (malformed["status"], malformed["request_id"], malformed["form"]) == (400, "mine-1", None)
+    assert (wrong_shape["status"], wrong_shape["request_id"], wrong_shape["form"]) == (400, "mine-1", None)
     assert "secret" not in caplog.text
     assert PICTURE[:20] not in caplog.text
 
