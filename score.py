@@ -1,4 +1,4 @@
-"""The entry script of Azure's inference server: it calls init() once, and run() for every request to /score."""
+"""The entry script of Azure's inference server: it calls init() once, and run() for every request."""
 
 import logging
 import sys
@@ -12,6 +12,7 @@ from flask import g
 
 from llava_serving.api.body import HttpRequest
 from llava_serving.api.connection import Connection
+from llava_serving.service.server_routes import add_openai_routes
 from llava_serving.service.startup import start
 
 
@@ -20,6 +21,7 @@ def init() -> None:
     # The server prints this logger and sends it to Application Insights, if that is enabled.
     logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
     scorer = start()
+    add_openai_routes()
 
 
 @rawhttp
@@ -27,5 +29,5 @@ def run(request: AMLRequest) -> AMLResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
     headers.setdefault("x-request-id", g.request_id)  # the server generates the id and returns it
     connection = Connection(request.environ.get("gunicorn.socket"))
-    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection))
+    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection, request.path))
     return AMLResponse(response.body, response.status, response.headers)

@@ -3,6 +3,7 @@
     StartupError             the service does not start: settings, model folder, weights, self-check
     RequestError             one request is refused; other requests go on
     |- BadRequest            400  malformed, unknown, out of range, undecodable
+    |- NotFound              404  no such model
     |- MethodNotAllowed      405
     |- RequestTimeout        408  the body did not arrive
     |- TooLarge              413  body or image over the limit
@@ -43,8 +44,18 @@ class BadRequest(RequestError):
     status = 400
 
 
+class NotFound(RequestError):
+    status = 404
+
+
 class MethodNotAllowed(RequestError):
+    """`allowed` is the method that the path accepts."""
+
     status = 405
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__("method_not_allowed", f"{method} is not accepted here; send {allowed}")
+        self.allowed = allowed
 
 
 class RequestTimeout(RequestError):

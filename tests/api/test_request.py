@@ -182,7 +182,9 @@ PATH = "input_data.parameters."
     [
         (b"", None, "not valid JSON"),
         (b'{"input_data": ', None, "not valid JSON"),
-        (b"\xff\xfe{}", None, "not valid JSON"),
+        (b"\xff\xfe{}", None, "UTF-16"),
+        (json.dumps({"input_data": ["a"]}).encode("utf-16-le"), None, "UTF-16"),
+        (b"\xff{}", None, "not valid JSON"),
         (b'{"input_data": ["\\ud800"]}', None, "not valid JSON"),
         (b'{"input_data": {"input_string": "a", "parameters": {"temperature": NaN}}}', None, "not valid JSON"),
         (b"[" * 100_000, None, "not valid JSON"),
@@ -190,12 +192,12 @@ PATH = "input_data.parameters."
         ({}, None, "neither input_data nor inputs nor messages"),
         ({"input_data": {"input_string": "a"}, "inputs": {}}, "inputs", "next to input_data"),
         ({"input_data": {"input_string": "a"}, "temperature": 1}, "temperature", "next to input_data"),
-        ({"input_data": "a"}, "input_data", "an object or a list"),
+        ({"input_data": 3}, "input_data", "an object or a list"),
         ({"input_data": {}}, "input_data.input_string", "required"),
         ({"inputs": {}}, "inputs.input_string", "required"),
         ({"input_data": {"input_string": []}}, "input_data.input_string", "at least 1"),
         ({"input_data": {"input_string": ["a", 3]}}, "input_data.input_string[1]", "string"),
-        ({"input_data": {"input_string": ["a"], "image": []}}, "input_data.image", "input_string, images"),
+        ({"input_data": {"input_string": ["a"], "image": []}}, "input_data.image", "did you mean 'images'?"),
         ({"input_data": {"input_string": ["a", "b"], "images": ["A"]}}, "input_data.images", "1 entries for 2"),
         ({"input_data": {"input_string": ["a"], "images": [3]}}, "input_data.images[0]", "string"),
         ({"input_data": {"input_string": ["<image>"]}}, "input_data.input_string[0]", "1 <image> and 0 images"),
@@ -206,7 +208,7 @@ PATH = "input_data.parameters."
         ({"input_data": ["a"], "params": 3}, "params", "object"),
         (with_parameters() | {"params": {"n": 1}}, "params", "twice"),
         (with_parameters(max_new_token=1), PATH + "max_new_token", "accepted are"),
-        (with_parameters(max_new_token=1), PATH + "max_new_token", "max_new_tokens"),
+        (with_parameters(max_new_token=1), PATH + "max_new_token", "did you mean 'max_new_tokens'?"),
         (with_parameters(max_new_tokens=0), PATH + "max_new_tokens", "greater than or equal to 1"),
         (with_parameters(max_tokens="9"), PATH + "max_tokens", "integer"),
         (with_parameters(max_tokens=9.5), PATH + "max_tokens", "integer"),
@@ -228,8 +230,8 @@ PATH = "input_data.parameters."
         (with_parameters(do_sample="yes"), PATH + "do_sample", "boolean"),
         (with_parameters(template="v1"), PATH + "template", "v0 and none"),
         (with_parameters(template="v2"), PATH + "template", "'v0', 'v1' or 'none'"),
-        (with_parameters(logprobs=True), PATH + "logprobs", "only OpenAI chat completions"),
-        (with_parameters(top_logprobs=2), PATH + "top_logprobs", "only OpenAI chat completions"),
+        (with_parameters(logprobs=True), PATH + "logprobs", "only OpenAI's forms"),
+        (with_parameters(top_logprobs=2), PATH + "top_logprobs", "only OpenAI's forms"),
         ({"input_data": {"columns": ["image"], "data": [["A"]]}}, "input_data.data[0]", "exactly one of the columns"),
         ({"input_data": {"columns": ["text"], "data": [["a", "b"]]}}, "input_data.data[0]", "2 cells for 1 columns"),
         ({"input_data": {"columns": ["question"], "data": [["a"]]}}, "input_data.columns[0]", "direct_question"),
@@ -238,23 +240,27 @@ PATH = "input_data.parameters."
         ({"input_data": {"columns": ["text"], "data": [["a"]], "index": [0, 1]}}, "input_data.index", "2 entries"),
         ({"input_data": {"columns": ["text"], "data": [[1]]}}, "input_data.data[0][0]", "string"),
         (chat_completion("a", best_of=1), "best_of", "messages, "),
-        (chat_completion("a", return_full_text=True), "return_full_text", "cannot return the prompt"),
+        (chat_completion("a", return_full_text=True), "return_full_text", "do not return the full text"),
         (chat_completion("a", stream_options={"include_usage": True}), "stream_options", "needs stream"),
         (chat_completion("a", top_logprobs=2), "top_logprobs", "needs logprobs"),
         (chat_completion("a", logprobs=True, top_logprobs=21), "top_logprobs", "less than or equal to 20"),
         (chat_completion("a", logprobs=5), "logprobs", "boolean"),
-        (chat_completion("a", presence_penalty=0.5), "presence_penalty", "less than or equal to 0"),
-        (chat_completion("a", response_format={"type": "json_object"}), "response_format.type", "'text'"),
+        (chat_completion("a", presence_penalty=0.5), "presence_penalty", "does not support presence_penalty"),
+        (
+            chat_completion("a", response_format={"type": "json_object"}),
+            "response_format",
+            "does not support response_format",
+        ),
         (chat_completion("a", template="none"), "template", "always"),
         ({"messages": []}, "messages", "at least 1"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "required"),
-        (chat_completion([]), "messages[0].content", "at least 1"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'developer', 'user' or 'assistant'"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "must have content"),
+        (chat_completion([]), "messages[0].content", "must have content"),
         (chat_completion([{"type": "video"}]), "messages[0].content[0].type", "'text' or 'image_url'"),
         ({"messages": [{"role": "user", "content": "a", "strange": 1}]}, "messages[0].strange", "extra inputs"),
         (chat_completion([{"type": "text", "text": "a", "stray": 1}]), "messages[0].content[0].stray", "extra inputs"),
         (chat_completion([{"type": "text"}]), "messages[0].content[0]", "type text must have text"),
-        (chat_completion([{"type": "image_url", "image_url": "A"}]), "messages[0].content[0].image_url", "dictionary"),
+        (chat_completion([{"type": "image_url", "image_url": 3}]), "messages[0].content[0].image_url", "dictionary"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "must be the user's"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]},
@@ -277,9 +283,154 @@ def test_an_error_about_a_request_has_status_400_the_path_and_the_cause(
     assert message in error.message
 
 
-def test_the_defaults_that_openai_s_clients_send_have_no_effect() -> None:
-    defaults = {"user": "me", "presence_penalty": 0, "frequency_penalty": 0.0, "response_format": {"type": "text"}}
-    assert parse(**chat_completion("a", **defaults)) == parse(**chat_completion("a"))
+NEUTRAL = {
+    "user": "me", "store": False, "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True,
+    "reasoning_effort": "low", "verbosity": "low", "presence_penalty": 0, "frequency_penalty": 0.0,
+    "response_format": {"type": "text"}, "modalities": ["text"], "tools": [], "functions": [], "tool_choice": "none",
+    "function_call": "auto", "logit_bias": {}, "prediction": None, "audio": None, "seed": None, "stop": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_a_neutral_value_of_an_openai_field_has_no_effect(name: str) -> None:
+    assert parse(**chat_completion("a", **{name: NEUTRAL[name]})) == parse(**chat_completion("a"))
+    assert parse(**chat_completion("a", **{name: None})) == parse(**chat_completion("a"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("functions", [{"name": "f"}]),
+        ("logit_bias", {"5": 1}),
+        ("presence_penalty", 0.1),
+        ("frequency_penalty", False),
+        ("response_format", {"type": "json_schema"}),
+        ("modalities", ["text", "audio"]),
+        ("audio", {"voice": "alloy"}),
+        ("prediction", {"type": "content", "content": "a"}),
+        ("web_search_options", {}),
+    ],
+)
+def test_an_openai_field_that_asks_for_something_else_is_refused_by_name(name: str, value: Any) -> None:
+    error = parse_error(chat_completion("a", **{name: value}))
+    assert (error.status, error.code, error.param) == (400, "unsupported_parameter", name)
+    assert name in error.message
+
+
+def test_the_assistant_message_of_openai_s_client_is_accepted_as_it_was_returned() -> None:
+    sent_back = {
+        "role": "assistant", "content": "b", "refusal": None, "annotations": [], "audio": None, "function_call": None,
+        "tool_calls": None, "name": None,
+    }  # fmt: skip
+    first, last = {"role": "user", "content": "a", "name": "me"}, {"role": "user", "content": "c"}
+    expected = parse(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, last])
+    assert parse(messages=[first, sent_back, last]) == expected
+    refused = parse_error({"messages": [first, sent_back | {"tool_calls": [{"id": "1"}]}, last]})
+    assert (refused.code, refused.param) == ("unsupported_parameter", "messages[1].tool_calls")
+
+
+@pytest.mark.parametrize("content", [None, [], ""])
+def test_an_assistant_message_may_be_empty(content: Any) -> None:
+    first, last = {"role": "user", "content": "a"}, {"role": "user", "content": "c"}
+    request = parse(messages=[first, {"role": "assistant", "content": content}, last])
+    assert request == parse(messages=[first, {"role": "assistant", "content": ""}, last])
+
+
+def test_leading_system_and_developer_messages_are_joined_by_a_blank_line() -> None:
+    user = {"role": "user", "content": "a"}
+    parts = [{"type": "text", "text": "two"}]
+    system = [{"role": "developer", "content": "one"}, {"role": "system", "content": parts}]
+    assert parse(messages=[*system, user]) == parse(messages=[{"role": "system", "content": "one\n\ntwo"}, user])
+    assert parse_error({"messages": [user, system[0], user]}).param == "messages[1]"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": "A"},
+        {"type": "image_url", "image_url": {"url": "A", "detail": "high"}},
+        {"type": "image_url", "image_url": {"url": "A", "detail": None}, "text": None},
+        {"type": "image_url", "image_url": {"url": "A"}, "cache_control": {"type": "ephemeral"}},
+    ],
+)
+def test_image_parts_of_other_clients_are_the_same_request(part: dict[str, Any]) -> None:
+    text = {"type": "text", "text": "?", "image_url": None}
+    expected = chat_completion([{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": "A"}}])
+    assert parse(**chat_completion([text, part])) == parse(**expected)
+
+
+def test_an_integral_float_is_an_integer() -> None:
+    request = parse(**with_parameters(max_new_tokens=9.0, n=2.0, seed=-3.0, top_k=0.0))
+    assert request.parameters == Parameters(max_new_tokens=9, n=2, seed=-3, top_k=0)
+    assert isinstance(request.parameters.n, int)
+    assert parse(**chat_completion("a", logprobs=True, top_logprobs=2.0)).logprobs == 2
+
+
+def test_a_string_as_data_is_a_plain_list_of_one() -> None:
+    assert parse(inputs="a") == parse(inputs=["a"])
+    assert parse(inputs="a").form == "list"
+
+
+def test_a_table_with_the_column_input_string_holds_raw_prompts() -> None:
+    table = parse(input_data={"columns": ["input_string"], "index": [0, 1], "data": [["a"], ["b"]]}, params={"n": 2})
+    card = parse(input_data={"input_string": ["a", "b"]}, params={"n": 2})
+    assert (table.form, table.echo) == ("prompts", (True, True))
+    assert [prompt.segments for prompt in table.prompts] == [prompt.segments for prompt in card.prompts]
+    assert table.prompts[1].param == "input_data.data[1][0]"
+
+
+@pytest.mark.parametrize(
+    ("table", "param"),
+    [
+        ({"columns": ["input_string", "image"], "data": [["a", "A"]]}, "input_data.columns"),
+        ({"columns": ["input_string"], "data": [["a"], [None]]}, "input_data.data[1]"),
+        ({"columns": ["input_string"], "data": [["a", "b"]]}, "input_data.data[0]"),
+    ],
+)
+def test_a_wrong_table_of_raw_prompts_is_refused(table: dict[str, Any], param: str) -> None:
+    assert parse_error({"input_data": table}).param == param
+
+
+def completion(**fields: Any) -> Any:
+    return PARSER.parse(json.dumps(fields).encode(), path="/v1/completions")
+
+
+def test_a_legacy_completion_holds_raw_prompts() -> None:
+    request = completion(model="m", prompt=["a", "b"], max_tokens=3, n=2, best_of=2, echo=True, suffix=None)
+    assert (request.form, request.model, request.echo) == ("completion", "m", (True, True))
+    assert [prompt.segments for prompt in request.prompts] == [("a",), ("b",)]
+    assert (request.parameters.max_new_tokens, request.num_sequences) == (3, 4)
+    assert completion(prompt="a") == completion(prompt=["a"])
+    assert completion(prompt="a", logprobs=2).logprobs == 2
+    assert completion(prompt="a", template="v0").prompts[0].in_template
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[1, 2]]}, "prompt[0]"),
+        ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
+        ({"prompt": "a", "best_of": 3}, "best_of"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "messages": []}, "messages"),
+        ({"prompt": "a", "return_full_text": True}, "return_full_text"),
+    ],
+)
+def test_a_legacy_completion_that_is_not_supported_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        completion(**fields)
+    assert refused.value.param == param
+
+
+def test_the_path_of_chat_completions_takes_no_other_form() -> None:
+    for path in ("/v1/chat/completions", "/chat/completions"):
+        with pytest.raises(BadRequest):
+            PARSER.parse(b'{"input_data": ["a"]}', path=path)
+        assert PARSER.parse(json.dumps(chat_completion("a")).encode(), path=path).form == "chat_completion"
 
 
 JSON = st.recursive(

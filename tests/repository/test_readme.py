@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from server import Server
 
-from llava_serving.api.parameters import CHAT_COMPLETION_ALIASES, Parameters
+from llava_serving.api.parameters import OPENAI_ALIASES, Parameters
 from llava_serving.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def test_the_table_of_settings_has_every_setting_with_its_default() -> None:
 def test_the_table_of_parameters_has_every_parameter() -> None:
     table = section("The contract by example")
     first_cells = " ".join(re.findall(r"^\| (.*?) \|", table, re.M))
-    assert set(re.findall(r"`(\w+)`", first_cells)) >= {*Parameters.model_fields, *CHAT_COMPLETION_ALIASES}
+    assert set(re.findall(r"`(\w+)`", first_cells)) >= {*Parameters.model_fields, *OPENAI_ALIASES}
 
 
 def test_every_room_of_the_package_has_its_row() -> None:
@@ -68,6 +68,13 @@ def anchors(page: Path) -> set[str]:
     """Returns the anchors that GitHub makes of the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_command_in_a_document_is_a_target(page: str) -> None:
+    targets = set(re.findall(r"^([\w./-]+):(?!=)", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    commands = re.findall(r"(?:^|`)make ([\w./-]+)", (ROOT / page).read_text("utf-8"), re.M)
+    assert set(commands) <= targets
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

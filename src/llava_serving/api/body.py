@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..errors import BadRequest, MethodNotAllowed, RequestError, RequestTimeout, TooLarge, UnsupportedMediaType
 from .connection import Connection
+from .paths import SCORE
 
 STALL_SECONDS = 30.0  # a client that sends nothing for longer would hold a thread for nothing
 DISCARD_SECONDS = 1.0  # a client that sends nothing for longer has stopped sending
@@ -27,6 +28,7 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: Body
     connection: Connection = field(default_factory=Connection)
+    path: str = SCORE
 
 
 def read_body(request: HttpRequest, max_bytes: int) -> bytes:
@@ -56,7 +58,7 @@ def discard_body(request: HttpRequest, max_bytes: int) -> None:
 
 def _check_headers(request: HttpRequest) -> None:
     if request.method != "POST":
-        raise MethodNotAllowed("method_not_allowed", f"{request.method} is not accepted here; send POST")
+        raise MethodNotAllowed(request.method, "POST")
     media_type = Message()
     media_type["content-type"] = request.headers.get("content-type", "application/json")
     charset = media_type.get_content_charset("utf-8")

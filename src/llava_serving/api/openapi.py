@@ -16,11 +16,14 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .parameters import ALIASES, CHAT_COMPLETION_ALIASES, PARAMETER_KEYS, Parameters
-from .schema import ChatBody, ChatCompletionBody, ListBody, PromptsBody, TableBody
+from .openai_fields import IGNORED, NEUTRAL_MESSAGE_VALUES, NEUTRAL_VALUES
+from .parameters import ALIASES, OPENAI_ALIASES, PARAMETER_KEYS, Parameters
+from .schema import ChatBody, ChatCompletionBody, CompletionBody, ListBody, PromptsBody, TableBody
 
 Schema = dict[str, Any]
-MODELS: list[type[BaseModel]] = [PromptsBody, ListBody, TableBody, ChatBody, ChatCompletionBody, Parameters]
+MODELS: list[type[BaseModel]] = [
+    PromptsBody, ListBody, TableBody, ChatBody, ChatCompletionBody, CompletionBody, Parameters,
+]  # fmt: skip
 COMPONENTS = "#/components/schemas/"
 NULL: Schema = {"type": "object", "nullable": True, "enum": [None]}
 
@@ -37,20 +40,40 @@ def request_schemas() -> dict[str, Schema]:
     """Returns the schema of each form of request and of the parts that they refer to, by name."""
     _, generated = models_json_schema([(model, "validation") for model in MODELS], ref_template=COMPONENTS + "{model}")
     schemas: dict[str, Schema] = {name: _to_openapi_3_0(schema) for name, schema in generated["$defs"].items()}
-    prompts, texts, table, chat, completion, parameters = (schemas.pop(model.__name__) for model in MODELS)
-    return schemas | {
+    prompts, texts, table, chat, chat_completion, completion, parameters = (
+        schemas.pop(model.__name__) for model in MODELS
+    )
+    parts = {name: _with_nullable_fields(schema) for name, schema in schemas.items()}
+    parts["Message"]["properties"] |= _neutral_fields(NEUTRAL_MESSAGE_VALUES)
+    parts["StreamOptions"]["additionalProperties"] = True
+    return parts | {
         "Parameters": _closed(_nullable_values(_with_aliases(parameters["properties"], ALIASES))),
         "PromptsRequest": _request_with_parameters(prompts),
         "ListRequest": _request(texts["properties"]["input_data"]),
         "TableRequest": _request_with_parameters(table),
         "ChatRequest": _request_with_parameters(chat),
-        "ChatCompletionRequest": _chat_completion_request(completion["properties"], parameters["properties"]),
+        "ChatCompletionRequest": _openai_request(chat_completion, parameters["properties"]),
+        "CompletionRequest": _openai_request(completion, parameters["properties"]),
     }
 
 
-def _chat_completion_request(fields: dict[str, Schema], parameters: dict[str, Schema]) -> Schema:
-    optional = _nullable_values(_with_aliases(parameters, CHAT_COMPLETION_ALIASES) | fields)
-    return _closed(optional | {"messages": fields["messages"]}) | {"required": ["messages"]}
+def _openai_request(body: Schema, parameters: dict[str, Schema]) -> Schema:
+    fields = _with_nullable_fields(body)["properties"]
+    optional = _nullable_values(_with_aliases(parameters, OPENAI_ALIASES)) | _neutral_fields(NEUTRAL_VALUES)
+    ignored: dict[str, Schema] = {name: _nullable({"description": "has no effect"}) for name in IGNORED}
+    return _closed(optional | ignored | fields) | {"required": body["required"]}
+
+
+def _neutral_fields(neutral: Mapping[str, tuple[Any, ...]]) -> dict[str, Schema]:
+    """Returns the fields that are accepted only with a value that has no effect."""
+    return {name: _nullable({"enum": list(values)}) if values else NULL for name, values in neutral.items()}
+
+
+def _with_nullable_fields(schema: Schema) -> Schema:
+    """Allows null for every optional field of an object."""
+    required = schema.get("required", [])
+    properties = {name: s if name in required else _nullable(s) for name, s in schema["properties"].items()}
+    return schema | {"properties": properties}
 
 
 def _request_with_parameters(data: Schema) -> Schema:

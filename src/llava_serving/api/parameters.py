@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from ..engine.prompt import SamplingParams
 from ..errors import BadRequest
-from .schema import as_list, validate
+from ..inputs.templates import Template
+from .schema import StrictModel, accepted_names, as_list, validate
 
 ALIASES = {
     "max_tokens": "max_new_tokens",
@@ -16,7 +17,7 @@ ALIASES = {
     "num_return_sequences": "n",
 }
 # OpenAI's name, and the one that load generators for OpenAI's API send.
-CHAT_COMPLETION_ALIASES = ALIASES | {"max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+OPENAI_ALIASES = ALIASES | {"max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 PARAMETER_KEYS = ("parameters", "params")
 MAX_STOP_STRINGS = 16
 MAX_COUNT = 2**31 - 1
@@ -27,10 +28,10 @@ StopString = Annotated[str, Field(min_length=1, max_length=256)]
 StopStrings = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
 
 
-class Parameters(BaseModel):
+class Parameters(StrictModel):
     """The parameters of a request. The service applies each one or refuses the request; None means not set."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     max_new_tokens: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     min_new_tokens: int = Field(default=0, ge=0, le=MAX_COUNT)
@@ -39,11 +40,9 @@ class Parameters(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     top_k: int = Field(default=0, ge=-1, le=MAX_COUNT)
     repetition_penalty: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
-    stop: Annotated[
-        list[StopString],
-        BeforeValidator(as_list, json_schema_input_type=StopString | StopStrings),
-        Field(max_length=MAX_STOP_STRINGS),
-    ] = []
+    stop: Annotated[list[StopString], BeforeValidator(as_list, json_schema_input_type=StopString | StopStrings)] = (
+        Field(default=[], max_length=MAX_STOP_STRINGS)
+    )
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int = Field(default=1, ge=1, le=MAX_COUNT)
     return_full_text: bool | None = None
@@ -110,10 +109,10 @@ def parse_parameters(
         if name in ("logprobs", "top_logprobs"):
             if value is None:
                 continue
-            raise BadRequest("unsupported_parameter", "only OpenAI chat completions return logprobs", param)
+            raise BadRequest("unsupported_parameter", "only OpenAI's forms return logprobs", param)
         if name not in known:
-            accepted = ", ".join(sorted({*known, *other_fields}))
-            raise BadRequest("unknown_parameter", f"{name!r} is not a parameter; accepted are {accepted}", param)
+            suggestion = accepted_names(name, {*known, *other_fields})
+            raise BadRequest("unknown_parameter", f"{name!r} is not a parameter; {suggestion}", param)
         field_name = aliases.get(name, name)
         if field_name in values:
             message = f"{name!r} sets {field_name!r}, which is already set; send it once"
@@ -122,6 +121,16 @@ def parse_parameters(
             values[field_name], sent_names[field_name] = value, name
     validated = validate(Parameters, values, path, sent_names, code="invalid_parameter")
     return ParsedParameters(validated, {field: _join(path, name) for field, name in sent_names.items()})
+
+
+def check_template(parameters: ParsedParameters, template: Template) -> None:
+    """Raises BadRequest if the request asks for a template other than the model's."""
+    if parameters.values.template not in (None, "none", template.name):
+        raise BadRequest(
+            "invalid_parameter",
+            f"this model's template is {template.name}; accepted are {template.name} and none",
+            parameters.path("template"),
+        )
 
 
 def find_parameters(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str) -> ParsedParameters:

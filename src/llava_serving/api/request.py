@@ -1,35 +1,36 @@
 """A parsed request: its prompts and how to continue them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..inputs.prompt import Prompt
-from .parameters import Parameters, ParsedParameters
+from .parameters import Parameters
 
-Form = Literal["prompts", "list", "table", "chat", "chat_completion"]
+Form = Literal["prompts", "list", "table", "chat", "chat_completion", "completion"]
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """A request whose form is valid. `echo` says for each prompt whether the answer begins with it."""
+    """A request whose form is valid. `echo` says for each prompt whether the answer begins with it.
+
+    `parameter_paths` has the path in the request of each parameter that the request sets. `num_sequences` is the number
+    of sequences to generate: prompts x n.
+    """
 
     form: Form
     prompts: tuple[Prompt, ...]
-    parsed_parameters: ParsedParameters
+    parameters: Parameters
+    parameter_paths: Mapping[str, str] = field(compare=False)
     echo: tuple[bool, ...]
     model: str = ""
     logprobs: int | None = None
     include_usage: bool = False
+    num_sequences: int = field(init=False)
 
-    @property
-    def parameters(self) -> Parameters:
-        return self.parsed_parameters.values
-
-    @property
-    def num_sequences(self) -> int:
-        """Returns the number of sequences to generate: prompts x n."""
-        return len(self.prompts) * self.parameters.n
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_sequences", len(self.prompts) * self.parameters.n)
 
     def parameter_path(self, name: str) -> str:
-        """Returns the path of a parameter in the request, for errors about it."""
-        return self.parsed_parameters.path(name)
+        """Returns the path of a parameter as the client wrote it, alias included, for errors about it."""
+        return self.parameter_paths.get(name, name)

@@ -1,7 +1,7 @@
-"""Parses the body of a request into a ScoreRequest. The shape of the body tells its form, one of five.
+"""Parses the body of a request into a ScoreRequest. On /score, the shape of the body tells its form.
 
-Errors about the form of a request come from here, from chat_messages.py, parameters.py and schema.py. Errors about the
-bytes of an image come from image.py, later.
+Azure's forms are parsed here, OpenAI's in openai_parser.py. Errors about the bytes of an image come from
+inputs/image.py, later.
 """
 
 import codecs
@@ -15,19 +15,20 @@ from ..inputs.prompt import (
     ImageSource,
     Prompt,
     TextInput,
-    chat_prompt,
     formatted_prompt,
     question_prompt,
     raw_prompt,
 )
 from ..inputs.templates import Template
-from .chat_messages import parse_messages
-from .parameters import CHAT_COMPLETION_ALIASES, PARAMETER_KEYS, ParsedParameters, find_parameters, parse_parameters
+from .chat_messages import build_chat_prompt, drop_neutral_fields
+from .openai_parser import OpenAIParser
+from .parameters import PARAMETER_KEYS, ParsedParameters, check_template, find_parameters
+from .paths import CHAT_COMPLETIONS, COMPLETIONS, SCORE
 from .request import Form, ScoreRequest
-from .schema import ChatBody, ChatCompletionBody, Column, ListBody, Message, PromptsBody, TableBody, validate
+from .schema import ChatBody, Column, ListBody, PromptsBody, TableBody, validate
 
 DATA_KEYS = ("input_data", "inputs")
-TEXT_COLUMNS = [column for column in get_args(Column) if column != "image"]
+TEXT_COLUMNS = [column for column in get_args(Column) if column not in ("image", "input_string")]
 ACCEPTED = (
     'accepted are {"input_data": {"input_string": [...], "images": [...], "parameters": {...}}}, '
     '{"input_data": ["...", ...], "params": {...}}, '
@@ -45,21 +46,29 @@ class RequestParser:
 
     def __init__(self, template: Template) -> None:
         self._template = template
+        self._openai = OpenAIParser(template)
 
-    def parse(self, body: bytes, streaming: bool = False) -> ScoreRequest:
-        """Returns the request in a body. `streaming` says that the request's headers ask for a stream.
+    def parse(self, body: bytes, streaming: bool = False, path: str = SCORE) -> ScoreRequest:
+        """Returns the request in a body that is sent to `path`. `streaming` says that its headers ask for a stream.
 
         Raises BadRequest, which says what is wrong, where, and what is accepted.
         """
         content = _parse_json(body)
         if not isinstance(content, dict):
             raise BadRequest("invalid_request", f"the body must be a JSON object; {ACCEPTED}")
-        if "messages" in content:
-            return self._parse_chat_completion(content, streaming)
+        if path in COMPLETIONS:
+            return self._openai.parse_completion(content, streaming)
+        if path in CHAT_COMPLETIONS or content.get("messages") is not None:
+            return self._openai.parse_chat_completion(content, streaming)
+        return self._parse_azure_form({name: value for name, value in content.items() if value is not None})
+
+    def _parse_azure_form(self, content: dict[str, Any]) -> ScoreRequest:
         key = next((key for key in DATA_KEYS if key in content), None)
         if key is None:
             raise BadRequest("invalid_request", f"the body has neither input_data nor inputs nor messages; {ACCEPTED}")
         data = content.pop(key)
+        if isinstance(data, str):
+            data = [data]
         if isinstance(data, list):
             return self._parse_list(data, key, self._find_parameters(content, {}, key))
         if not isinstance(data, dict):
@@ -69,17 +78,8 @@ class RequestParser:
 
     def _find_parameters(self, outer: dict[str, Any], inner: dict[str, Any], key: str) -> ParsedParameters:
         parameters = find_parameters(outer, inner, key)
-        self._check_template(parameters)
+        check_template(parameters, self._template)
         return parameters
-
-    def _check_template(self, parameters: ParsedParameters) -> None:
-        name = self._template.name
-        if parameters.values.template not in (None, "none", name):
-            raise BadRequest(
-                "invalid_parameter",
-                f"this model's template is {name}; accepted are {name} and none",
-                parameters.path("template"),
-            )
 
     def _parse_object(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
         if "columns" in data or "data" in data:
@@ -115,7 +115,7 @@ class RequestParser:
         prompts = tuple(self._text_prompt(source, parameters) for source in sources)
         full_text = parameters.values.return_full_text
         echo = tuple(not prompt.in_template if full_text is None else full_text for prompt in prompts)
-        return ScoreRequest(form, prompts, parameters, echo)
+        return ScoreRequest(form, prompts, parameters.values, parameters.paths, echo)
 
     def _text_prompt(self, source: TextInput, parameters: ParsedParameters) -> Prompt:
         """Puts a text into the template if the request asks for it, or if the text does not place its images."""
@@ -126,6 +126,8 @@ class RequestParser:
 
     def _parse_table(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
         table = validate(TableBody, data, key)
+        if "input_string" in table.columns:
+            return self._parse_raw_table(table, key, parameters)
         _check_single_sequence(parameters, "a table has room for one response per row")
         if len(set(table.columns)) < len(table.columns):
             raise BadRequest("invalid_request", "a column is named twice", f"{key}.columns")
@@ -139,7 +141,22 @@ class RequestParser:
             self._table_prompt(cells, table.columns, f"{key}.data[{i}]", parameters)
             for i, cells in enumerate(table.data)
         )
-        return ScoreRequest("table", prompts, parameters, (_full_text(parameters),) * len(prompts))
+        return ScoreRequest(
+            "table", prompts, parameters.values, parameters.paths, (_full_text(parameters),) * len(prompts)
+        )
+
+    def _parse_raw_table(self, table: TableBody, key: str, parameters: ParsedParameters) -> ScoreRequest:
+        """Parses a table of raw prompts, whose answer has the form of prompts."""
+        if table.columns != ["input_string"]:
+            message = "a table with the column input_string must have no other column"
+            raise BadRequest("invalid_request", message, f"{key}.columns")
+        sources = []
+        for i, cells in enumerate(table.data):
+            path = f"{key}.data[{i}]"
+            if len(cells) != 1 or cells[0] is None:
+                raise BadRequest("invalid_request", "the row must have one cell with text", path)
+            sources.append(TextInput(cells[0], (), f"{path}[0]"))
+        return self._text_request("prompts", sources, parameters)
 
     def _table_prompt(
         self, cells: list[str | None], columns: list[Column], path: str, parameters: ParsedParameters
@@ -151,43 +168,20 @@ class RequestParser:
         return formatted_prompt(source) if column == "prompt" else raw_prompt(source)
 
     def _parse_chat(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
-        body = validate(ChatBody, data, key)
+        path = f"{key}.input_string"
+        messages = drop_neutral_fields(data["input_string"], path)
+        body = validate(ChatBody, {**data, "input_string": messages}, key)
         _check_single_sequence(parameters, "a chat answer has room for one output")
-        prompt = self._chat_prompt(body.input_string, f"{key}.input_string", parameters)
-        return ScoreRequest("chat", (prompt,), parameters, (_full_text(parameters),))
-
-    def _parse_chat_completion(self, content: dict[str, Any], streaming: bool) -> ScoreRequest:
-        names = ChatCompletionBody.model_fields
-        fields = {name: content[name] for name in names if content.get(name) is not None}
-        others = {name: value for name, value in content.items() if name not in names}
-        parameters = parse_parameters(others, "", CHAT_COMPLETION_ALIASES, names)
-        self._check_template(parameters)
-        body = validate(ChatCompletionBody, fields, "")
-        if parameters.values.return_full_text:
-            raise BadRequest("invalid_parameter", "a chat completion cannot return the prompt", "return_full_text")
-        if body.stream_options is not None and not (streaming or parameters.values.stream):
-            raise BadRequest("invalid_parameter", "stream_options needs stream: true", "stream_options")
-        if body.top_logprobs is not None and not body.logprobs:
-            raise BadRequest("invalid_parameter", "top_logprobs needs logprobs: true", "top_logprobs")
-        prompt = self._chat_prompt(body.messages, "messages", parameters)
-        logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return ScoreRequest("chat_completion", (prompt,), parameters, (False,), body.model, logprobs, include_usage)
-
-    def _chat_prompt(self, messages: list[Message], path: str, parameters: ParsedParameters) -> Prompt:
-        if parameters.values.template == "none":
-            raise BadRequest(
-                "invalid_parameter",
-                'a chat is always put into the template; leave out "template"',
-                parameters.path("template"),
-            )
-        return chat_prompt(parse_messages(messages, path), self._template, path)
+        prompt = build_chat_prompt(body.input_string, path, self._template, parameters)
+        return ScoreRequest("chat", (prompt,), parameters.values, parameters.paths, (_full_text(parameters),))
 
     def _template_requested(self, parameters: ParsedParameters) -> bool:
         return parameters.values.template == self._template.name
 
 
 def _parse_json(body: bytes) -> Any:
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
+        raise BadRequest("invalid_json", "the body is in UTF-16 or UTF-32: send JSON in UTF-8")
     try:
         # Windows' editors and shells begin a file with a byte order mark.
         return pydantic_core.from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)

@@ -1,18 +1,18 @@
 """Whole answers and errors as HTTP responses. Streamed answers are in stream.py."""
 
 import json
-import time
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..engine.completion import Completion, TokenLogprob
-from ..errors import ClientClosed, DeadlineExceeded, RequestError
-from ..inputs.prompt import Prompt
+from ..engine.completion import Completion
+from ..errors import ClientClosed, DeadlineExceeded, MethodNotAllowed, RequestError
+from .answer_text import AnswerText
+from .openai_response import chat_completion_body, completion_body
 from .request import ScoreRequest
 
 JSON_TYPE = {"Content-Type": "application/json"}
+ERROR_TYPES = {429: "rate_limit_error", 504: "timeout"}  # by status
 
 
 class BodyStream(Protocol):
@@ -32,18 +32,24 @@ class HttpResponse:
     body: bytes | BodyStream
 
 
+def json_response(body: Any) -> HttpResponse:
+    return HttpResponse(200, JSON_TYPE, to_json(body))
+
+
 def error_response(error: RequestError) -> HttpResponse:
-    """Returns `{"error": {"code", "message", "param"}}` with the error's status."""
+    """Returns the error object with the error's status."""
     headers = dict(JSON_TYPE)
-    if error.status == 405:
-        headers["Allow"] = "POST"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allowed
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return HttpResponse(error.status, headers, to_json(error_body(error)))
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
-    return {"error": {"code": error.code, "message": error.message, "param": error.param}}
+    """Returns the error object. Its `type` is OpenAI's class of error, which OpenAI's clients show."""
+    kind = ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {"error": {"code": error.code, "message": error.message, "param": error.param, "type": kind}}
 
 
 def completion_error(completions: Sequence[Completion]) -> RequestError | None:
@@ -67,6 +73,10 @@ def answer_response(request: ScoreRequest, completions: Sequence[Completion]) ->
 
 def answer_body(request: ScoreRequest, completions: Sequence[Completion]) -> Any:
     """Returns the answer in the request's own form, as a JSON value."""
+    if request.form == "chat_completion":
+        return chat_completion_body(request, completions, [_answer_text(request, c) for c in completions])
+    if request.form == "completion":
+        return completion_body(request, completions, [_answer_text(request, c) for c in completions])
     texts: list[list[str]] = [[] for _ in request.prompts]
     for completion in completions:
         texts[completion.prompt_index].append(_answer_text(request, completion))
@@ -76,80 +86,7 @@ def answer_body(request: ScoreRequest, completions: Sequence[Completion]) -> Any
         return [of_prompt[0] for of_prompt in texts]
     if request.form == "table":
         return [{"response": of_prompt[0]} for of_prompt in texts]
-    if request.form == "chat":
-        return {"output": texts[0][0]}
-    return _chat_completion(request, completions, texts[0])
-
-
-class AnswerText:
-    """A completion's text as the client receives it, in any number of pieces.
-
-    The answer to a prompt in a template is stripped, as the authors did. A raw prompt is continued where it ends. With
-    `echo` the prompt comes first and nothing is stripped.
-    """
-
-    def __init__(self, prompt: Prompt, echo: bool) -> None:
-        self._prefix = prompt.text if echo else ""
-        self._strips = prompt.in_template and not echo
-        # SentencePiece drops the space that it puts before the first word of a text.
-        self._drops_space = not prompt.in_template and not prompt.text
-        self._has_begun = False
-        self._held_space = ""
-
-    def push(self, piece: str) -> str:
-        """Returns the text to send after `piece`. White space at the end waits for the text behind it."""
-        if self._strips:
-            piece = self._held_space + piece if self._has_begun else piece.lstrip()
-            stripped = piece.rstrip()
-            self._held_space = piece[len(stripped) :]
-            piece = stripped
-            self._has_begun = self._has_begun or bool(piece)
-        elif self._drops_space and piece:
-            piece = piece.removeprefix(" ")
-            self._drops_space = False
-        return self._take_prefix() + piece
-
-    def flush(self) -> str:
-        """Returns the text that is left at the end: the prompt, if there was no piece."""
-        return self._take_prefix()
-
-    def _take_prefix(self) -> str:
-        prefix, self._prefix = self._prefix, ""
-        return prefix
-
-
-def usage(completions: Sequence[Completion]) -> dict[str, Any]:
-    """Returns the token counts of one prompt's sequences, counted as OpenAI counts them."""
-    prompt_tokens = completions[0].prompt_tokens
-    completion_tokens = sum(completion.num_tokens for completion in completions)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": completions[0].cached_tokens},
-    }
-
-
-def completion_head(request: ScoreRequest, kind: str) -> dict[str, Any]:
-    """Returns the first fields of OpenAI's answer and of every chunk of its stream."""
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": request.model,
-    }
-
-
-def logprobs_body(request: ScoreRequest, logprobs: Iterable[TokenLogprob]) -> dict[str, Any] | None:
-    """Returns OpenAI's `logprobs` object, or None if the request does not ask for it."""
-    if request.logprobs is None:
-        return None
-    return {
-        "content": [
-            _token(token) | {"top_logprobs": [_token(alternative) for alternative in token.alternatives]}
-            for token in logprobs
-        ]
-    }
+    return {"output": texts[0][0]}
 
 
 def to_json(body: Any) -> bytes:
@@ -177,22 +114,3 @@ def _headers(completions: Sequence[Completion]) -> dict[str, str]:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}"
-
-
-def _chat_completion(request: ScoreRequest, completions: Sequence[Completion], texts: list[str]) -> dict[str, Any]:
-    return completion_head(request, "chat.completion") | {
-        "choices": [
-            {
-                "index": completion.index,
-                "message": {"role": "assistant", "content": text},
-                "logprobs": logprobs_body(request, completion.logprobs),
-                "finish_reason": completion.finish_reason,
-            }
-            for text, completion in zip(texts, completions, strict=True)
-        ],
-        "usage": usage(completions),
-    }
-
-
-def _token(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.token.decode("utf-8", "replace"), "bytes": list(token.token), "logprob": token.logprob}

@@ -1,15 +1,16 @@
 """The forms of a request body, one pydantic model each, and the error messages about their fields."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from ..errors import BadRequest
 
 MAX_TOP_LOGPROBS = 20
-Column = Literal["image", "prompt", "direct_question", "text"]
+Column = Literal["image", "prompt", "direct_question", "text", "input_string"]
 Images = list[str | list[str] | None]
 Texts = Annotated[list[str], Field(min_length=1)]
 
@@ -19,72 +20,104 @@ def as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class _Strict(BaseModel):
+def _as_image_url(value: object) -> object:
+    """Puts a bare URL into an ImageUrl, so that a client may send it as a string."""
+    return {"url": value} if isinstance(value, str) else value
+
+
+class StrictModel(BaseModel):
+    """A JSON object without other fields. An optional field may be null, which is the same as leaving it out.
+
+    An integral float is accepted as an integer, because some JSON writers have only floats.
+    """
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _normalize(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            name: int(value) if isinstance(value, float) and value.is_integer() and cls._is_integer(name) else value
+            for name, value in data.items()
+            if value is not None or name not in cls.model_fields
+        }
 
-class PromptsBody(_Strict):
+    @classmethod
+    def _is_integer(cls, name: str) -> bool:
+        annotation = cls.model_fields[name].annotation if name in cls.model_fields else None
+        return int in (annotation, *get_args(annotation))
+
+
+class PromptsBody(StrictModel):
     input_string: Annotated[
         list[str], BeforeValidator(as_list, json_schema_input_type=str | Texts), Field(min_length=1)
     ]
     images: Annotated[Images | None, BeforeValidator(as_list, json_schema_input_type=str | Images | None)] = None
 
 
-class ListBody(_Strict):
+class ListBody(StrictModel):
     input_data: Annotated[list[str], Field(min_length=1)]
 
 
-class TableBody(_Strict):
+class TableBody(StrictModel):
     columns: Annotated[list[Column], Field(min_length=1)]
     index: list[Any] | None = None
     data: Annotated[list[list[str | None]], Field(min_length=1)]
 
 
-class ImageUrl(_Strict):
+class ImageUrl(StrictModel):
     url: str
-    detail: Literal["auto", "low"] | None = None  # the vision tower has only one resolution, which is low
+    detail: Any = None  # a hint: the vision tower has only one resolution
 
 
-class Part(_Strict):
-    """A piece of a message's content: `text` or `image_url`, whichever `type` names."""
+class Part(StrictModel):
+    """A piece of a message's content: its `text`, or its `image_url`, according to `type`."""
 
     type: Literal["text", "image_url"]
     text: str | None = None
-    image_url: ImageUrl | None = None
+    image_url: Annotated[
+        ImageUrl | None, BeforeValidator(_as_image_url, json_schema_input_type=str | ImageUrl | None)
+    ] = None
+    cache_control: Any = None  # a hint of other services
 
 
-class Message(_Strict):
-    role: Literal["system", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+class Message(StrictModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+    name: Any = None  # the templates have no place for names
 
 
-class ChatBody(_Strict):
+class ChatBody(StrictModel):
     input_string: Annotated[list[Message], Field(min_length=1)]
 
 
-class StreamOptions(_Strict):
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
     include_usage: bool = False
 
 
-class ResponseFormat(_Strict):
-    type: Literal["text"]
-
-
-class ChatCompletionBody(_Strict):
-    """OpenAI's chat completion, less the parameters.
-
-    OpenAI's clients send the last four fields by default. They are accepted with values that have no effect.
-    """
+class ChatCompletionBody(StrictModel):
+    """OpenAI's chat completion, without the parameters and the fields of openai_fields.py."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     model: str = ""
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     stream_options: StreamOptions | None = None
-    user: str | None = None
-    presence_penalty: float | None = Field(default=None, ge=0, le=0)
-    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
-    response_format: ResponseFormat | None = None
+
+
+class CompletionBody(StrictModel):
+    """OpenAI's legacy text completion, without the parameters and the fields of openai_fields.py."""
+
+    prompt: Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | Texts), Field(min_length=1)]
+    model: str = ""
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    best_of: int | None = Field(default=None, ge=1)
+    stream_options: StreamOptions | None = None
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -125,10 +158,17 @@ def _describe(
     param = ".".join(part for part in (path, sent_names.get(str(field), str(field))) if part)
     param += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
     if causes[0]["type"] == "extra_forbidden" and not rest:
-        known = ", ".join(model.model_fields)
-        return f"{field!r} is not accepted here; accepted are {known}", param
+        return f"{field!r} is not accepted here; {accepted_names(str(field), model.model_fields)}", param
     messages = dict.fromkeys(error["msg"][0].lower() + error["msg"][1:] for error in causes)
     return f"{param}: {', or '.join(messages)}", param
+
+
+def accepted_names(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a message about an unknown name: the name that was probably meant, and all known ones."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{suggestion}accepted are {', '.join(known)}"
 
 
 def _location(error: ErrorDetails) -> tuple[int | str, ...]:

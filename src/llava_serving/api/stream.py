@@ -16,18 +16,11 @@ from typing import Any, Protocol
 from ..engine.completion import Completion
 from ..engine.request import Event, RequestHandle, TextDelta
 from ..errors import ClientClosed, RequestError
+from .answer_text import AnswerText, answer_texts
 from .connection import Connection
+from .openai_response import ChatCompletionFormat, CompletionFormat, usage
 from .request import ScoreRequest
-from .response import (
-    AnswerText,
-    HttpResponse,
-    completion_error,
-    completion_head,
-    error_body,
-    logprobs_body,
-    to_json,
-    usage,
-)
+from .response import HttpResponse, completion_error, error_body, to_json
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -62,10 +55,15 @@ def stream_response(
     first = next(events)
     if isinstance(first, Completion) and (error := completion_error([first])):
         raise error
-    is_openai = request.form == "chat_completion"
-    event_format: EventFormat = _ChatCompletionFormat(request) if is_openai else _ScoreFormat(request)
-    body = EventStream(itertools.chain([first], events), handle, event_format, connection, on_end)
+    body = EventStream(itertools.chain([first], events), handle, _event_format(request), connection, on_end)
     return HttpResponse(200, HEADERS, body)
+
+
+def _event_format(request: ScoreRequest) -> EventFormat:
+    texts = answer_texts(request)
+    if request.form == "chat_completion":
+        return ChatCompletionFormat(request, texts)
+    return CompletionFormat(request, texts) if request.form == "completion" else _ScoreFormat(texts)
 
 
 class EventStream:
@@ -130,8 +128,8 @@ class EventStream:
 class _ScoreFormat:
     """The service's own form."""
 
-    def __init__(self, request: ScoreRequest) -> None:
-        self._texts = _answer_texts(request)
+    def __init__(self, texts: dict[tuple[int, int], AnswerText]) -> None:
+        self._texts = texts
 
     def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
         if text := self._texts[delta.prompt_index, delta.index].push(delta.text):
@@ -150,53 +148,6 @@ class _ScoreFormat:
 
     def finish(self) -> Iterator[dict[str, Any]]:
         return iter(())
-
-
-class _ChatCompletionFormat:
-    """OpenAI's chat.completion.chunk."""
-
-    def __init__(self, request: ScoreRequest) -> None:
-        self._request = request
-        self._texts = _answer_texts(request)
-        self._head = completion_head(request, "chat.completion.chunk")
-        self._begun: set[int] = set()
-        self._completions: list[Completion] = []
-
-    def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        text = self._texts[delta.prompt_index, delta.index].push(delta.text)
-        logprobs = logprobs_body(self._request, delta.logprobs)
-        if text or delta.logprobs:
-            yield from self._role(delta.index)
-            yield self._chunk(delta.index, {"content": text}, None, logprobs)
-
-    def end(self, completion: Completion) -> Iterator[dict[str, Any]]:
-        self._completions.append(completion)
-        yield from self._role(completion.index)
-        yield self._chunk(completion.index, {}, completion.finish_reason)
-
-    def finish(self) -> Iterator[dict[str, Any]]:
-        if self._request.include_usage:
-            yield self._head | {"choices": [], "usage": usage(self._completions)}
-
-    def _role(self, index: int) -> Iterator[dict[str, Any]]:
-        """Yields the chunk with the role before the first other chunk of a sequence."""
-        if index not in self._begun:
-            self._begun.add(index)
-            yield self._chunk(index, {"role": "assistant", "content": ""}, None)
-
-    def _chunk(
-        self, index: int, delta: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._head | {"choices": [choice]} | ({"usage": None} if self._request.include_usage else {})
-
-
-def _answer_texts(request: ScoreRequest) -> dict[tuple[int, int], AnswerText]:
-    return {
-        (prompt_index, index): AnswerText(prompt, echo)
-        for prompt_index, (prompt, echo) in enumerate(zip(request.prompts, request.echo, strict=True))
-        for index in range(request.parameters.n)
-    }
 
 
 def _data(body: dict[str, Any]) -> bytes:

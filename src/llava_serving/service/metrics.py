@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from prometheus_client import start_http_server
 
+from ..api.model_info import MODEL_NAME
 from ..engine.completion import Completion
 from ..engine.stats import Stats
 
@@ -42,7 +43,7 @@ COUNTERS = {
     "llava:engine_step_tokens": lambda stats: stats.scheduled_tokens,
 }
 # vLLM's dashboards select by `model_name` and show no series without it.
-LABELS = {"model_name": "llava", "engine": "0"}
+LABELS = {"model_name": MODEL_NAME, "engine": "0"}
 SUCCESS, ERRORS = "vllm:request_success", "llava:request_errors"
 LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds
 TOKEN_TIMES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)  # seconds

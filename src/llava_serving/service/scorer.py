@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from ..api.body import HttpRequest, discard_body, read_body
+from ..api.model_info import asks_for_model_info, model_info
 from ..api.request_parser import RequestParser
-from ..api.response import HttpResponse, answer_body, answer_response, completion_error, error_response
+from ..api.response import HttpResponse, answer_body, answer_response, completion_error, error_response, json_response
 from ..api.stream import stream_response
 from ..engine.engine import Engine
 from ..engine.request import RequestHandle
@@ -53,6 +54,8 @@ class Scorer:
             return HttpResponse(200, {"Allow": "POST"}, b"")
         record = RequestRecord.begin(request.headers)
         try:
+            if asks_for_model_info(request):
+                return json_response(model_info(request))
             return self._score(request, record)
         except RequestError as error:
             refusal = error
@@ -86,7 +89,7 @@ class Scorer:
     def _score(self, http: HttpRequest, record: RequestRecord) -> HttpResponse:
         deadline = time.monotonic() + self._time_limit_seconds(http)
         accepts_stream = _accepts_stream(http)
-        request = self._parser.parse(self._read_body(http), accepts_stream)
+        request = self._parser.parse(self._read_body(http), accepts_stream, http.path)
         streaming = accepts_stream or request.parameters.stream
         record.describe(request, streaming)
         prompts = self._prompts.build(request)

@@ -1,0 +1,179 @@
+"""OpenAI's answers: chat completions and legacy text completions, whole and in the chunks of a stream."""
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..engine.completion import Completion, TokenLogprob
+from ..engine.request import TextDelta
+from .answer_text import AnswerText
+from .request import ScoreRequest
+
+
+def usage(completions: Sequence[Completion]) -> dict[str, Any]:
+    """Returns the token counts as OpenAI counts them: the prompt of several sequences counts once."""
+    first_of_prompts = [completion for completion in completions if completion.index == 0] or list(completions[:1])
+    prompt_tokens = sum(completion.prompt_tokens for completion in first_of_prompts)
+    completion_tokens = sum(completion.num_tokens for completion in completions)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(completion.cached_tokens for completion in first_of_prompts)},
+    }
+
+
+def chat_completion_body(request: ScoreRequest, completions: Sequence[Completion], texts: list[str]) -> dict[str, Any]:
+    """Returns OpenAI's chat.completion. `texts` are the answers of the completions."""
+    choices = [
+        {
+            "index": completion.index,
+            "message": {"role": "assistant", "content": text},
+            "logprobs": _chat_logprobs(request, completion.logprobs),
+            "finish_reason": completion.finish_reason,
+        }
+        for text, completion in zip(texts, completions, strict=True)
+    ]
+    return _head(request, "chat.completion", "chatcmpl") | {"choices": choices, "usage": usage(completions)}
+
+
+def completion_body(request: ScoreRequest, completions: Sequence[Completion], texts: list[str]) -> dict[str, Any]:
+    """Returns OpenAI's legacy text_completion. `texts` are the answers of the completions."""
+    choices = [
+        {
+            "text": text,
+            "index": _choice_index(request, completion.prompt_index, completion.index),
+            "logprobs": _legacy_logprobs(request, completion.logprobs, 0),
+            "finish_reason": completion.finish_reason,
+        }
+        for text, completion in zip(texts, completions, strict=True)
+    ]
+    return _head(request, "text_completion", "cmpl") | {"choices": choices, "usage": usage(completions)}
+
+
+class ChatCompletionFormat:
+    """The chunks of a streamed chat completion."""
+
+    def __init__(self, request: ScoreRequest, texts: dict[tuple[int, int], AnswerText]) -> None:
+        self._request = request
+        self._texts = texts
+        self._head = _head(request, "chat.completion.chunk", "chatcmpl")
+        self._begun: set[int] = set()
+        self._completions: list[Completion] = []
+
+    def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
+        text = self._texts[delta.prompt_index, delta.index].push(delta.text)
+        logprobs = _chat_logprobs(self._request, delta.logprobs)
+        if text or delta.logprobs:
+            yield from self._role(delta.index)
+            yield self._chunk(delta.index, {"content": text}, None, logprobs)
+
+    def end(self, completion: Completion) -> Iterator[dict[str, Any]]:
+        self._completions.append(completion)
+        yield from self._role(completion.index)
+        yield self._chunk(completion.index, {}, completion.finish_reason)
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        if self._request.include_usage:
+            yield self._head | {"choices": [], "usage": usage(self._completions)}
+
+    def _role(self, index: int) -> Iterator[dict[str, Any]]:
+        """Yields the chunk with the role before the first other chunk of a sequence."""
+        if index not in self._begun:
+            self._begun.add(index)
+            yield self._chunk(index, {"role": "assistant", "content": ""}, None)
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._head | {"choices": [choice]} | ({"usage": None} if self._request.include_usage else {})
+
+
+class CompletionFormat:
+    """The chunks of a streamed text completion."""
+
+    def __init__(self, request: ScoreRequest, texts: dict[tuple[int, int], AnswerText]) -> None:
+        self._request = request
+        self._texts = texts
+        self._head = _head(request, "text_completion", "cmpl")
+        self._lengths = dict.fromkeys(texts, 0)  # of the text of each sequence so far
+        self._completions: list[Completion] = []
+
+    def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
+        key = delta.prompt_index, delta.index
+        text = self._texts[key].push(delta.text)
+        if text or delta.logprobs:
+            logprobs = _legacy_logprobs(self._request, delta.logprobs, self._lengths[key])
+            self._lengths[key] += len(text)
+            yield self._chunk(*key, text, None, logprobs)
+
+    def end(self, completion: Completion) -> Iterator[dict[str, Any]]:
+        self._completions.append(completion)
+        key = completion.prompt_index, completion.index
+        yield self._chunk(*key, self._texts[key].flush(), completion.finish_reason)
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        if self._request.include_usage:
+            yield self._head | {"choices": [], "usage": usage(self._completions)}
+
+    def _chunk(
+        self,
+        prompt_index: int,
+        index: int,
+        text: str,
+        finish_reason: str | None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        choice_index = _choice_index(self._request, prompt_index, index)
+        choice = {"text": text, "index": choice_index, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._head | {"choices": [choice]} | ({"usage": None} if self._request.include_usage else {})
+
+
+def _head(request: ScoreRequest, kind: str, id_prefix: str) -> dict[str, Any]:
+    """Returns the first fields of an answer, and of every chunk of its stream."""
+    return {
+        "id": f"{id_prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": request.model,
+    }
+
+
+def _choice_index(request: ScoreRequest, prompt_index: int, index: int) -> int:
+    return prompt_index * request.parameters.n + index
+
+
+def _chat_logprobs(request: ScoreRequest, logprobs: Iterable[TokenLogprob]) -> dict[str, Any] | None:
+    if request.logprobs is None:
+        return None
+    return {
+        "content": [
+            _token(token) | {"top_logprobs": [_token(alternative) for alternative in token.alternatives]}
+            for token in logprobs
+        ]
+    }
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": _text(token), "bytes": list(token.token), "logprob": token.logprob}
+
+
+def _legacy_logprobs(request: ScoreRequest, logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+    """Returns the four parallel lists of the legacy form. `offset` is the length of the text before these tokens."""
+    if request.logprobs is None:
+        return None
+    tokens = [_text(token) for token in logprobs]
+    offsets = [offset + sum(map(len, tokens[:i])) for i in range(len(tokens))]
+    top = [{_text(alternative): alternative.logprob for alternative in token.alternatives} for token in logprobs]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [token.logprob for token in logprobs],
+        "top_logprobs": top,
+        "text_offset": offsets,
+    }
+
+
+def _text(token: TokenLogprob) -> str:
+    return token.token.decode("utf-8", "replace")

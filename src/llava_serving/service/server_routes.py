@@ -1,0 +1,31 @@
+"""OpenAI's paths on Azure's inference server, beside its own /score.
+
+The server calls init() before Flask registers its blueprint, so init() can add URL rules that lead to the handler of
+/score (azureml-inference-server-http 1.5.1, server/aml_blueprint.py `register`). Microsoft does not document this. If
+another version of the server refuses, the service still starts, and answers on /score alone.
+"""
+
+import logging
+
+from ..api.paths import CHAT_COMPLETIONS, COMPLETIONS, INFO, MODELS
+
+logger = logging.getLogger(__name__)
+RULES = (*CHAT_COMPLETIONS, *COMPLETIONS, MODELS, f"{MODELS}/<name>", INFO)
+
+
+def add_openai_routes() -> None:
+    """Adds the URL rules. Logs a warning if the server does not take them."""
+    try:
+        # The server is imported here, because batch endpoints and commands run without it.
+        from azureml_inference_server_http.server.routes import handle_score, main_blueprint
+
+        for rule in RULES:
+            main_blueprint.add_url_rule(
+                rule,
+                endpoint=rule.strip("/").replace("/", "_"),
+                view_func=lambda name=None: handle_score(),
+                methods=["GET", "POST", "OPTIONS"],  # as of /score; the scorer refuses with an error object
+                provide_automatic_options=False,
+            )
+    except Exception as error:  # whatever an unknown version of the server raises
+        logger.warning("only /score answers: the server took no other paths (%s: %s)", type(error).__name__, error)
