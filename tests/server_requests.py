@@ -7,7 +7,7 @@ from typing import Any
 
 from server import Event, Server, Stream
 
-# Near the whole context of the demo model. A slow FaultInjectionServer takes at least 10 s for so many tokens.
+# Almost all of the demo model's context of 512 tokens. A slow FaultInjectionServer needs about 10 s for them.
 LONG_ANSWER_TOKENS = 480
 QUESTION = "What is in the image?"
 

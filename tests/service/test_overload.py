@@ -19,7 +19,7 @@ def test_requests_beyond_the_queue_get_429_at_once_with_retry_after(
         first_event = next(events)
         two_sequences = fixed_length_body("1 2 3", n=2, max_new_tokens=2)
         two_prompts = fixed_length_body("1 2 3", "a", max_new_tokens=2)
-        for too_large in (two_sequences, two_prompts):  # one sequence would fit, but a request is admitted whole
+        for too_large in (two_sequences, two_prompts):  # the queue has room for one sequence, not for both
             response = server.score(too_large)
             assert (response.status, response.json["error"]["code"]) == (429, "overloaded")
         short = fixed_length_body("1 2 3", max_new_tokens=3)
