@@ -1,6 +1,6 @@
 """The errors of this service.
 
-    StartupError             the service does not start: settings, model folder, weights, self-check
+    StartupError             the service or a command does not start: settings, model folder, weights, self-check
     RequestError             one request is refused; other requests go on
     |- BadRequest            400  malformed, unknown, out of range, undecodable
     |- NotFound              404  no such model
@@ -20,7 +20,7 @@
 
 
 class StartupError(Exception):
-    """The service must not start. The message says what was expected, what was found and what to do."""
+    """The service or a command must not start. The message says what was expected, what was found and what to do."""
 
 
 class RequestError(Exception):

@@ -17,10 +17,10 @@ MIB = 1024 * 1024
 SPARE_THREADS = 16
 # The smallest and the largest default of LLAVA_MAX_NUM_SEQS; the device decides.
 MIN_DEFAULT_SEQS, MAX_DEFAULT_SEQS = 16, 64
-HOST = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
+HOST_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
 
 
-def _comma_separated(value: object) -> object:
+def _split_at_commas(value: object) -> object:
     return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -107,12 +107,11 @@ class Settings(BaseModel):
     max_image_pixels: int = Field(
         default=50_000_000, ge=1, description="most pixels of one image, both as sent and after scaling for the model"
     )
-    image_url_hosts: Annotated[tuple[Annotated[str, Field(pattern=HOST)], ...], BeforeValidator(_comma_separated)] = (
-        Field(
-            default=(),
-            description="hosts, separated by commas, from which image URLs are fetched; without hosts, URLs are "
-            "refused",
-        )
+    image_url_hosts: Annotated[
+        tuple[Annotated[str, Field(pattern=HOST_PATTERN)], ...], BeforeValidator(_split_at_commas)
+    ] = Field(
+        default=(),
+        description="hosts, separated by commas, from which image URLs are fetched; without hosts, URLs are refused",
     )
     image_url_timeout_seconds: float = Field(
         default=10.0,
