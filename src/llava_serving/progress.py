@@ -16,7 +16,7 @@ def print_to_stderr(line: str) -> None:
 
 
 class Progress:
-    """Shows a bar where stderr is a terminal. Elsewhere it logs a line every `LOG_SECONDS` and one at the end.
+    """Shows a bar if stderr is a terminal. Otherwise logs a line every `LOG_SECONDS` and one at the end.
 
     A bar redraws itself with carriage returns, which turn the log of a job into one unreadable line.
     """
@@ -29,12 +29,12 @@ class Progress:
         done: int = 0,
         log: Callable[[str], None] = print_to_stderr,
     ) -> None:
-        """`unit` "B" is bytes, shown as MB or GB. `total` is None if it is not known.
+        """`unit` "B" is bytes, shown in multiples such as 4.00G. `total` is None if it is not known.
 
         `done` units are done before the job starts. The rate leaves them out.
         """
         scale = unit == "B"
-        # `disable=None` disables the bar where stderr is no terminal.
+        # `disable=None` disables the bar if stderr is not a terminal.
         self._bar = tqdm(
             desc=description, unit=unit, total=total, initial=done, unit_scale=scale, dynamic_ncols=True, disable=None
         )

@@ -120,31 +120,44 @@ def thousand_rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     folder = tmp_path_factory.mktemp("thousand") / "input"
     for name in ("images", "lines", "tables", "wrong"):
         (folder / name).mkdir(parents=True)
+    expected = write_images(folder) | write_json_lines(folder) | write_tables(folder) | write_wrong_files(folder)
+    return folder, [row for name in sorted(expected, key=lambda name: str(folder / name)) for row in expected[name]]
+
+
+def write_images(folder: Path) -> dict[str, list[list[str]]]:
     (folder / "images" / "prompt.txt").write_text("What is in the image?\n")
-    expected: dict[str, list[list[str]]] = {}
     images = [("shapes.png", SHAPES), ("digit.png", "the digit 3"), ("easyvqa.png", "a green circle")]
+    expected = {}
     for number in range(92):
         source, answer = images[number % 3]
         name = f"images/{number:03}.png"
         (folder / name).write_bytes((IMAGES / source).read_bytes())
         expected[name] = [[name, "0", answer, ""]]
+    return expected
+
+
+def write_json_lines(folder: Path) -> dict[str, list[list[str]]]:
+    expected = {}
     for number in range(12):
         name = f"lines/{number:02}.jsonl"
-        expected[name] = []
-        with (folder / name).open("w") as file:
-            for row in range(60):
-                line, answer, code = json_line(row, number)
-                file.write(line + "\n")
-                expected[name].append([name, str(row), answer, code])
+        rows = [json_line(row, number) for row in range(60)]
+        (folder / name).write_text("".join(line + "\n" for line, _, _ in rows))
+        expected[name] = [[name, str(row), answer, code] for row, (_, answer, code) in enumerate(rows)]
+    return expected
+
+
+def write_tables(folder: Path) -> dict[str, list[list[str]]]:
+    expected = {}
     for number in range(3):
         name = f"tables/{number}.csv"
-        expected[name] = []
-        with (folder / name).open("wb") as file:
-            file.write(b"input_string,image\n")
-            for row in range(60):
-                record, answer, code = csv_record(row)
-                file.write(record + b"\n")
-                expected[name].append([name, str(row), answer, code])
+        rows = [csv_record(row) for row in range(60)]
+        (folder / name).write_bytes(b"input_string,image\n" + b"".join(record + b"\n" for record, _, _ in rows))
+        expected[name] = [[name, str(row), answer, code] for row, (_, answer, code) in enumerate(rows)]
+    return expected
+
+
+def write_wrong_files(folder: Path) -> dict[str, list[list[str]]]:
+    expected = {}
     for name, content, code in (
         ("wrong/a.csv", b"\0\1\2garbage", "invalid_table"),
         ("wrong/b.jsonl", b"\x89PNG\r\n\x1a\n", "invalid_json"),
@@ -159,7 +172,7 @@ def thousand_rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
         expected[name] = [[name, index, "", code]]
     # The first bytes of a PNG are two lines.
     expected["wrong/b.jsonl"] = [["wrong/b.jsonl", str(i), "", "invalid_json"] for i in range(2)]
-    return folder, [row for name in sorted(expected, key=lambda name: str(folder / name)) for row in expected[name]]
+    return expected
 
 
 def json_line(row: int, number: int) -> tuple[str, str, str]:

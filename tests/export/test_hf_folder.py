@@ -116,7 +116,8 @@ def test_the_chat_template_gives_the_prompts_of_the_service(
 def test_the_expected_shapes_are_those_of_transformers(loaded: LoadedModel) -> None:
     config = loaded.model.config
     text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
-    assert expected_shapes(text, vision) == {name: tuple(parameter.shape) for name, parameter in loaded.model.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in loaded.model.named_parameters()}
+    assert expected_shapes(text, vision) == shapes
 
 
 @given(chunks=st.lists(st.binary(max_size=20_000), max_size=6))

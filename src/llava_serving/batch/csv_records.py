@@ -7,8 +7,8 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
-# Bounds how many lines are read again, for each line of the file. Without it the time would grow with the square of
-# the file's length where every line opens a quotation mark that a later line closes, in records that are all too long.
+# Limits how many lines are given again, per line of the file. Without a limit the time would grow with the square of
+# the file's length if each line opened a quotation mark that a later line closes, and every such record were too long.
 MAX_REPLAYS_PER_LINE = 20
 
 
@@ -44,7 +44,7 @@ def _truncated_lines(file: TextIO, max_characters: int) -> Iterator[str]:
 
 
 class _ReplayedLines:
-    """Gives lines to csv.reader, and gives the later lines of a malformed record again.
+    """Gives lines to csv.reader. After a malformed record it gives the lines after the record's first again.
 
     Raises csv.Error where a record must end.
     """
@@ -52,7 +52,7 @@ class _ReplayedLines:
     def __init__(self, lines: Iterable[str], max_characters: int) -> None:
         self._lines = iter(lines)
         self._max_characters = max_characters
-        self._replayed: list[str] = []  # to be given again, the next line last
+        self._lines_to_replay: list[str] = []  # the next line last
         self._record: list[str] = []  # the lines of the current record
         self._record_characters = 0
         self._num_lines = self._num_replays = 0
@@ -79,17 +79,17 @@ class _ReplayedLines:
 
     def end_malformed_record(self) -> None:
         """Ends the record with its first line. Its other lines are given again."""
-        self._replayed += reversed(self._record[1:])
+        self._lines_to_replay += reversed(self._record[1:])
         self.end_record()
 
     def _must_end_record(self) -> bool:
         has_replayed_enough = self._num_replays > MAX_REPLAYS_PER_LINE * self._num_lines
-        return self._is_exhausted or (bool(self._replayed) and has_replayed_enough)
+        return self._is_exhausted or (bool(self._lines_to_replay) and has_replayed_enough)
 
     def _next_line(self) -> str:
-        if self._replayed:
+        if self._lines_to_replay:
             self._num_replays += 1
-            return self._replayed.pop()
+            return self._lines_to_replay.pop()
         line = next(self._lines, None)
         if line is None:
             self._is_exhausted = True

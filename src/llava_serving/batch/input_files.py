@@ -48,7 +48,7 @@ def _result_files(output: str) -> tuple[str, str]:
 def _files_below(folder: Path, output: str, visited: set[str]) -> Iterator[Path]:
     """Yields the files below `folder`. Visits each real folder once, however many links point to it.
 
-    Yields a folder that cannot be listed like a file, so that the results report it.
+    Yields the path of a folder that cannot be listed, so that the results report it.
     """
     real_folder = os.path.realpath(folder)
     if real_folder in visited:

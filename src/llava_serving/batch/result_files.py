@@ -14,9 +14,9 @@ ANSWERS_FILE, PREDICTIONS_FILE = "answers.jsonl", "predictions.csv"
 
 
 class ResultFiles:
-    """The result files in the output folder. One process has them for itself as long as it lives.
+    """The result files in the output folder, locked until `write` returns or the process ends.
 
-    Raises OSError if the files cannot be opened or if another process has them.
+    Raises OSError if the files cannot be opened or if another process has locked them.
     """
 
     def __init__(self, output: Path) -> None:

@@ -66,11 +66,11 @@ class BatchRunner:
             for path, name in files:
                 for row in read_rows(path, name, self._defaults):
                     while pending.is_full(row.num_bytes):
-                        yield progress.count(pending.pop())
+                        yield progress.count_row(pending.pop())
                     pending.append(pool.submit(self._answer_row, row), row.num_bytes)
                 progress.count_file()
             while pending:
-                yield progress.count(pending.pop())
+                yield progress.count_row(pending.pop())
 
     def _answer_row(self, row: InputRow) -> RowResult:
         try:
@@ -136,7 +136,7 @@ class _BatchProgress(Progress):
         self._num_files = num_files
         self._num_files_read = self._num_errors = 0
 
-    def count(self, result: RowResult) -> RowResult:
+    def count_row(self, result: RowResult) -> RowResult:
         self._num_errors += result.error is not None
         self._show(1)
         return result

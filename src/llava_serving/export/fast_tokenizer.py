@@ -2,9 +2,9 @@
 
 transformers' own conversion gave other ids to all of 5,000 texts that begin with a space; this one to none.
 
-It also differs around an image, where v0 was trained without the white space beside an image, and with the text after
-it encoded afresh (inputs/tokenizer.py). Here an added token takes that white space. One difference remains, because
-stock tokenizers cannot avoid it: `</s>` or `<im_patch>` typed in a text becomes the token.
+It also gave other ids around an image. v0's training dropped the white space beside an image, and encoded the text
+after it as a new text (inputs/tokenizer.py). Here an added token takes that white space. One difference remains,
+because stock tokenizers cannot avoid it: `</s>` or `<im_patch>` typed in a text becomes the token.
 """
 
 from sentencepiece import SentencePieceProcessor

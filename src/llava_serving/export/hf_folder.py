@@ -29,7 +29,7 @@ def write_configs_and_tokenizer(
     folder: Path,
 ) -> None:
     """Writes the configs, tokenizer, processor and README.md into `folder`."""
-    config = _config(parts.architecture.config(), dtype)
+    config = _complete_config(parts.architecture.config(), dtype)
     setattr(config, TEMPLATE_KEY, template.name)
     config.save_pretrained(folder)
     _generation_config(config, parts.sentencepiece.vocab_size()).save_pretrained(folder)
@@ -44,7 +44,8 @@ def write_configs_and_tokenizer(
     (folder / "README.md").write_text(model_card(config, added_tokens, dtype, template), "utf-8")
 
 
-def _config(config: LlavaConfig, dtype: torch.dtype) -> LlavaConfig:
+def _complete_config(config: LlavaConfig, dtype: torch.dtype) -> LlavaConfig:
+    """Adds the class name and the dtype, which transformers adds when it saves a model."""
     config.architectures = ["LlavaForConditionalGeneration"]
     for part in (config, config.text_config, config.vision_config):
         part.dtype = dtype

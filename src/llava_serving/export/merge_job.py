@@ -72,7 +72,7 @@ def prepare_merge(
 
 
 def run_merge(job: MergeJob, on_write: Callable[[int], None]) -> None:
-    """Writes the output folder. Calls `on_write` with each number of bytes. Raises StartupError."""
+    """Writes the output folder. Calls `on_write` with the number of bytes of each write. Raises StartupError."""
     job.partial.mkdir(parents=True, exist_ok=True)
     with (job.partial / MERGE_RECORD_FILE).open("a+", encoding="utf-8") as record:
         if not lock_file(record):
@@ -120,7 +120,7 @@ def _check_added_tokens(parts: OpenedParts) -> None:
 
 
 def _check_partial_folder(job: MergeJob) -> None:
-    """Raises StartupError unless the partial folder is missing, empty, or of a merge with the same parts."""
+    """Raises StartupError unless the partial folder is missing, empty, or of an equal merge."""
     record = job.partial / MERGE_RECORD_FILE
     has_record = record.is_file() and record.stat().st_size
     if has_record and read_json(record) == _merge_record(job):

@@ -74,14 +74,15 @@ def _set_environment(arguments: argparse.Namespace) -> None:
             os.environ[name] = str(value)
 
 
-def _run_batch(output: Path, files: Sequence[tuple[Path, str]], results: ResultFiles) -> None:
+def _run_batch(output: Path, files: Sequence[tuple[Path, str]], results: ResultFiles) -> str:
+    """Returns the summary of the run. Raises StartupError, RequestError, OSError or KeyboardInterrupt."""
     logger.info("%d files; loading the model", len(files))
     # Imported here, because torch takes seconds to import. Other commands and wrong arguments need not wait for it.
     from ..batch.startup import start_batch_runner
 
     with logging_redirect_tqdm():  # prints log lines above the progress bar
         num_rows, num_errors = answer_files(start_batch_runner(output), files, results)
-    print(f"{output}: {num_rows} rows, {num_errors} of them errors")
+    return f"{output}: {num_rows} rows, {num_errors} of them errors"
 
 
 def answer_files(runner: "BatchRunner", files: Sequence[tuple[Path, str]], results: ResultFiles) -> tuple[int, int]:

@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     return run_resumable(partial(_merge, arguments))
 
 
-def _merge(arguments: argparse.Namespace) -> None:
+def _merge(arguments: argparse.Namespace) -> str:
+    """Returns the summary of the merge. Raises StartupError, OSError or KeyboardInterrupt."""
     for folder in (arguments.base, arguments.delta, arguments.vision):
         if not folder.is_dir():
             raise StartupError(f"there is no folder {folder}")
@@ -71,8 +72,8 @@ def _merge(arguments: argparse.Namespace) -> None:
 
         run_merge(job, report_bytes)
     seconds = time.monotonic() - started
-    print(f"{arguments.output}: {job.num_bytes / 1e9:.2f} GB in {len(job.shards)} files, {seconds:.1f} s")
-    print(f"check it with: llava-serving check {arguments.output}")
+    size = f"{job.num_bytes / 1e9:.2f} GB in {len(job.shards)} files, {seconds:.1f} s"
+    return f"{arguments.output}: {size}\ncheck it with: llava-serving check {arguments.output}"
 
 
 class _StopSignals:

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from ..errors import RequestError, StartupError
 
 
-def run_resumable(job: Callable[[], None]) -> int:
-    """Runs the job and prints why it ended early. Returns 0, 1 after an error, 130 after Ctrl-C or SIGTERM."""
+def run_resumable(job: Callable[[], str]) -> int:
+    """Runs the job, and prints the summary that it returns or the reason why it ended early.
+
+    Returns the exit status: 0, 1 after an error, 130 after Ctrl-C or SIGTERM.
+    """
     try:
-        job()
+        summary = job()
     except StartupError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 1
@@ -19,4 +22,5 @@ def run_resumable(job: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("\nllava-serving: stopped; run the same command again to continue", file=sys.stderr)
         return 130
+    print(summary)
     return 0
