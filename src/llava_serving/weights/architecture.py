@@ -21,7 +21,7 @@ DEFAULT_CONTEXT = 2048  # LLaMA's context length, for configs of that time that 
 
 @dataclass(frozen=True)
 class Architecture:
-    """`text` and `vision` are the arguments of transformers' LlamaConfig and CLIPVisionConfig."""
+    """The sizes of a model. `text` and `vision` are the arguments of transformers' LlamaConfig and CLIPVisionConfig."""
 
     text: dict[str, Any]
     vision: dict[str, Any]

@@ -38,7 +38,7 @@ class LanguageModel:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`language_model` is None if the folder has none or is incomplete.
+    """The findings on a folder, its files, and its language model: None if it has none or is incomplete.
 
     `has_published_hashes` says that the folder is of the kind whose MD5s the authors published.
     """

@@ -111,7 +111,7 @@ def classify_folder(directory: Path) -> ClassifiedFolder:
 
 
 def kind_without_tensors(directory: Path) -> FolderKind:
-    """Returns the kind by config.json and the names of subfolders."""
+    """Returns the kind by config.json and the names of subfolders. Of a LLAVA_V0 the tensors tell more."""
     if all((directory / part).is_dir() for part in PARTS):
         return FolderKind.PARTS
     try:

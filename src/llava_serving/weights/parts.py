@@ -20,7 +20,7 @@ from .tensor_names import from_clip_name, from_delta_name
 
 @dataclass(frozen=True)
 class OpenedParts:
-    """`folders` are base, delta and vision tower.
+    """The three opened folders as one model. `folders` are base, delta and vision tower.
 
     `merged_tensors` are named as in the model's state dict, in the order in which the delta's files hold them.
     """
