@@ -1,10 +1,10 @@
-"""What a GPU makes of the engine: python benchmarks/gpu.py --output FILE [--phases decode,chats] [--small]
+"""Measures the engine on a GPU: python benchmarks/gpu.py --output FILE [--phases decode,chats] [--small]
 
-A random LLaVA of 13B's shape is made on the card; nothing is downloaded. It needs torch, transformers, accelerate,
-numpy and Triton, and of this repository `src`, which need not be installed. `--small` runs every phase with a model of
-toy size on a CPU, in Triton's interpreter: its times say nothing, its results must be right all the same.
+The model is a random LLaVA of 13B's shape, made on the GPU. Nothing is downloaded. The script needs torch,
+transformers, accelerate, numpy and Triton, and `src` of this repository, which need not be installed. `--small` runs
+every phase with a toy model on a CPU, in Triton's interpreter. Its times are meaningless; its results must be right.
 
-The phases are modules of the folder `gpu`, which Python finds before this file.
+The phases are modules of the folder `gpu`. Python finds this folder before this file.
 """
 
 import os

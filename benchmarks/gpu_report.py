@@ -1,7 +1,7 @@
-"""Tables and a plot of what `gpu.py` measured: python benchmarks/gpu_report.py RESULT [--before FILE] [--plot SVG]
+"""Tables and a plot of a result of `gpu.py`: python benchmarks/gpu_report.py RESULT [--before FILE] [--plot SVG]
 
 The tables are Markdown, printed or written to `--tables`. The plot is an SVG of the decode steps. `--before` is
-`results/gpu_h100_before.json`: the same steps of the engine as it was, on the same card.
+`results/gpu_h100_before.json`: the same steps of an earlier engine on the same GPU.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from gpu.report_tables import tables
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path, help="what gpu.py wrote")
-    parser.add_argument("--before", type=Path, help="decode steps of the engine as it was")
-    parser.add_argument("--tables", type=Path, help="where the Markdown goes; by default it is printed")
-    parser.add_argument("--plot", type=Path, help="where the SVG goes")
+    parser.add_argument("result", type=Path, help="the JSON file of gpu.py")
+    parser.add_argument("--before", type=Path, help="the JSON file of an earlier engine's decode steps")
+    parser.add_argument("--tables", type=Path, help="the Markdown file to write; by default the tables are printed")
+    parser.add_argument("--plot", type=Path, help="the SVG file to write")
     arguments = parser.parse_args()
     result = json.loads(arguments.result.read_text())
-    before = _before(arguments.before)
+    before = _read_before(arguments.before)
     text = tables(result, before)
     if arguments.tables is None:
         print(text)
@@ -31,8 +31,8 @@ def main() -> None:
         arguments.plot.write_text(decode_plot(result, before))
 
 
-def _before(path: Path | None) -> dict[int, float]:
-    """Milliseconds of a step by number of sequences."""
+def _read_before(path: Path | None) -> dict[int, float]:
+    """Returns milliseconds per decode step by number of sequences, empty without a file."""
     if path is None:
         return {}
     runs: dict[str, Any] = json.loads(path.read_text())["runs"]

@@ -1,1 +1,1 @@
-"""The phases of `benchmarks/gpu.py`: each module `measure`s one thing, and none needs another's result."""
+"""The phases of `benchmarks/gpu.py`. Each phase is a module with a function `measure`, and needs no other's result."""

@@ -1,4 +1,4 @@
-"""What all phases share: the sizes, the model, and what the card's memory could give."""
+"""What all phases share: the sizes, the model, and the measured and published limits of the device."""
 
 import gc
 import time
@@ -11,13 +11,13 @@ from transformers import LlavaForConditionalGeneration
 from .random_model import random_llava
 from .sizes import GIB, Sizes
 
-# Of the data sheets, in bytes a second and FLOP a second (dense, half precision).
+# From the data sheets, in bytes per second and FLOP per second (dense, half precision).
 PUBLISHED_BANDWIDTH = {"NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA H200": 4.8e12}
 PUBLISHED_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 
 
 class Context:
-    """`read_bandwidth` is what the bandwidth phase of this run measured, None before it."""
+    """`read_bandwidth` is the result of this run's bandwidth phase, or None before it."""
 
     def __init__(self, sizes: Sizes, started: float) -> None:
         self.sizes = sizes
@@ -31,25 +31,26 @@ class Context:
         """Seconds since the command started."""
         return time.monotonic() - self._started
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
+        """Prints a line with the elapsed time."""
         print(f"[{self.elapsed:6.1f} s] {line}", flush=True)
 
     @property
     def model(self) -> LlavaForConditionalGeneration:
-        """The one that is measured, made when first asked for."""
+        """The measured model. The first use makes it."""
         if self._model is None:
             self._model = random_llava(self.sizes.shape, self.sizes.device, self.sizes.dtype)
             self.synchronize()
             gib = sum(parameter.nbytes for parameter in self._model.parameters()) / GIB
-            self.say(f"random model of {gib:.2f} GiB")
+            self.report(f"random model of {gib:.2f} GiB")
         return self._model
 
     def release_model(self) -> None:
         self._model = None
-        self.tidy()
+        self.free_memory()
 
-    def tidy(self) -> None:
-        """Gives back what nobody holds any more."""
+    def free_memory(self) -> None:
+        """Returns unused memory to the device."""
         gc.collect()
         if self.sizes.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -59,15 +60,15 @@ class Context:
             torch.cuda.synchronize()
 
     def seconds(self, run: Callable[[], object]) -> float:
-        """Of one call, device included."""
+        """Returns the time of one call, including the device's."""
         self.synchronize()
-        began = time.perf_counter()
+        started = time.perf_counter()
         run()
         self.synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - started
 
     def rate(self, num_bytes: float, seconds: float) -> dict[str, Any]:
-        """Bytes a second, and their share of what was measured and of what is published."""
+        """Returns bytes per second, and their share of the measured and of the published bandwidth."""
         rate, published = num_bytes / seconds, PUBLISHED_BANDWIDTH.get(self.device_name)
         return {
             "tb_per_second": rate / 1e12,

@@ -1,4 +1,4 @@
-"""Decode steps of the runner: as captured graphs, launch by launch, and by torch's operators."""
+"""Decode steps of the runner: as captured graphs, as separate launches, and by torch's operators."""
 
 import statistics
 import time
@@ -13,20 +13,21 @@ from llava_serving.model.kv_cache import BLOCK_SIZE
 from llava_serving.model.model_runner import ModelRunner
 
 from .context import Context
-from .runners import Steps, make_runner, random_ids
+from .runners import make_runner, random_ids
 from .sizes import Sizes
+from .steps import Steps
 
 WARM_UP = 3
-SPARE = 48  # tokens that the first sequences of a batch decode while the last are prefilled
+SPARE = 48  # tokens that the first sequences of a batch decode while the last ones are prefilled
 
 
 def measure(context: Context) -> dict[str, Any]:
-    """Each path with a cache of its own, one after the other."""
+    """Measures each path with its own KV cache, one after the other."""
     sizes = context.sizes
     triton, all_batches = triton_backend(sizes.device), sizes.batches
     runner, scheduler = _runner(context, triton)
     capture = _capture(context, runner)
-    rows = [_decoded(context, "graph", runner, scheduler, batch, sizes.steps) for batch in all_batches]
+    rows = [_measure_batch(context, "graph", runner, scheduler, batch, sizes.steps) for batch in all_batches]
     del runner, scheduler
     rows += _eager(context, "eager", triton, all_batches, sizes.steps)
     rows += _eager(context, "torch", TORCH, (all_batches[0], all_batches[-1]), sizes.torch_steps)
@@ -34,63 +35,66 @@ def measure(context: Context) -> dict[str, Any]:
 
 
 def _eager(context: Context, path: str, backend: Backend, batches: tuple[int, ...], steps: int) -> list[dict[str, Any]]:
-    context.tidy()
+    context.free_memory()
     runner, scheduler = _runner(context, backend)
-    return [_decoded(context, path, runner, scheduler, batch, steps) for batch in batches]
+    return [_measure_batch(context, path, runner, scheduler, batch, steps) for batch in batches]
 
 
 def _runner(context: Context, backend: Backend) -> tuple[ModelRunner, Scheduler]:
     sizes = context.sizes
-    blocks = max(sum(-(-(n + _answer(sizes)) // BLOCK_SIZE) for n in sizes.lengths(batch)) for batch in sizes.batches)
+    max_new_tokens = _max_new_tokens(sizes)
+    blocks = max(sum(-(-(n + max_new_tokens) // BLOCK_SIZE) for n in sizes.lengths(batch)) for batch in sizes.batches)
     return make_runner(context.model, backend, max(sizes.batches), sizes.max_step_tokens, blocks)
 
 
-def _answer(sizes: Sizes) -> int:
-    """The most tokens that a sequence decodes."""
+def _max_new_tokens(sizes: Sizes) -> int:
     return sizes.steps + WARM_UP + SPARE
 
 
 def _capture(context: Context, runner: ModelRunner) -> dict[str, Any]:
-    """The same call as at a start with `static_decode`. On a CPU nothing is captured."""
+    """Enables static decode, as a start of the service does. On a CPU no graph is captured."""
     on_gpu = context.sizes.device.type == "cuda"
-    before = torch.cuda.mem_get_info()[0] if on_gpu else 0
-    seconds = context.seconds(lambda: runner.make_static(max(context.sizes.batches)))
-    mib = (before - torch.cuda.mem_get_info()[0]) / 2**20 if on_gpu else None
-    context.say(f"capture: {seconds:.1f} s" + ("" if mib is None else f", {mib:.0f} MiB"))
+    free_before = torch.cuda.mem_get_info()[0] if on_gpu else 0
+    seconds = context.seconds(lambda: runner.enable_static_decode(max(context.sizes.batches)))
+    mib = (free_before - torch.cuda.mem_get_info()[0]) / 2**20 if on_gpu else None
+    context.report(f"capture: {seconds:.1f} s" + ("" if mib is None else f", {mib:.0f} MiB"))
     return {"seconds": seconds, "mib": mib}
 
 
-def _decoded(
+def _measure_batch(
     context: Context, path: str, runner: ModelRunner, scheduler: Scheduler, num_seqs: int, count: int
 ) -> dict[str, Any]:
     sizes = context.sizes
     steps = Steps(runner, scheduler)
-    for number, length in enumerate(sizes.lengths(num_seqs)):
-        steps.add(random_ids(length, sizes.shape.vocabulary, number), _answer(sizes))
+    for seed, length in enumerate(sizes.lengths(num_seqs)):
+        steps.add(random_ids(length, sizes.shape.vocab_size, seed), _max_new_tokens(sizes))
     steps.prefill()
     for _ in range(WARM_UP):
         steps.step()
-    before = sum(steps.lengths)
-    launches, ends = [], [time.perf_counter()]
+    tokens_before = sum(steps.lengths)
+    launch_seconds, ends = [], [time.perf_counter()]
     for _ in range(count):
-        launches.append(steps.step())
+        launch_seconds.append(steps.step())
         ends.append(time.perf_counter())
-    tokens = (before + sum(steps.lengths)) / 2
+    mean_tokens = (tokens_before + sum(steps.lengths)) / 2
     steps.clear()
     seconds = statistics.median(end - begin for begin, end in pairwise(ends))
-    row = {"path": path, "sequences": num_seqs, "steps": count, "mean_length": tokens / num_seqs}
-    row |= _told(context, num_seqs, tokens, seconds, statistics.median(launches))
-    context.say(f"decode, {path}, {num_seqs}: {seconds * 1e3:.2f} ms, {row['tb_per_second']:.2f} TB/s")
+    row = {"path": path, "sequences": num_seqs, "steps": count, "mean_length": mean_tokens / num_seqs}
+    row |= _step_rates(context, num_seqs, mean_tokens, seconds, statistics.median(launch_seconds))
+    context.report(f"decode, {path}, {num_seqs}: {seconds * 1e3:.2f} ms, {row['tb_per_second']:.2f} TB/s")
     return row
 
 
-def _told(context: Context, num_seqs: int, tokens: float, seconds: float, launch: float) -> dict[str, Any]:
-    """Of a step that reads the keys and values of `tokens` tokens."""
+def _step_rates(
+    context: Context, num_seqs: int, tokens: float, seconds: float, launch_seconds: float
+) -> dict[str, Any]:
+    """Returns the rates of a step that reads the keys and values of `tokens` tokens."""
     sizes, model = context.sizes, context.model
     layers = sum(parameter.nbytes for parameter in model.model.language_model.layers.parameters())
-    head = sizes.shape.vocabulary * sizes.shape.hidden * sizes.dtype.itemsize
-    cached = 2 * tokens * sizes.shape.layers * sizes.shape.hidden * sizes.dtype.itemsize
+    head = sizes.shape.vocab_size * sizes.shape.hidden * sizes.dtype.itemsize
+    kv_bytes = 2 * tokens * sizes.shape.layers * sizes.shape.hidden * sizes.dtype.itemsize
     return {
-        "milliseconds": seconds * 1e3, "host_milliseconds": launch * 1e3, "tokens_per_second": num_seqs / seconds,
-        "weight_bytes": layers + head, "kv_bytes": cached, **context.rate(layers + head + cached, seconds),
+        "milliseconds": seconds * 1e3, "host_milliseconds": launch_seconds * 1e3,
+        "tokens_per_second": num_seqs / seconds, "weight_bytes": layers + head, "kv_bytes": kv_bytes,
+        **context.rate(layers + head + kv_bytes, seconds),
     }  # fmt: skip

@@ -1,6 +1,6 @@
-"""How many kernels a decode step launches, and a layer of it: the profiler counts on a GPU, calls count on a CPU.
+"""How many kernels a decode step and a layer launch. The profiler counts on a GPU; on a CPU, calls are counted.
 
-It comes after everything that is timed: a profiler leaves the driver slower than it was.
+This phase runs after all timed phases, because the driver is slower after a profiler has run.
 """
 
 from collections import Counter
@@ -18,60 +18,61 @@ from llava_serving.model.backend import triton_backend
 from llava_serving.model.kernels import decode_attention
 
 from .context import Context
-from .runners import Steps, make_runner, random_ids
+from .runners import make_runner, random_ids
+from .steps import Steps
 
-PROMPT = 8  # launches do not depend on lengths
+PROMPT = 8  # tokens; launches do not depend on lengths
 HOST_CALLS = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 COPIES = ("Memcpy", "Memset")
 
 
 def measure(context: Context) -> dict[str, Any]:
     sizes = context.sizes
-    rows = [_row(context, "eager", batch) for batch in (sizes.batches[0], sizes.batches[1], sizes.batches[-1])]
-    rows.append(_row(context, "graph", 1))
+    rows = [_count_path(context, "eager", batch) for batch in (sizes.batches[0], sizes.batches[1], sizes.batches[-1])]
+    rows.append(_count_path(context, "graph", 1))
     return {"counted": "calls" if sizes.device.type == "cpu" else "kernels", "rows": rows, "holds": True}
 
 
-def _row(context: Context, path: str, num_seqs: int) -> dict[str, Any]:
+def _count_path(context: Context, path: str, num_seqs: int) -> dict[str, Any]:
     sizes = context.sizes
     static = path == "graph"
     backend = triton_backend(sizes.device)
     steps = Steps(*make_runner(context.model, backend, num_seqs, sizes.max_step_tokens, 2 * num_seqs, static=static))
-    for number in range(num_seqs):
-        steps.add(random_ids(PROMPT, sizes.shape.vocabulary, number), PROMPT)
+    for seed in range(num_seqs):
+        steps.add(random_ids(PROMPT, sizes.shape.vocab_size, seed), PROMPT)
     steps.prefill()
     for _ in range(2):
         steps.step()
-    steps.take_in()
+    steps.collect()
 
     def step() -> None:
         steps.step()
-        steps.take_in()
+        steps.collect()
 
-    row = {"path": path, "sequences": num_seqs} | _counted(step, sizes.device, sizes.shape.layers)
-    context.say(f"launches, {path}, {num_seqs}: {row['launches']} a step, {row['a_layer']} a layer")
+    row = {"path": path, "sequences": num_seqs} | _count_step(step, sizes.device, sizes.shape.layers)
+    context.report(f"launches, {path}, {num_seqs}: {row['launches']} a step, {row['a_layer']} a layer")
     steps.clear()
-    context.tidy()
+    context.free_memory()
     return row
 
 
-def _counted(step: Callable[[], None], device: torch.device, layers: int) -> dict[str, Any]:
-    kernels, copies, host_calls = (_by_profiler if device.type == "cuda" else _by_calls)(step)
+def _count_step(step: Callable[[], None], device: torch.device, layers: int) -> dict[str, Any]:
+    kernels, copies, host_calls = (_profile if device.type == "cuda" else _record_calls)(step)
     return {
-        "launches": len(kernels), "a_layer": _of_a_layer(kernels, layers), "copies": copies, "host_calls": host_calls,
+        "launches": len(kernels), "a_layer": _per_layer(kernels, layers), "copies": copies, "host_calls": host_calls,
         "names": Counter(name[:80] for name in kernels),
     }  # fmt: skip
 
 
-def _of_a_layer(kernels: list[str], layers: int) -> float | None:
-    """By the distance between the first layer's attention and the last's."""
+def _per_layer(kernels: list[str], layers: int) -> float | None:
+    """Returns the launches per layer, from the distance between the attention kernels of the first and last layer."""
     attention = decode_attention._decode.__name__
-    at = [number for number, name in enumerate(kernels) if name == attention]
-    return (at[-1] - at[0]) / (layers - 1) if len(at) == layers > 1 else None
+    indices = [index for index, name in enumerate(kernels) if name == attention]
+    return (indices[-1] - indices[0]) / (layers - 1) if len(indices) == layers > 1 else None
 
 
-def _by_profiler(step: Callable[[], None]) -> tuple[list[str], int, int]:
-    """Names of the kernels in order, how many copies, and how many calls of the driver launched either."""
+def _profile(step: Callable[[], None]) -> tuple[list[str], int, int]:
+    """Returns the kernels' names in order, the number of copies, and the number of driver calls that launched both."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
         step()
         torch.cuda.synchronize()
@@ -82,16 +83,19 @@ def _by_profiler(step: Callable[[], None]) -> tuple[list[str], int, int]:
     return kernels, len(on_device) - len(kernels), len(calls)
 
 
-def _by_calls(step: Callable[[], None]) -> tuple[list[str], int, None]:
-    """Triton's launches and torch's operators that compute: not one to one what a GPU would launch."""
-    calls = _Calls()
-    with _telling_launches(calls), calls:
+def _record_calls(step: Callable[[], None]) -> tuple[list[str], int, None]:
+    """Returns the names of Triton's launches and of torch's operators that compute.
+
+    A GPU would not launch exactly one kernel for each.
+    """
+    recorder = _CallRecorder()
+    with _recording_launches(recorder), recorder:
         step()
-    return calls.names, 0, None
+    return recorder.names, 0, None
 
 
-class _Calls(TorchDispatchMode):
-    """Names, in order, of the operators that make something new; none while `paused`."""
+class _CallRecorder(TorchDispatchMode):
+    """Records the names of the operators that make new tensors, in order, except while it is `paused`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,19 +109,19 @@ class _Calls(TorchDispatchMode):
 
 
 @contextmanager
-def _telling_launches(calls: _Calls) -> Iterator[None]:
-    """Triton's interpreter tells `calls` what it runs, and not what it does with torch meanwhile."""
+def _recording_launches(recorder: _CallRecorder) -> Iterator[None]:
+    """Records each kernel that Triton's interpreter runs, without the torch operators that it runs for the kernel."""
     from triton.runtime.interpreter import InterpretedFunction
 
     run = InterpretedFunction.run
 
-    def told(kernel: Any, *args: Any, **options: Any) -> Any:
-        calls.names.append(kernel.fn.__name__)
-        calls.paused = True
+    def recording_run(kernel: Any, *args: Any, **options: Any) -> Any:
+        recorder.names.append(kernel.fn.__name__)
+        recorder.paused = True
         try:
             return run(kernel, *args, **options)
         finally:
-            calls.paused = False
+            recorder.paused = False
 
-    with patch.object(InterpretedFunction, "run", told):
+    with patch.object(InterpretedFunction, "run", recording_run):
         yield

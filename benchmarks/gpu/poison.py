@@ -1,4 +1,4 @@
-"""New memory full of NaN, so that what a kernel does not write cannot pass for a result."""
+"""New memory full of NaN, so that memory that a kernel does not write cannot look like a result."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ import torch
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Tensors that `new_empty` and `empty_like` make within are NaN, where their numbers can be."""
+    """Within this context, `new_empty` and `empty_like` return tensors of NaN, if their dtype has NaN."""
     new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
 
     def poisoned_new_empty(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        return _filled(new_empty(tensor, *args, **options))
+        return _fill_with_nan(new_empty(tensor, *args, **options))
 
     def poisoned_empty_like(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
-        return _filled(empty_like(tensor, **options))
+        return _fill_with_nan(empty_like(tensor, **options))
 
     with (
         patch.object(torch.Tensor, "new_empty", poisoned_new_empty),
@@ -26,5 +26,5 @@ def poisoned() -> Iterator[None]:
         yield
 
 
-def _filled(tensor: torch.Tensor) -> torch.Tensor:
+def _fill_with_nan(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor

@@ -1,4 +1,4 @@
-"""Markdown of a result, a section for each phase. A phase that was not run has none."""
+"""Markdown tables of a result, with one section per phase that was run."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +8,7 @@ PATHS = {"graph": "captured graph", "eager": "launch by launch", "torch": "torch
 
 
 def tables(result: Result, before: dict[int, float]) -> str:
-    """`before` is milliseconds of a decode step by number of sequences, of the engine as it was."""
+    """Returns the Markdown. `before` is milliseconds per decode step of an earlier engine, by number of sequences."""
     parts = [_head(result)]
     for name, section in SECTIONS.items():
         phase = result["phases"].get(name)
@@ -22,17 +22,17 @@ def tables(result: Result, before: dict[int, float]) -> str:
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """The first column to the left, the others to the right."""
+    """Returns a table with its first column aligned to the left and the others to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """As many digits that count, without an exponent; a dash for what is not known."""
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Returns `digits` significant digits without an exponent, or a dash for None."""
     if value is None:
         return "–"
-    whole = f"{value:.{digits}g}"
-    return f"{float(whole):,.0f}" if "e" in whole and abs(value) >= 1 else whole
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if "e" in text and abs(value) >= 1 else text
 
 
 def percent(value: float | None) -> str:
@@ -57,7 +57,7 @@ def _head(result: Result) -> str:
 
 def _bandwidth(phase: Result, _: dict[int, float]) -> str:
     rows = [
-        [kind, number(phase[kind]["tb_per_second"]), percent(phase[kind]["share_of_published"])]
+        [kind, decimal(phase[kind]["tb_per_second"]), percent(phase[kind]["share_of_published"])]
         for kind in ("copy", "read")
     ]
     return "### Bandwidth\n\n" + table([f"of {phase['bytes'] / 2**30:.2g} GiB", "TB/s", "of the data sheet"], rows)
@@ -66,8 +66,8 @@ def _bandwidth(phase: Result, _: dict[int, float]) -> str:
 def _kernels(phase: Result, _: dict[int, float]) -> str:
     rows = (
         [
-            row["kernel"], str(row["rows"]), number(row["microseconds"]), number(row["bytes"] / 1e6),
-            number(row["tb_per_second"]), percent(row["share_of_read"]), error(row["relative_error"]),
+            row["kernel"], str(row["rows"]), decimal(row["microseconds"]), decimal(row["bytes"] / 1e6),
+            decimal(row["tb_per_second"]), percent(row["share_of_read"]), error(row["relative_error"]),
         ]
         for row in phase["rows"]
     )  # fmt: skip
@@ -78,13 +78,13 @@ def _kernels(phase: Result, _: dict[int, float]) -> str:
 def _prefill(phase: Result, _: dict[int, float]) -> str:
     prompts = (
         [
-            f"{row['tokens']} tokens", number(row["milliseconds"]), number(row["tokens_per_second"], 4),
-            number(row["tflop_per_second"]), percent(row["share_of_published"]),
+            f"{row['tokens']} tokens", decimal(row["milliseconds"]), decimal(row["tokens_per_second"], 4),
+            decimal(row["tflop_per_second"]), percent(row["share_of_published"]),
         ]
         for row in phase["prompts"]
     )  # fmt: skip
     images = (
-        [f"{row['images']} pictures, encoded", number(row["milliseconds"]), "–", "–", "–"] for row in phase["images"]
+        [f"{row['images']} pictures, encoded", decimal(row["milliseconds"]), "–", "–", "–"] for row in phase["images"]
     )
     head = ["step", "ms", "tokens/s", "TFLOP/s", "of the data sheet"]
     return "### Prefill\n\n" + table(head, [*prompts, *images])
@@ -93,31 +93,31 @@ def _prefill(phase: Result, _: dict[int, float]) -> str:
 def _decode(phase: Result, before: dict[int, float]) -> str:
     rows = [
         [
-            PATHS[row["path"]], str(row["sequences"]), number(row["milliseconds"]), number(row["host_milliseconds"]),
-            number(row["tokens_per_second"]), number(row["tb_per_second"]), percent(row["share_of_read"]),
+            PATHS[row["path"]], str(row["sequences"]), decimal(row["milliseconds"]), decimal(row["host_milliseconds"]),
+            decimal(row["tokens_per_second"]), decimal(row["tb_per_second"]), percent(row["share_of_read"]),
             percent(row["share_of_published"]),
         ]
         for row in phase["rows"]
     ]  # fmt: skip
     for sequences, milliseconds in before.items():
-        told = [PATHS["before"], str(sequences), number(milliseconds), "–", number(1e3 * sequences / milliseconds)]
-        rows.append([*told, "–", "–", "–"])
+        rate = decimal(1e3 * sequences / milliseconds)
+        rows.append([PATHS["before"], str(sequences), decimal(milliseconds), "–", rate, "–", "–", "–"])
     head = ["path", "sequences", "ms a step", "host ms", "tokens/s", "TB/s", "of read", "of the data sheet"]
     capture = phase["capture"]
     memory = "" if capture["mib"] is None else f" and {capture['mib']:.0f} MiB"
-    return f"### Decode\n\n{table(head, rows)}\n\nCapture takes {number(capture['seconds'])} s{memory}."
+    return f"### Decode\n\n{table(head, rows)}\n\nCapture takes {decimal(capture['seconds'])} s{memory}."
 
 
 def _chats(phase: Result, _: dict[int, float]) -> str:
     engine, generate = phase["engine"], phase["generate"]
     rows = (
         [
-            name, str(told["chats"]), str(told["tokens"]), number(told["seconds"]), number(told["tokens_per_second"]),
-            number(told.get("mean_ttft_seconds")),
+            name, str(run["chats"]), str(run["tokens"]), decimal(run["seconds"]),
+            decimal(run["tokens_per_second"]), decimal(run.get("mean_ttft_seconds")),
         ]
-        for name, told in (("engine, all at once", engine), ("generate, one after the other", generate))
+        for name, run in (("engine, all at once", engine), ("generate, one after the other", generate))
     )  # fmt: skip
-    text = f"Each has {phase['prompt_tokens']} tokens with its picture. The ratio is {number(phase['ratio'])}."
+    text = f"Each has {phase['prompt_tokens']} tokens with its picture. The ratio is {decimal(phase['ratio'])}."
     head = ["chats with a picture", "chats", "tokens", "seconds", "tokens/s", "first token after s"]
     return f"### Chats\n\n{table(head, rows)}\n\n{text}"
 
@@ -125,7 +125,7 @@ def _chats(phase: Result, _: dict[int, float]) -> str:
 def _launches(phase: Result, _: dict[int, float]) -> str:
     rows = (
         [
-            PATHS[row["path"]], str(row["sequences"]), str(row["launches"]), number(row["a_layer"]),
+            PATHS[row["path"]], str(row["sequences"]), str(row["launches"]), decimal(row["a_layer"]),
             str(row["copies"]), "–" if row["host_calls"] is None else str(row["host_calls"]),
         ]
         for row in phase["rows"]

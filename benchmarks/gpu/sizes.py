@@ -1,4 +1,4 @@
-"""How large everything is: as LLaVA-13b on a card, and as a toy in Triton's interpreter."""
+"""The sizes of the model and of the phases: LLaVA-13b on a GPU, or a toy in Triton's interpreter."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Shape:
-    """A LLaVA's widths. The vision tower's patches are 14 pixels wide; its features go through one linear map."""
+    """The widths of a LLaVA whose vision patches are 14 pixels wide and whose projector is one linear layer."""
 
-    vocabulary: int
+    vocab_size: int
     hidden: int
     intermediate: int
     layers: int
@@ -33,8 +33,8 @@ class Shape:
 
     @property
     def image_token_id(self) -> int:
-        """The first of three added tokens; the ids below are text."""
-        return self.vocabulary - 3
+        """The first of three added tokens. The ids below it are text."""
+        return self.vocab_size - 3
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,27 @@ class Sizes:
     dtype: torch.dtype
     shape: Shape
     equality_shape: Shape
-    batches: tuple[int, ...]  # sequences that decode together
-    shortest: int  # sequence of a batch
+    batches: tuple[int, ...]  # numbers of sequences that decode together
+    shortest: int  # length of the shortest sequence of a batch
     longest: int
     max_step_tokens: int
     prefills: tuple[int, ...]
-    images: tuple[int, ...]  # encoded together
-    steps: int  # timed
-    torch_steps: int  # timed on the slow path
-    buffer_bytes: int  # copied and read by the bandwidth phase
-    rotated_bytes: int  # of weights that take turns, so that none is found in the card's cache
+    images: tuple[int, ...]  # numbers of images that are encoded together
+    steps: int  # that are timed
+    torch_steps: int  # that are timed with torch's operators, which are slow
+    buffer_bytes: int  # that the bandwidth phase copies and reads
+    rotated_bytes: int  # of copies of a weight used in turn, so that none stays in the device's cache
     chats: int
     chat_prompt: int
     chat_answer: int
     chats_one_by_one: int
 
     def lengths(self, num_seqs: int) -> list[int]:
-        """Of a batch: evenly between the shortest and the longest; their middle where there is only one."""
+        """Returns the lengths of a batch, evenly from the shortest to the longest, or their mean for one sequence."""
         if num_seqs == 1:
             return [(self.shortest + self.longest) // 2]
         step = (self.longest - self.shortest) / (num_seqs - 1)
-        return [round(self.shortest + step * number) for number in range(num_seqs)]
+        return [round(self.shortest + step * index) for index in range(num_seqs)]
 
 
 LLAVA_13B = Shape(32003, 5120, 13824, 40, 40, 2048, 224, 1024, 4096, 24, 16)
@@ -76,7 +76,7 @@ EQUALITY = Shape(1003, 256, 384, 3, 4, 256, 56, 64, 128, 3, 2)
 
 
 def full() -> Sizes:
-    """Under 200 seconds on an H100."""
+    """Takes under 200 seconds on an H100."""
     return Sizes(
         small=False, device=torch.device("cuda"), dtype=torch.float16, shape=LLAVA_13B, equality_shape=EQUALITY,
         batches=(1, 16, 64), shortest=300, longest=700, max_step_tokens=2048, prefills=(512, 1024, 2048),
@@ -86,7 +86,7 @@ def full() -> Sizes:
 
 
 def small() -> Sizes:
-    """Under three minutes on two cores."""
+    """Takes under three minutes on two cores."""
     return Sizes(
         small=True, device=torch.device("cpu"), dtype=torch.float32, shape=TOY, equality_shape=EQUALITY_TOY,
         batches=(1, 2, 4), shortest=18, longest=40, max_step_tokens=32, prefills=(16, 32), images=(1, 2), steps=2,

@@ -1,4 +1,4 @@
-"""How long a device takes for something short, without what the host adds to it."""
+"""The device time of a short operation, without the host's time to launch it."""
 
 import statistics
 import time
@@ -9,15 +9,15 @@ import torch
 ROUNDS = 7
 
 
-def seconds_each(run: Callable[[int], object], device: torch.device, calls: int = 20) -> float:
-    """The median over rounds of `calls` calls, which are captured as one CUDA graph. `run` is told the call's number.
+def seconds_per_call(run: Callable[[int], object], device: torch.device, calls: int = 20) -> float:
+    """Returns the median over rounds of `calls` calls, which are captured as one CUDA graph.
 
-    On a CPU it is the time of one call.
+    `run` receives the index of the call. On a CPU the result is the time of one call.
     """
     if device.type != "cuda":
-        began = time.perf_counter()
+        started = time.perf_counter()
         run(0)
-        return time.perf_counter() - began
+        return time.perf_counter() - started
     run(0)  # compiles
     torch.cuda.synchronize()
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
@@ -25,16 +25,16 @@ def seconds_each(run: Callable[[int], object], device: torch.device, calls: int 
         run(0)  # makes workspaces, which cannot be captured
         stream.synchronize()
         with torch.cuda.graph(graph, stream=stream):
-            for number in range(calls):
-                run(number)
+            for index in range(calls):
+                run(index)
     graph.replay()
-    return statistics.median(_seconds(graph) / calls for _ in range(ROUNDS))
+    return statistics.median(_replay_seconds(graph) / calls for _ in range(ROUNDS))
 
 
-def _seconds(graph: torch.cuda.CUDAGraph) -> float:
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    began.record()
+def _replay_seconds(graph: torch.cuda.CUDAGraph) -> float:
+    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    started.record()
     graph.replay()
     ended.record()
     ended.synchronize()
-    return began.elapsed_time(ended) / 1e3
+    return started.elapsed_time(ended) / 1e3

@@ -1,4 +1,4 @@
-"""The kernels between the matrices, whose inputs are small and lie in the card's cache, as they do in a step."""
+"""The kernels between the linear layers. Their inputs are small, and stay in the device's cache as in a real step."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from llava_serving.model.kernels.norm import add_rms_norm
 from llava_serving.model.kernels.rotary import rotate_and_cache
 
 from .poison import poisoned
-from .reference import angles, relative_error, rms_normed, rotated
+from .reference import apply_rotary, relative_error, rms_norm, rotary_tables
 from .sizes import Sizes
 
 EPSILON = 1e-6
@@ -29,8 +29,8 @@ def norm(sizes: Sizes, rows: int) -> CaseParts:
         return add_rms_norm(residual, update, weight, EPSILON)
 
     with poisoned():
-        got = run(0)
-    error = max(relative_error(got, rms_normed(total, weight, EPSILON)), relative_error(residual, total))
+        actual = run(0)
+    error = max(relative_error(actual, rms_norm(total, weight, EPSILON)), relative_error(residual, total))
     return "add_rms_norm", rows, 4 * residual.nbytes, run, error
 
 
@@ -38,27 +38,27 @@ def silu(sizes: Sizes, rows: int) -> CaseParts:
     gate_up = _normal(sizes, rows, 2 * sizes.shape.intermediate)
     gate, up = gate_up.double().chunk(2, dim=-1)
     with poisoned():
-        got = silu_product(gate_up)
-    error = relative_error(got, torch_silu(gate) * up)
-    return "silu_product", rows, 3 * got.nbytes, lambda _: silu_product(gate_up), error
+        actual = silu_product(gate_up)
+    error = relative_error(actual, torch_silu(gate) * up)
+    return "silu_product", rows, 3 * actual.nbytes, lambda _: silu_product(gate_up), error
 
 
 def rotate(sizes: Sizes, rows: int) -> CaseParts:
     shape = sizes.shape
     heads = _normal(sizes, rows, 3 * shape.heads, shape.head_size)
-    cos, sin = angles(shape.context, shape.head_size, sizes.dtype, sizes.device)
+    cos, sin = rotary_tables(shape.context, shape.head_size, sizes.dtype, sizes.device)
     positions = torch.randint(shape.context, (rows,), device=sizes.device)
     slots = torch.randperm(4 * rows, device=sizes.device)[:rows]
-    memory = (2, shape.heads, 4 * rows, shape.head_size)
-    keys, values = torch.full(memory, torch.nan, dtype=sizes.dtype, device=sizes.device)
+    cache_shape = (2, shape.heads, 4 * rows, shape.head_size)
+    keys, values = torch.full(cache_shape, torch.nan, dtype=sizes.dtype, device=sizes.device)
     query, key, value = heads.clone().chunk(3, dim=1)
 
     def run(_: int) -> None:
         rotate_and_cache(heads, cos, sin, positions, slots, keys, values)
 
     run(0)
-    turned = [rotated(part, cos[positions], sin[positions]) for part in (query, key)]
-    expected = torch.cat((*turned, value.double(), turned[1], value.double()), 1)
-    cached = [kept[:, slots].transpose(0, 1) for kept in (keys, values)]
+    query, key = (apply_rotary(states, cos[positions], sin[positions]) for states in (query, key))
+    expected = torch.cat((query, key, value.double(), key, value.double()), 1)
+    cached = [states[:, slots].transpose(0, 1) for states in (keys, values)]
     error = relative_error(torch.cat((heads, *cached), 1), expected)
-    return "rotate_and_cache", rows, 7 * query.nbytes, run, error
+    return "rotate_and_cache", rows, 7 * value.nbytes, run, error

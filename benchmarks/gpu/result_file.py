@@ -1,4 +1,4 @@
-"""The one JSON that a run writes: what it ran on, and each phase as soon as it has ended."""
+"""The JSON file of a run: the machine and the versions, and the result of each phase that has ended."""
 
 import json
 import os
@@ -13,30 +13,32 @@ from typing import Any
 PACKAGES = ("torch", "triton", "transformers", "accelerate", "numpy")
 
 
-class Record:
-    """Written whole after every phase, so that a run that is killed leaves what there was."""
+class ResultFile:
+    """Replaces the whole file after every phase, so that a killed run leaves the results of the phases before."""
 
     def __init__(self, path: Path, device: str, root: Path, small: bool) -> None:
         self._path = path
         self.phases: dict[str, Any] = {}
-        self._told = {
+        self._content = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"), "small": small, "device": device,
-            "driver": _line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "driver": _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
             "versions": {package: _version(package) for package in PACKAGES}, "python": sys.version.split()[0],
-            "commit": _line("git", "-C", str(root), "rev-parse", "HEAD"), "uncommitted_changes": _changes(root),
-            "command": " ".join(sys.argv), "seconds": 0.0, "phases": self.phases,
+            "commit": _first_line("git", "-C", str(root), "rev-parse", "HEAD"),
+            "uncommitted_changes": _has_changes(root), "command": " ".join(sys.argv), "seconds": 0.0,
+            "phases": self.phases,
         }  # fmt: skip
 
     def write(self, seconds: float) -> None:
         """`seconds` since the command started."""
-        self._told["seconds"] = seconds
-        written = self._path.with_name(self._path.name + ".part")
-        written.write_text(json.dumps(_rounded(self._told), indent=1) + "\n")
-        os.replace(written, self._path)
+        self._content["seconds"] = seconds
+        partial = self._path.with_name(self._path.name + ".part")
+        partial.write_text(json.dumps(_rounded(self._content), indent=1) + "\n")
+        os.replace(partial, self._path)
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to five digits, which is more than any of them is worth; what is no number as None."""
+    """Returns floats rounded to five digits, which exceeds the precision of all measurements, and NaN and infinities
+    as None."""
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -46,16 +48,16 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _line(*command: str) -> str | None:
-    """The first line that a command prints; None where there is no such command or it fails."""
+def _first_line(*command: str) -> str | None:
+    """Returns the first line that a command prints, or None if the command does not exist or fails."""
     if shutil.which(command[0]) is None:
         return None
     run = subprocess.run(command, capture_output=True, text=True)
     return run.stdout.splitlines()[0].strip() if run.returncode == 0 and run.stdout else None
 
 
-def _changes(root: Path) -> bool | None:
-    """Whether the engine is not what the commit has; None where there is no repository."""
+def _has_changes(root: Path) -> bool | None:
+    """Returns whether `src` differs from the commit, or None if there is no repository."""
     if shutil.which("git") is None:
         return None
     run = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "src"], capture_output=True, text=True)
