@@ -55,15 +55,16 @@ class Prompt:
     segments: tuple[Segment, ...]
     in_template: bool
     param: str = field(compare=False)
+    images: tuple[ImageSource, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        images = tuple(segment for segment in self.segments if isinstance(segment, ImageSource))
+        object.__setattr__(self, "images", images)
 
     @property
     def text(self) -> str:
         """The prompt as characters, each image as `<image>`. `return_full_text` returns it before the answer."""
         return "".join(_segment_text(segment) for segment in self.segments)
-
-    @property
-    def images(self) -> tuple[ImageSource, ...]:
-        return tuple(segment for segment in self.segments if isinstance(segment, ImageSource))
 
 
 def raw_prompt(source: TextInput) -> Prompt:
