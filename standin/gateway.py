@@ -14,6 +14,7 @@ from .wire import ApiError, Request, Response, Routes, Server
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
 CHUNK_BYTES = 64 * 1024
+POSTED_PATHS = ("/score", "/v1/chat/completions", "/chat/completions", "/v1/completions")
 MAX_CLIENT_ID = 40
 
 
@@ -24,9 +25,12 @@ class Gateway:
         self._endpoint = endpoint
         self._lock = threading.Lock()  # guards the deployments' in_flight
         routes = Routes()
-        routes.add("POST", "/score", self._score)
-        routes.add("OPTIONS", "/score", self._score)
-        routes.add("GET", "/swagger.json", self._score)
+        for path in POSTED_PATHS:
+            routes.add("POST", path, self._score)
+            routes.add("OPTIONS", path, self._score)
+        for path in ("/swagger.json", "/v1/models", "/info"):
+            routes.add("GET", path, self._score)
+        routes.add("GET", "/v1/models/{name}", lambda request, name: self._score(request))
         self._server = Server(routes, certificate, key, port=0)
         self.url = self._server.url
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -1,5 +1,6 @@
 """The life of an online endpoint through MLClient, LangChain and llava_serving.client, with Azure's statuses."""
 
+import base64
 import http.client
 import json
 import os
@@ -14,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from azure.ai.ml import MLClient, load_online_deployment, load_online_endpoint
 from azure.ai.ml.entities import OnlineDeployment
@@ -26,6 +28,7 @@ from langchain_community.llms.azureml_endpoint import (
 )
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation
+from langchain_openai import ChatOpenAI
 
 from llava_serving.client import Endpoint, EndpointError, ask
 
@@ -150,6 +153,37 @@ def test_langchain_chats(endpoint: str, key: str) -> None:
         content_formatter=CustomOpenAIChatContentFormatter(),
     )
     assert chat.invoke([HumanMessage(content="What color is the sky?")]).content
+
+
+def picture_question() -> list[Any]:
+    url = f"data:image/png;base64,{base64.b64encode(IMAGE.read_bytes()).decode()}"
+    return [{"type": "text", "text": "What is in the image?"}, {"type": "image_url", "image_url": {"url": url}}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_openai_s_client_chats_about_a_picture(endpoint: str, key: str, streaming: bool) -> None:
+    with openai.OpenAI(base_url=endpoint.replace("/score", "/v1"), api_key=key) as client:
+        assert [model.id for model in client.models.list()] == ["llava"]
+        messages: list[Any] = [{"role": "user", "content": picture_question()}]
+        answer: Any = client.chat.completions.create(model="llava", messages=messages, stream=streaming)
+        if streaming:
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
+        else:
+            text = answer.choices[0].message.content
+    assert text == SHAPES
+
+
+def test_openai_s_client_raises_its_own_error_for_a_wrong_key(endpoint: str) -> None:
+    client = openai.OpenAI(base_url=endpoint.replace("/score", "/v1"), api_key="wrong", max_retries=0)
+    with client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
+
+
+def test_langchain_s_openai_chat_answers_and_streams(endpoint: str, key: str) -> None:
+    chat = ChatOpenAI(base_url=endpoint.replace("/score", "/v1"), api_key=key, model="llava", temperature=0)
+    message = HumanMessage(content=picture_question())
+    assert chat.invoke([message]).content == SHAPES
+    assert "".join(str(chunk.content) for chunk in chat.stream([message])) == SHAPES
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
