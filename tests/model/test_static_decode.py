@@ -85,7 +85,8 @@ def test_paged_attention_gives_the_greedy_tokens_of_the_cpu_backend(options: dic
     with running(model(), CPU) as engine:
         expected = tokens(answers(engine, *PROMPTS))
     with running(model(), TORCH, max_num_batched_tokens=16, **options) as engine:
-        assert tokens(answers(engine, *PROMPTS)) == expected
+        actual = tokens(answers(engine, *PROMPTS))
+    assert actual == expected
 
 
 @pytest.mark.gpu
@@ -99,7 +100,8 @@ def test_a_gpu_gives_the_greedy_tokens_of_a_cpu(step_tokens: int) -> None:
     on_gpu, device = small_llava().to("cuda"), torch.device("cuda")
     limits = {"max_num_seqs": 4, "max_num_batched_tokens": step_tokens}
     with running(on_gpu, triton_backend(device), **limits, **STATIC_AND_OVERLAP) as engine:
-        assert tokens(answers(engine, *PROMPTS, *long)) == expected
+        actual = tokens(answers(engine, *PROMPTS, *long))
+    assert actual == expected
 
 
 def test_capture_sizes_end_with_the_largest_number_of_sequences() -> None:
@@ -162,7 +164,8 @@ def test_with_overlap_the_prefix_cache_is_hit_and_right() -> None:
         assert tokens(first) == tokens(second) == expected
         assert second[0][0].cached_tokens == 48
         longer = engine_prompt([*prompt.token_ids, *expected[0][0]], None, GREEDY)
-        assert answers(engine, longer)[0][0].cached_tokens == 80  # of 87, and generated tokens are among them
+        (completion,) = answers(engine, longer)[0]
+        assert completion.cached_tokens == 80  # of 87, and generated tokens are among them
 
 
 def fails_at(step: int, where: str) -> Callable[[Any], Any]:
@@ -203,7 +206,8 @@ def test_a_failed_step_ends_its_requests_and_the_engine_continues(where: str, mo
                 outcomes.append(None)
         assert outcomes.count(None) in (1, 2)  # those in the step, not the waiting ones
         assert all(outcome in (None, answer) for outcome, answer in zip(outcomes, expected, strict=True))
-        assert tokens(answers(engine, *PROMPTS)) == expected
+        actual = tokens(answers(engine, *PROMPTS))
+    assert actual == expected
 
 
 def test_with_overlap_a_cancelled_request_and_one_past_its_deadline_end() -> None:

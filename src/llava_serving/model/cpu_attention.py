@@ -80,7 +80,7 @@ class CpuAttention:
         saved = previous.pop(key, None)
         if saved is not None:
             buffer = saved.buffer
-        else:  # the memory of a group that this step may not need any more, if one is left
+        else:  # reuse the memory of another group of the last step, if one is left; that group gathers again
             buffer = previous.popitem()[1].buffer if previous else GatherBuffer(len(self._cache.keys))
         self._saved[key] = _SavedGather([tokens.end for tokens in ranges], ranges[-1].num_blocks, buffer)
         return self._decoding_group(ranges, first, buffer, saved is not None and saved.continues_with(ranges))

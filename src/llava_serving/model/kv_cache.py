@@ -21,7 +21,7 @@ class KVCache:
     are one matrix per head.
 
     The last block comes on top of `num_blocks` and belongs to no sequence. Block tables of unequal length are padded
-    with this null block, and padding rows of a static decode step write to it.
+    with this null block, and padding rows of a static decode step may write to it.
     """
 
     def __init__(

@@ -37,8 +37,9 @@ def plan_filters(params: Sequence[SamplingParams], vocab_size: int) -> dict[str,
 def filter_weights(scores: torch.Tensor, weights: torch.Tensor, staged: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Returns `weights` (rows, tokens) with those of removed tokens set to 0.
 
-    `top_k` keeps the likeliest tokens. Of these, `top_p` keeps the fewest whose weights reach that share of their sum.
-    Of equally likely tokens, those with lower ids are kept. The likeliest token is always kept.
+    `top_k` keeps the likeliest tokens. Of these, `top_p` keeps the fewest whose weights reach the share `top_p` of the
+    weights of all of these. Of equally likely tokens, those with lower ids are kept. The likeliest token is never
+    removed.
     """
     keys = rank_keys(scores)
     total: torch.Tensor | float = PROBABILITY_SCALE
