@@ -12,7 +12,7 @@ LFS_POINTER = b"version https://git-lfs"
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file. Raises StartupError if there is none."""
     if not path.exists():
-        raise StartupError(f"there is no {path.name} in {path.parent}")
+        raise StartupError(f"there is no {path.name} in {path.parent}{missing_hint(path)}")
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -20,6 +20,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StartupError(f"{path} holds no JSON object; {damage_hint(path)}")
     return content
+
+
+def missing_hint(path: Path) -> str:
+    """Returns the end of a message about a file that is not there: what to do if it is a link to nothing."""
+    if not path.is_symlink():
+        return ""
+    return (
+        f": {path} is a link to {path.readlink()}, which is not there. A snapshot of Hugging Face's cache holds links: "
+        "copy it with `cp -rL`, which copies the files"
+    )
 
 
 def damage_hint(path: Path) -> str:

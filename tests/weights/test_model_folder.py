@@ -8,6 +8,7 @@ import pytest
 
 from llava_serving.errors import StartupError
 from llava_serving.weights.model_folder import DEMO, MergedCheckpoint, ModelParts, find_model
+from llava_serving.weights.storage.checkpoint import open_checkpoint
 
 
 @pytest.mark.parametrize("nested", ["", "llava", "llava/1"])
@@ -76,3 +77,34 @@ def test_two_models_are_refused(parts_dir: Path, tmp_path: Path) -> None:
 def test_a_llava_config_without_a_vision_config_is_the_authors_layout(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "mm_vision_tower": "openai/clip"}))
     assert "its authors' layout" in error_message(tmp_path)
+
+
+def test_a_copied_snapshot_with_dangling_links_is_named_with_the_way_out(merged: Path, tmp_path: Path) -> None:
+    snapshot = shutil.copytree(merged, tmp_path / "snapshot")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to("../../blobs/1234")
+    message = error_message(snapshot)
+    assert "a link to ../../blobs/1234, which is not there" in message
+    assert "cp -rL" in message
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+def test_dangling_links_to_weights_are_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("../../blobs/1234")
+    with pytest.raises(StartupError, match=r"is a link to \.\./\.\./blobs/1234, which is not there.*cp -rL"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["model-00001-of-00002.safetensors", "pytorch_model-00001-of-00002.bin"])
+def test_shards_without_their_index_are_named(tmp_path: Path, shard: str) -> None:
+    (tmp_path / shard).touch()
+    single = shard.replace("-00001-of-00002", "")
+    with pytest.raises(StartupError, match=f"{shard} is a shard, and the index of the shards, {single}.index.json"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "folder/model.safetensors"])
+def test_an_index_that_names_a_file_outside_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(StartupError, match="not a file of this folder"):
+        open_checkpoint(tmp_path)

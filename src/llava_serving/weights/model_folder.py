@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StartupError
+from ..model_files import missing_hint
 from .tensor_names import FINAL_NORM, PROJECTOR
 
 if TYPE_CHECKING:
@@ -189,5 +190,7 @@ def _describe(folders: Mapping[Path, FolderKind]) -> str:
             return f"{folder}, {kind.value}; {NEEDS_BASE}"
         if kind is FolderKind.LLAMA:
             return f"{folder}, a LLaMA checkpoint alone; put it in base/ beside delta/ and vision/"
+        if hint := missing_hint(folder / "config.json"):
+            return f"{folder} without its config.json{hint}"
     names = sorted(path.name for path in next(iter(folders)).iterdir())
     return f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}" if names else "an empty folder"

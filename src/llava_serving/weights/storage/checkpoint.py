@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StartupError
-from ...model_files import damage_hint, read_json
+from ...model_files import damage_hint, missing_hint, read_json
 from . import meta_layout, safetensors_file, torch_file
 from .lazy_tensor import LazyTensor, num_bytes
 from .stored_tensor import StoredTensor
@@ -84,10 +84,32 @@ def _find_files(directory: Path) -> tuple[list[Path], dict[str, str] | None]:
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise StartupError(f"{index} has no weight_map; {damage_hint(index)}")
-            files = sorted({directory / file for file in weight_map.values()})
-            if missing := [file.name for file in files if not file.is_file()]:
-                raise StartupError(f"the index in {directory} names shards that are not there: {', '.join(missing)}")
-            return files, weight_map
+            return _shard_files(index, weight_map), weight_map
         if (directory / single).is_file():
             return [directory / single], None
-    raise StartupError(f"no weights in {directory}: looked for {EXPECTED_FILES}")
+    raise StartupError(f"no weights in {directory}: looked for {EXPECTED_FILES}{_missing_weights_hint(directory)}")
+
+
+def _shard_files(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
+    names = sorted(set(map(str, weight_map.values())))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise StartupError(f"{index} names {outside[0]!r}, which is not a file of this folder; {damage_hint(index)}")
+    files = [index.parent / name for name in names]
+    if missing := [file for file in files if not file.is_file()]:
+        listed = ", ".join(file.name for file in missing)
+        raise StartupError(
+            f"the index in {index.parent} names shards that are not there: {listed}{missing_hint(missing[0])}"
+        )
+    return files
+
+
+def _missing_weights_hint(directory: Path) -> str:
+    """Returns the end of the message about a folder without weights: dangling links, or shards without an index."""
+    for single in SINGLE_FILES:
+        for path in (directory / single, directory / f"{single}.index.json"):
+            if hint := missing_hint(path):
+                return hint
+        stem, suffix = single.rsplit(".", 1)
+        if shards := sorted(file.name for file in directory.glob(f"{stem}-*-of-*.{suffix}")):
+            return f"; {shards[0]} is a shard, and the index of the shards, {single}.index.json, is missing"
+    return ""
