@@ -29,7 +29,7 @@ class CpuAttention:
     """Groups decoding sequences so that the keys of a group stay in the processor's cache."""
 
     # Keys gathered at a time. They should still be in the processor's cache when they are read back.
-    GROUP_BYTES = 4 * 1024 * 1024
+    MAX_GROUP_BYTES = 4 * 1024 * 1024
     # Gathered keys and values of decoding sequences that are saved from step to step.
     MAX_SAVED_BYTES = 1024 * 1024 * 1024
     # Masked positions have weight 0, but 0 x stale NaN is NaN.
@@ -42,7 +42,7 @@ class CpuAttention:
         one_block = cache.keys[0][:, 0]
         self._dtype = one_block.dtype
         block_bytes = one_block.numel() * one_block.element_size()
-        self._max_group_blocks = max(1, self.GROUP_BYTES // block_bytes)
+        self._max_group_blocks = max(1, self.MAX_GROUP_BYTES // block_bytes)
         self._max_saved_blocks = self.MAX_SAVED_BYTES // (2 * len(cache.keys) * block_bytes)
         self._shared_buffer = GatherBuffer(1)
         self._saved: SavedGathers = {}
