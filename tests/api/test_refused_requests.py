@@ -58,8 +58,8 @@ def test_an_invalid_request_gets_an_error_with_its_param_and_the_next_request_su
     response = demo_server.score(body)
     assert response.status == status, response.body
     error = response.json["error"]
-    assert set(error) == {"code", "message", "param"}
-    assert error["param"] == param
+    assert set(error) == {"code", "message", "param", "type"}
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
     assert "Traceback" not in error["message"]
     assert text_of(demo_server, prompts_body(QUESTION, image=encoded_picture)) == expected_answer
 

@@ -27,8 +27,9 @@ def test_requests_beyond_the_queue_get_429_at_once_with_retry_after(
         refused = next(as_completed(futures, TIMEOUT_SECONDS)).result()
         assert server.request("GET", "/").status == 200
         assert refused.status == 429
-        assert set(refused.json["error"]) == {"code", "message", "param"}
-        assert (refused.json["error"]["code"], refused.json["error"]["param"]) == ("overloaded", None)
+        error = refused.json["error"]
+        assert set(error) == {"code", "message", "param", "type"}
+        assert (error["code"], error["param"], error["type"]) == ("overloaded", None, "rate_limit_error")
         assert refused.headers["retry-after"].isdecimal()
         assert int(refused.headers["retry-after"]) >= 1
         with server.stream(fixed_length_body("1 2 3", stream=True)) as stream:
