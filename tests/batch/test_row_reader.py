@@ -174,3 +174,20 @@ def test_a_missing_image_is_an_error_of_row_0_and_another_missing_file_of_no_row
     assert (lines.index, getattr(lines.request, "code", "")) == (None, "unreadable_input")
     (image,) = read_rows(tmp_path / "gone" / "gone.png", "gone.png", DEFAULTS)
     assert (image.index, getattr(image.request, "code", "")) == (0, "invalid_image")
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"input_string;image\na;b\n", "separates its columns by semicolons: save it with commas"),
+        (b'"input_string";"image"\r\n"a";"b"\r\n', "separates its columns by semicolons: save it with commas"),
+        (b"id\tinput_string\n1\ta\n", "separates its columns by tabs: save it with commas"),
+        ("input_string,image\na,b\n".encode("utf-16"), "is in UTF-16: save it as UTF-8"),
+    ],
+)
+def test_a_csv_with_other_separators_or_in_utf_16_is_told_so(tmp_path: Path, content: bytes, cause: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    (row,) = read_rows(path, path.name, DEFAULTS)
+    assert isinstance(row.request, RequestError)
+    assert cause in row.request.message

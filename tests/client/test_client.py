@@ -98,7 +98,8 @@ def test_body_is_read_from_a_file_and_from_standard_input(
     [
         ((), "give either prompts or a body"),
         (("--file", "x", "a"), "give either prompts or a body"),
-        (("--image", "/no/such/file", "a"), "/no/such/file"),
+        (("--image", "/no/such/file", "a"), "there is no image file /no/such/file"),
+        (("--image", "/tmp", "a"), "/tmp is a folder, not an image file"),
         (("--parameter", "n", "a"), "--parameter n is not NAME=VALUE"),
         (("--image", str(SHAPES), "--image", str(SHAPES), "a", "b", "c"), "2 images for 3 prompts"),
         (("--file", str(SHAPES)), f"{SHAPES} is not one JSON value"),

@@ -13,6 +13,7 @@ from .input_row import InputRow, RowDefaults, request_body
 
 logger = logging.getLogger(__name__)
 PROMPT_COLUMN, IMAGE_COLUMN = "input_string", "image"
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 URI = re.compile(r"data:|\w+://", re.IGNORECASE)
 
 
@@ -20,13 +21,12 @@ def read_csv_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[Inpu
     """Yields the rows below the header. Yields one error for the whole file if the header is wrong. Raises OSError."""
     # surrogateescape: a byte that is not UTF-8 becomes an error of its own row, not of the file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        first_line = file.readline(defaults.max_bytes)
+        file.seek(0)
         records = read_csv_records(file, defaults.max_bytes)
         columns = _column_names(next(records, []))
         if PROMPT_COLUMN not in columns or len(set(columns)) < len(columns):
-            message = (
-                f"the first line must name the column {PROMPT_COLUMN}, optionally {IMAGE_COLUMN}, and no column twice"
-            )
-            yield InputRow(name, None, BadRequest("invalid_table", message))
+            yield InputRow(name, None, BadRequest("invalid_table", _header_error(first_line)))
             return
         if ignored := [column for column in columns if column not in (PROMPT_COLUMN, IMAGE_COLUMN)]:
             logger.warning("%s: columns %s are not used", name, ", ".join(ignored))
@@ -39,6 +39,17 @@ def read_csv_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[Inpu
 
 def _column_names(header: list[str] | csv.Error) -> list[str]:
     return [] if isinstance(header, csv.Error) else [column.strip() for column in header]
+
+
+def _header_error(first_line: str) -> str:
+    """Returns what is wrong with the header, and the probable cause: another separator, or another encoding."""
+    message = f"the first line must name the column {PROMPT_COLUMN}, optionally {IMAGE_COLUMN}, and no column twice"
+    for separator, name in SEPARATORS.items():
+        if PROMPT_COLUMN in (column.strip(' "\r\n') for column in first_line.split(separator)):
+            return f"{message}; this file separates its columns by {name}: save it with commas"
+    if "\0" in first_line:
+        return f"{message}; this file is in UTF-16: save it as UTF-8"
+    return message
 
 
 def _cells(record: list[str] | csv.Error, columns: list[str]) -> dict[str, str]:

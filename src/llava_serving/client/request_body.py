@@ -37,4 +37,9 @@ def _encode(path: Path) -> str:
         raise ValueError(
             "images are files here; write a URI into a body of your own, if the service allows the URI's host"
         )
-    return base64.b64encode(path.read_bytes()).decode()
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image file {path}") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"{path} is a folder, not an image file") from None
