@@ -36,9 +36,9 @@ def start_batch_runner(output: Path | None) -> BatchRunner:
 
 
 def _model_id(model: LoadedModel, settings: Settings) -> str:
-    """Returns a digest of what an answer depends on beside its request.
+    """Returns a digest of all that an answer depends on, except the request.
 
-    That is the weights, configs, tokenizer, dtype and settings. A run uses only answers saved under its own digest.
+    These are the weights, configs, tokenizer, dtype and settings. A run uses only answers saved under its own digest.
     """
     folders = find_model(os.environ.get("AZUREML_MODEL_DIR")).folders
     files = [[fingerprint(folder), text_file_hashes(folder)] for folder in folders]
