@@ -97,6 +97,12 @@ class Settings(BaseModel):
         gt=0,
         description="most seconds for a request; `x-ms-request-timeout-ms` can shorten them. Less than Azure's 180",
     )
+    step_timeout_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="most seconds for one step of the engine; after a longer one the device counts as hung, and the "
+        "service ends itself",
+    )
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="port of a Prometheus endpoint, `/metrics`; none by default"
     )

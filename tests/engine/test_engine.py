@@ -4,6 +4,7 @@ import hashlib
 import random
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -404,9 +405,9 @@ def test_a_failed_step_ends_only_its_own_requests(loaded: LoadedModel, prompts: 
 
 
 @contextmanager
-def ailing(loaded: LoadedModel) -> Iterator[tuple[Engine, Broken, list[str], threading.Event]]:
+def ailing(loaded: LoadedModel, **settings: Any) -> Iterator[tuple[Engine, Broken, list[str], threading.Event]]:
     """Yields an engine that is not started, its breakable runner, the reported reasons, and an event for a report."""
-    engine = build_engine(loaded, Settings())
+    engine = build_engine(loaded, Settings(**settings))
     reasons: list[str] = []
     said = threading.Event()
 
@@ -433,23 +434,30 @@ def test_a_failed_device_fails_every_request_and_is_reported_once(loaded: Loaded
         assert reasons == ["RuntimeError: device failed"]
 
 
-def test_a_step_that_does_not_end_is_reported_as_a_failed_device(loaded: LoadedModel, prompts: Prompts) -> None:
-    with ailing(loaded) as (engine, broken, reasons, said):
+def test_a_step_that_does_not_end_is_reported_without_another_request(loaded: LoadedModel, prompts: Prompts) -> None:
+    with ailing(loaded, step_timeout_seconds=1.0) as (engine, broken, reasons, reported):
         stuck, go_on = threading.Event(), threading.Event()
         broken.fails = lambda: stuck.set() or (go_on.wait(60) and False)  # type: ignore[func-returns-value]
         engine.start()
         first = begin(engine, prompts.build("a"))
         assert stuck.wait(10)
-        begin(engine, prompts.build("b"))  # a step may take a while
-        engine._stall_seconds = 0.0
-        for _ in range(2):
-            with pytest.raises(Unavailable):
-                begin(engine, prompts.build("c"))
-        assert said.wait(10)
+        assert reported.wait(10)
+        with pytest.raises(Unavailable):
+            begin(engine, prompts.build("c"))
         go_on.set()
         assert only(first).num_tokens
         engine.stop()
         assert reasons == ["a step does not end"]
+
+
+def test_a_step_longer_than_the_request_timeout_is_no_failed_device(loaded: LoadedModel, prompts: Prompts) -> None:
+    with ailing(loaded, request_timeout_seconds=0.1) as (engine, broken, reasons, _):
+        broken.fails = lambda: time.sleep(0.3) is not None
+        engine.start()
+        handles = [begin(engine, prompts.build(text, params=replace(GREEDY, max_new_tokens=2))) for text in "ab"]
+        assert [only(handle).num_tokens for handle in handles] == [2, 2]
+        engine.stop()
+        assert reasons == []
 
 
 def test_retry_after_of_429_follows_the_pace_of_the_busy_time(loaded: LoadedModel, prompts: Prompts) -> None:

@@ -10,23 +10,26 @@ data: {"error": {"code": "...", "message": "...", "param": null}}
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ..engine.completion import Completion
 from ..engine.request import Event, RequestHandle, TextDelta
-from ..errors import ClientClosed, RequestError
+from ..errors import ClientClosed, InternalError, RequestError
 from .answer_text import AnswerText, answer_texts
 from .connection import Connection
 from .openai_response import ChatCompletionFormat, CompletionFormat, usage
 from .request import ScoreRequest
 from .response import HttpResponse, completion_error, error_body, to_json
 
+logger = logging.getLogger(__name__)
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # for nginx, which is in front of the server in Azure's images
 }
+STREAM_FAILED = "the service failed on this stream; its log says why"
 DONE = b"data: [DONE]\n\n"
 # A client that does not read its stream holds a thread for this long at most.
 STALL_SECONDS = 30.0
@@ -96,8 +99,11 @@ class EventStream:
                     yield _data(chunk)
                 yield DONE
             except RequestError as error:
-                yield b"event: error\n" + _data(error_body(error))
-                self._end(error)
+                yield from self._fail(error)
+            except Exception:
+                logger.exception("a stream failed")
+                self._cancel()
+                yield from self._fail(InternalError("internal_error", STREAM_FAILED))
             else:
                 self._end(completion_error(self._completions))
 
@@ -105,10 +111,17 @@ class EventStream:
         """Cancels a stream that has not ended, and waits a step or two for its completions, which are then logged."""
         if self._on_end is None:
             return
+        self._cancel()
+        self._end(ClientClosed("client_closed", "the client disconnected before the end"))
+
+    def _cancel(self) -> None:
         self._handle.close()
         with contextlib.suppress(RequestError):
             self._completions += (event for event in self._handle if isinstance(event, Completion))
-        self._end(ClientClosed("client_closed", "the client disconnected before the end"))
+
+    def _fail(self, error: RequestError) -> Iterator[bytes]:
+        self._end(error)
+        yield b"event: error\n" + _data(error_body(error))
 
     def _render(self, event: Event) -> Iterator[bytes]:
         if isinstance(event, Completion):

@@ -19,6 +19,7 @@ class Admission:
     def __init__(self, max_live_seqs: int) -> None:
         # Callers hold it over `admit` and what must follow at once, so that `refuse` comes before both or after both.
         self.lock = threading.RLock()
+        self._waiting: deque[threading.Condition] = deque()  # one for each thread that waits for room, in order
         self._max_live_seqs = max_live_seqs
         self._num_live = 0
         self._refusal: tuple[str, str] | None = None  # error code and message
@@ -30,7 +31,7 @@ class Admission:
         with self.lock:
             if self._refusal is not None:
                 raise Unavailable(*self._refusal, retry_after=RESTART_SECONDS)
-            num_excess = self._num_live + num_seqs - self._max_live_seqs
+            num_excess = self._num_excess(num_seqs)
             if num_excess > 0:
                 raise Overloaded(
                     "overloaded",
@@ -38,6 +39,23 @@ class Admission:
                     "more do not fit now",
                     retry_after=self._seconds_until_finished(num_excess),
                 )
+
+    def wait_for_room(self, num_seqs: int) -> None:
+        """Waits until `num_seqs` more sequences fit and no other thread has waited longer, or until the engine refuses.
+
+        The caller holds `lock`, which is free while it waits.
+        """
+        if not self._waiting and self._num_excess(num_seqs) <= 0:
+            return
+        turn = threading.Condition(self.lock)
+        self._waiting.append(turn)
+        try:
+            turn.wait_for(
+                lambda: self._refusal is not None or (self._waiting[0] is turn and self._num_excess(num_seqs) <= 0)
+            )
+        finally:
+            self._waiting.remove(turn)
+            self._notify_next()
 
     def admit(self, num_seqs: int) -> None:
         """Counts `num_seqs` sequences as live. Raises as `check` does."""
@@ -52,11 +70,22 @@ class Admission:
         with self.lock:
             self._num_live -= 1
             self._finish_times.append(time.monotonic())
+            self._notify_next()
 
     def refuse(self, code: str, message: str) -> None:
         """Admits nothing any more. The first reason stays."""
         with self.lock:
             self._refusal = self._refusal or (code, message)
+            for turn in self._waiting:
+                turn.notify()
+
+    def _num_excess(self, num_seqs: int) -> int:
+        """Returns how many live sequences must finish before `num_seqs` more fit."""
+        return self._num_live + num_seqs - self._max_live_seqs
+
+    def _notify_next(self) -> None:
+        if self._waiting:
+            self._waiting[0].notify()
 
     def _seconds_until_finished(self, count: int) -> int:
         """Estimates when `count` of the live sequences will have finished, at the pace of the last ones."""

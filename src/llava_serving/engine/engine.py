@@ -25,6 +25,7 @@ from .sequence import Sequence, random_numbers
 from .sequence_output import SequenceOutput
 from .stats import Stats
 from .vocabulary import Vocabulary
+from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 # The engine looks for disconnected clients and passed deadlines this often. Each look costs two system calls a request.
@@ -66,7 +67,8 @@ class Engine:
     """Generates for requests that any thread submits.
 
     At most `max_live_seqs` sequences run and wait. `on_unhealthy` is called once, with a reason, when the device does
-    not compute any more: a step fails and the runner's probe fails too, or a step takes more than `stall_seconds`.
+    not compute any more: a step fails and the runner's probe fails too, or a step takes more than
+    `step_timeout_seconds`.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Engine:
         stats: Stats,
         max_live_seqs: int,
         prefix_caching: bool = True,
-        stall_seconds: float = math.inf,
+        step_timeout_seconds: float = math.inf,
         on_unhealthy: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.stats = stats
@@ -85,19 +87,19 @@ class Engine:
         self._runner = runner
         self._vocabulary = vocabulary
         self._prefix_caching = prefix_caching
-        self._stall_seconds = stall_seconds
         self._on_unhealthy = on_unhealthy
         self._admission = Admission(max_live_seqs)
         self._submissions: SimpleQueue[_Submission | None] = SimpleQueue()  # None ends the thread
         self._next_seq_id = 0
         self._outputs: dict[int, SequenceOutput] = {}  # of every sequence in the scheduler, by seq_id
         self._in_flight: _StepInFlight | None = None
-        self._step_began = math.inf
+        self._watchdog = Watchdog(step_timeout_seconds, self._report_stall)
         self._next_abort = 0.0
         self._drain_deadline = math.inf
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
     def start(self) -> None:
+        self._watchdog.start()
         self._thread.start()
 
     def stop(self, timeout: float | None = None) -> None:
@@ -105,6 +107,7 @@ class Engine:
         self.refuse(*DRAINING)
         self._submissions.put(None)
         self._thread.join(timeout)
+        self._watchdog.stop()
 
     def refuse(self, code: str, message: str) -> None:
         """Admits no request any more. Admitted requests go on."""
@@ -117,16 +120,19 @@ class Engine:
 
     def check_admission(self, num_seqs: int = 1) -> None:
         """Raises Overloaded or Unavailable if a request of `num_seqs` sequences is not admitted now."""
-        self._check_stalled()
         self._admission.check(num_seqs)
 
-    def submit(self, prompts: list[EnginePrompt], handle: RequestHandle) -> None:
-        """Queues all prompts of a request, or none. Their events go to `handle`. Raises as `check_admission` does."""
-        self._check_stalled()
-        submission = _Submission(prompts, handle, time.monotonic())
+    def submit(self, prompts: list[EnginePrompt], handle: RequestHandle, wait: bool = False) -> None:
+        """Queues all prompts of a request, or none. Their events go to `handle`. Raises as `check_admission` does.
+
+        With `wait` it waits for room, first come, first served, and raises Unavailable only.
+        """
+        num_seqs = sum(prompt.params.n for prompt in prompts)
         with self._admission.lock:
-            self._admission.admit(sum(prompt.params.n for prompt in prompts))
-            self._submissions.put(submission)
+            if wait:
+                self._admission.wait_for_room(num_seqs)
+            self._admission.admit(num_seqs)
+            self._submissions.put(_Submission(prompts, handle, time.monotonic()))
 
     def step(self) -> None:
         """Launches the next step, then reads the tokens of the step before, or of this one if nothing overlaps."""
@@ -138,14 +144,14 @@ class Engine:
             self._in_flight = launched
         elif launched is not None:  # its input is the output of the failed step
             self._fail_step(launched.batch)
-        self._step_began = math.inf if self._in_flight is None else time.monotonic()
+        self._watchdog.end_step(next_in_flight=self._in_flight is not None)
 
     def _launch(self) -> _StepInFlight | None:
         batch = self._scheduler.schedule()
         if not batch.scheduled:
             return None
         now = time.monotonic()
-        self._step_began = min(self._step_began, now)
+        self._watchdog.begin_step()
         for chunk in batch.scheduled:
             self._outputs[chunk.seq.seq_id].schedule(now)
         try:
@@ -274,14 +280,9 @@ class Engine:
             handle.post(Unavailable(*UNHEALTHY, retry_after=RESTART_SECONDS))
         self._on_unhealthy(reason)
 
-    def _check_stalled(self) -> None:
-        """Reports a step that does not end, once. The engine's own thread cannot: it waits for that step."""
-        with self._admission.lock:
-            if time.monotonic() - self._step_began <= self._stall_seconds:
-                return
-            self._step_began = math.inf
+    def _report_stall(self) -> None:
         self.refuse(*UNHEALTHY)
-        threading.Thread(target=self._on_unhealthy, args=("a step does not end",), name="stall").start()
+        self._on_unhealthy("a step does not end")
 
     def _remove(self, output: SequenceOutput) -> None:
         self._scheduler.remove(output.seq)

@@ -28,7 +28,7 @@ def build_engine(loaded: LoadedModel, settings: Settings, backend: Backend | Non
     stats, config = Stats(), engine_config(settings, loaded.model.device)
     runner, num_blocks = build_runner(loaded.model, vocabulary_of(loaded), config, stats, backend)
     blocks = BlockManager(num_blocks, BLOCK_SIZE)
-    return assemble_engine(runner, blocks, vocabulary_of(loaded), config, stats, settings.request_timeout_seconds)
+    return assemble_engine(runner, blocks, vocabulary_of(loaded), config, stats, settings.step_timeout_seconds)
 
 
 def vocabulary_of(loaded: LoadedModel) -> Vocabulary:
@@ -42,7 +42,7 @@ def assemble_engine(
     vocabulary: Vocabulary,
     config: EngineConfig,
     stats: Stats,
-    stall_seconds: float,
+    step_timeout_seconds: float,
 ) -> Engine:
     """Returns an engine around any runner. It ends the process when its device fails."""
     scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, stats)
@@ -53,7 +53,7 @@ def assemble_engine(
         stats,
         config.max_live_seqs,
         config.prefix_caching,
-        stall_seconds,
+        step_timeout_seconds,
         exit_unhealthy,
     )
 

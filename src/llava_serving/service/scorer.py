@@ -16,15 +16,13 @@ from ..api.response import HttpResponse, answer_body, answer_response, completio
 from ..api.stream import stream_response
 from ..engine.engine import Engine
 from ..engine.request import RequestHandle
-from ..errors import InternalError, Overloaded, RequestError, TooLarge, Unavailable
+from ..errors import InternalError, RequestError, TooLarge, Unavailable
 from ..settings import Settings
 from ..weights.loader import LoadedModel
 from .prompt_builder import PromptBuilder
 from .request_log import RequestLog, RequestRecord
 
 logger = logging.getLogger(__name__)
-# A batch thread that waits for room in the engine looks this often.
-RETRY_INTERVAL_SECONDS = 0.02
 # The share of the client's time limit that is spent here. The rest is for the way back.
 TIME_LIMIT_SHARE = 0.9
 
@@ -66,7 +64,7 @@ class Scorer:
         return error_response(refusal)
 
     def answer(self, body: bytes) -> Any:
-        """Answers the body of a batch row with a JSON value. Waits as long as it must for room in the engine.
+        """Answers the body of a batch row with a JSON value. Waits for room in the engine, first come, first served.
 
         Raises RequestError. The request log has no line about it.
         """
@@ -75,12 +73,7 @@ class Scorer:
         request = self._parser.parse(body)
         prompts = self._prompts.build(request)
         handle = RequestHandle(request.num_sequences)
-        while True:
-            try:
-                self._engine.submit(prompts, handle)
-                break
-            except Overloaded:
-                time.sleep(RETRY_INTERVAL_SECONDS)
+        self._engine.submit(prompts, handle, wait=True)
         completions = handle.result()
         if any(completion.finish_reason == "deadline" for completion in completions):
             raise Unavailable("draining", "the service was shut down before the end of this answer")
