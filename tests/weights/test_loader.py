@@ -220,3 +220,12 @@ def test_a_balanced_device_map_keeps_layers_whole(loaded: LoadedModel) -> None:
     assert all(len(gpus_of_layer) == 1 for gpus_of_layer in gpus_of_layers)
     with pytest.raises(StartupError, match="does not fit the 2 GPUs"):
         balanced_device_map(model, {0: size // 8, 1: size // 8}, torch.float32)
+
+
+def test_an_unknown_conversation_template_is_named_and_a_setting_replaces_it(merged: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(merged, tmp_path / "merged")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"conversation_template": "v9"}))
+    with pytest.raises(StartupError, match="conversation_template 'v9'.*it knows v0, v1"):
+        load_model(MergedCheckpoint(folder), "cpu", "float32")
+    assert load_model(MergedCheckpoint(folder), "cpu", "float32", "v1").template.name == "v1"

@@ -40,5 +40,14 @@ def choose_delta_template(requested: str, added_tokens: dict[str, int]) -> Templ
 
 
 def choose_merged_template(requested: str, config: "LlavaConfig") -> Template:
-    """Returns the template for a merged folder; "auto" is the one in its config.json, or v0 without one."""
-    return TEMPLATES[getattr(config, TEMPLATE_KEY, V0.name) if requested == "auto" else requested]
+    """Returns the template for a merged folder; "auto" is the one in its config.json, or v0 without one.
+
+    Raises StartupError if config.json names an unknown template.
+    """
+    name = getattr(config, TEMPLATE_KEY, V0.name) if requested == "auto" else requested
+    if name not in TEMPLATES:
+        raise StartupError(
+            f"config.json has {TEMPLATE_KEY} {name!r}, which this version does not know; it knows "
+            f"{', '.join(TEMPLATES)}: set LLAVA_TEMPLATE to the one that the model was trained with"
+        )
+    return TEMPLATES[name]
