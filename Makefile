@@ -1,10 +1,12 @@
 # make serve   the service on the embedded demo model (PORT=5001; LLAVA_* and AZUREML_MODEL_DIR pass through)
+# make playground   a web page to talk to the service, which it starts if needed, or to any endpoint with URL=https://...
 # make test    every check and every test
 # make check   lint, format, types and shell scripts, in seconds
 # make quick   the fast tests that start no server process, in about a minute
 # Each target first builds .venv with pinned versions, and again only when the pins change.
 
 PORT ?= 5001
+PLAYGROUND_PORT ?= 7860
 PYTHON ?= python3
 # torch's OpenMP threads sleep while they wait. Threads that spin stall each other on shared cores.
 export GOMP_SPINCOUNT ?= 0
@@ -18,14 +20,18 @@ SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 QUICK := tests/api tests/engine tests/inputs tests/model tests/weights tests/service/test_settings.py \
 	tests/repository/test_architecture.py tests/repository/test_imports.py
 
-.PHONY: serve test quick check lint types shell
+.PHONY: serve playground test quick check lint types shell chromium
 
 serve: .venv/installed
 	.venv/bin/llava-serving serve --port $(PORT)
 
-test: check .venv-azure/installed
+playground: .venv-playground/installed $(if $(URL),,.venv/installed)
+	@URL='$(URL)' PORT=$(PORT) PLAYGROUND_PORT=$(PLAYGROUND_PORT) scripts/playground
+
+test: check .venv-azure/installed .venv-playground/installed-tests chromium
 	.venv/bin/python -m pytest $(SIDE_BY_SIDE)
 	.venv-azure/bin/python -m pytest $(SIDE_BY_SIDE) --confcutdir tests/azure_sdk --disable-warnings tests/azure_sdk
+	.venv-playground/bin/python -m pytest $(SIDE_BY_SIDE) --confcutdir tests/playground tests/playground
 
 quick: .venv/installed
 	.venv/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" $(QUICK)
@@ -40,7 +46,7 @@ types: .venv/installed
 	.venv/bin/mypy
 
 shell: .venv/installed
-	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale
+	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale scripts/playground
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -52,3 +58,18 @@ shell: .venv/installed
 	$(PYTHON) -m venv .venv-azure
 	.venv-azure/bin/pip install --quiet --requirement $<
 	touch $@
+
+# gradio, for the playground. It needs another Pillow than the service, so it has its own .venv.
+.venv-playground/installed: src/llava_serving/playground/requirements.txt
+	$(PYTHON) -m venv .venv-playground
+	.venv-playground/bin/pip install --quiet --requirement $<
+	touch $@
+
+.venv-playground/installed-tests: tests/playground/requirements.txt .venv-playground/installed
+	.venv-playground/bin/pip install --quiet --requirement $<
+	touch $@
+
+# The browser of the playground's tests, which skip themselves without it. Only root can install it.
+chromium:
+	@if ! command -v chromium > /dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null || true; fi

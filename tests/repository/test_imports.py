@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "model_files": {"errors"},
     "client": set(),
     "bench": {"client"},
+    "playground": {"client"},
     "inputs": {"errors", "model_files"},
     "engine": {"errors"},
     "model": {"errors", "engine"},
@@ -32,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"errors", "model_files", "file_lock", "inputs", "weights"},
     "service": {*SHARED, "api", "inputs", "engine", "model", "weights", "export"},
     "batch": {*SHARED, "client", "api", "weights", "service"},
-    "tools": {*SHARED, "client", "bench", "weights", "export", "batch"},
+    "tools": {*SHARED, "client", "bench", "playground", "weights", "export", "batch"},
     "__main__": {"tools"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 
-from . import batch, bench, check, merge, score, serve
+from . import batch, bench, check, merge, playground, score, serve
 
 # Each module has `add_arguments(parser)` and `run(arguments)`, which returns the exit status.
 COMMANDS = {
     "serve": (serve, "serve a model on this machine with azureml-inference-server-http"),
     "score": (score, "ask an endpoint on Azure or on this machine"),
+    "playground": (playground, "open a web page to talk to an endpoint"),
     "batch": (batch, "answer files of requests on this machine, as the batch endpoint does"),
     "bench": (bench, "measure this server or an OpenAI-compatible one"),
     "merge": (merge, "merge base LLaMA, LLaVA delta and CLIP into one model folder"),

@@ -1,0 +1,33 @@
+"""Where things are on the page, and how a person uses them."""
+
+from playwright.sync_api import Locator, Page
+
+
+def textbox(page: Page) -> Locator:
+    return page.get_by_placeholder("Ask about images")
+
+
+def stop_button(page: Page) -> Locator:
+    return page.get_by_role("button", name="Stop", exact=True)
+
+
+def answers(page: Page) -> Locator:
+    """Returns the model's messages, without notes."""
+    return page.locator("#chat [data-testid=bot]").filter(has_not=page.locator(".thought-group"))
+
+
+def notes(page: Page) -> Locator:
+    return page.locator("#chat .thought-group")
+
+
+def ask(page: Page, question: str) -> None:
+    textbox(page).fill(question)
+    textbox(page).press("Enter")
+
+
+def copied(page: Page, tab: str) -> str:
+    """Copies the code of a tab and returns the clipboard."""
+    page.get_by_role("tab", name=tab).click()
+    page.get_by_role("tabpanel").filter(visible=True).get_by_role("button", name="Copy").click()
+    text: str = page.evaluate("navigator.clipboard.readText()")
+    return text

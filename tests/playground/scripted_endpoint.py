@@ -1,0 +1,84 @@
+"""An endpoint whose behavior a test chooses: it wants a key, is busy, writes slowly, or never begins."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "key-that-no-browser-may-see"
+WORDS = 200
+WORD_SECONDS = 0.1
+
+
+class ScriptedEndpoint(ThreadingHTTPServer):
+    """Answers each request as the next of `behaviors` says, and as "stream" when there are no more.
+
+    "busy" is a 429 with Retry-After. "stream" writes a word every tenth of a second. "silence" sends nothing.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/score"
+        self.behaviors: list[str] = []
+        self.bodies: list[Any] = []
+        self.disconnected = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ScriptedEndpoint
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        endpoint = self.server
+        endpoint.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        if self.headers["Authorization"] != f"Bearer {KEY}":
+            self._refuse(401, "invalid_key", "the key is wrong")
+            return
+        behavior = endpoint.behaviors.pop(0) if endpoint.behaviors else "stream"
+        if behavior == "busy":
+            self._refuse(429, "overloaded", "the queue is full")
+        elif behavior == "silence":
+            self._wait_for_disconnect()
+        else:
+            self._stream()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        content = json.dumps({"error": {"code": code, "message": message}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Retry-After", "2")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for event in _events():
+                self.wfile.write(b"%x\r\ndata: %b\n\n\r\n" % (len(event) + 8, event))
+                time.sleep(WORD_SECONDS)
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.server.disconnected.set()
+
+    def _wait_for_disconnect(self) -> None:
+        self.connection.settimeout(30)
+        if self.connection.recv(1) == b"":
+            self.server.disconnected.set()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def _events() -> Iterator[bytes]:
+    for number in range(WORDS):
+        yield json.dumps({"choices": [{"index": 0, "delta": {"content": f" word{number}"}}]}).encode()
+    yield b"[DONE]"
