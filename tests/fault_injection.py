@@ -25,6 +25,8 @@ launch, probe = ModelRunner.launch, ModelRunner.probe
 def faulty_launch(self, batch):
     if (FOLDER / "slow").exists():
         time.sleep(0.02)
+    while (FOLDER / "hang").exists():
+        time.sleep(0.05)
     if (FOLDER / "fail_once").exists():
         (FOLDER / "fail_once").unlink()
         raise RuntimeError("this step fails")
@@ -46,10 +48,10 @@ llava_serving.service.shutdown.DRAIN_SECONDS = 2.0
 
 
 class FaultInjectionServer(Server):
-    """A server on the demo model with the faults `slow`, `fail_once` and `broken`.
+    """A server on the demo model with the faults `slow`, `hang`, `fail_once` and `broken`.
 
-    `slow` adds 20 ms to each step. `fail_once` fails the next step. `broken` fails every step and every probe of the
-    device. `environment` holds environment variables.
+    `slow` adds 20 ms to each step. `hang` holds the next step until the fault is disabled. `fail_once` fails the next
+    step. `broken` fails every step and every probe of the device. `environment` holds environment variables.
     """
 
     def __init__(self, folder: Path, **environment: str) -> None:

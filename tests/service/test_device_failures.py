@@ -55,3 +55,26 @@ def test_a_broken_device_ends_the_server(tmp_path: Path) -> None:
         assert status != 0
         (reason,) = (line for line in server.log.splitlines()[-8:] if "the service ends itself" in line)
         assert "illegal memory access" in reason
+
+
+def test_a_hung_step_ends_the_server_without_another_request(tmp_path: Path) -> None:
+    environment = {"GUNICORN_CMD_ARGS": "--threads 96", "LLAVA_STEP_TIMEOUT_SECONDS": "2"}
+    with FaultInjectionServer(tmp_path, **environment) as server:
+        server.wait_until_healthy()
+        server.enable("hang")
+        score_in_background(server, fixed_length_body("The sky is"))
+        assert server.wait_until_ended() != 0
+        assert "the service ends itself: a step does not end" in server.log
+
+
+def test_a_step_longer_than_the_request_timeout_does_not_end_the_server(tmp_path: Path) -> None:
+    environment = {"GUNICORN_CMD_ARGS": "--threads 96", "LLAVA_REQUEST_TIMEOUT_SECONDS": "0.5"}
+    with FaultInjectionServer(tmp_path, **environment) as server:
+        server.wait_until_healthy()
+        server.enable("hang")
+        first, second = score_in_background(server, fixed_length_body("a"), fixed_length_body("b"))
+        time.sleep(2)
+        server.disable("hang")
+        assert {first.result(TIMEOUT_SECONDS).status, second.result(TIMEOUT_SECONDS).status} <= {200, 504}
+        assert server.request("GET", "/").status == 200
+        assert "ends itself" not in server.log

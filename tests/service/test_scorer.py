@@ -1,6 +1,7 @@
 """The Scorer on the random checkpoint: answers, errors, concurrency and memory."""
 
 import json
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,28 @@ def test_an_exception_gives_500_without_its_message_and_the_next_request_succeed
     assert (response.status, error_of(response)["code"]) == (500, code)
     assert b"secret" not in response.body
     assert text_of(score(scorer, "a", PICTURE)) == text
+
+
+def test_an_exception_while_a_stream_is_rendered_is_an_error_event_and_a_logged_500(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug at /secret/path")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr("llava_serving.api.stream._ScoreFormat.end", fail)
+        response = score(scorer, "The sky", stream=True)
+        assert not isinstance(response.body, bytes)
+        events = b"".join(response.body)
+        response.body.close()
+    assert events.count(b"event: error\n") == 1
+    error = json.loads(events.rpartition(b"data: ")[2])["error"]
+    assert (error["code"], error["type"]) == ("internal_error", "server_error")
+    assert b"secret" not in events
+    assert "a bug at /secret/path" in caplog.text
+    (record,) = (json.loads(message) for message in caplog.messages if message.startswith("{"))
+    assert (record["status"], record["code"]) == (500, "internal_error")
+    assert text_of(score(scorer, "The sky"))
 
 
 def test_return_full_text_false_leaves_out_a_raw_prompt(scorer: Scorer) -> None:

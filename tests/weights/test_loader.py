@@ -226,6 +226,6 @@ def test_an_unknown_conversation_template_is_named_and_a_setting_replaces_it(mer
     folder = shutil.copytree(merged, tmp_path / "merged")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"conversation_template": "v9"}))
-    with pytest.raises(StartupError, match="conversation_template 'v9'.*it knows v0, v1"):
+    with pytest.raises(StartupError, match=r"conversation_template 'v9'.*it knows v0, v1"):
         load_model(MergedCheckpoint(folder), "cpu", "float32")
     assert load_model(MergedCheckpoint(folder), "cpu", "float32", "v1").template.name == "v1"
