@@ -106,6 +106,15 @@ def playground(endpoint_url: str, folder: Path, *options: str, **environment: st
         yield running
 
 
+@contextmanager
+def demo_service(folder: Path) -> Iterator[str]:
+    """Runs `llava-serving serve` on the demo model until the block ends. Yields its scoring URI."""
+    port = free_port()
+    command = [str(ROOT / ".venv" / "bin" / "llava-serving"), "serve", "--port", str(port)]
+    with process(command, folder / "service.log", f"http://127.0.0.1:{port}/"):
+        yield f"http://127.0.0.1:{port}/score"
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium")

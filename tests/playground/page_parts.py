@@ -1,6 +1,8 @@
 """Where things are on the page, and how a person uses them."""
 
-from playwright.sync_api import Locator, Page
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
 
 
 def textbox(page: Page) -> Locator:
@@ -21,8 +23,16 @@ def notes(page: Page) -> Locator:
 
 
 def ask(page: Page, question: str) -> None:
+    """Asks once the answer before is complete."""
+    expect(stop_button(page)).to_be_hidden()
     textbox(page).fill(question)
     textbox(page).press("Enter")
+
+
+def attach(page: Page, *images: Path) -> None:
+    """Attaches images through the file dialog's input."""
+    page.locator("input[type=file][accept*=image]").set_input_files(images)
+    expect(page.locator(".thumbnail-item")).to_have_count(len(images))
 
 
 def copied(page: Page, tab: str) -> str:

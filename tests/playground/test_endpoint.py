@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Playground, Tab, free_port, playground
-from page_parts import answers, ask, copied, notes, stop_button
+from page_parts import answers, ask, copied, notes, stop_button, textbox
 from playwright.sync_api import Error, Response, expect
 from scripted_endpoint import KEY, ScriptedEndpoint
 
@@ -91,9 +91,11 @@ def test_second_question_while_an_answer_is_written_is_refused(open_tab: OpenTab
     page = open_tab(keyed).page
     ask(page, "Count.")
     expect(answers(page)).to_contain_text("word1")
-    ask(page, "And now?")
+    textbox(page).fill("And now?")
+    textbox(page).press("Enter")
     expect(page.get_by_text("Stop it first")).to_be_visible()
     expect(answers(page)).to_have_count(1)
+    expect(textbox(page)).to_have_value("And now?")
     stop_button(page).click()
 
 

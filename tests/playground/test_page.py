@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import IMAGES, PHONE, ROOT, Playground, Tab, free_port, playground, process
-from page_parts import answers, ask, copied, notes, textbox
+from conftest import IMAGES, PHONE, Playground, Tab, demo_service, playground
+from page_parts import answers, ask, attach, copied, notes, textbox
 from playwright.sync_api import Page, expect
 
 ABOUT_SHAPES = "a red circle, a blue cross, a yellow triangle"
@@ -22,10 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(browser: object, folder: Path) -> Iterator[str]:
     """Returns the scoring URI of `llava-serving serve`."""
-    port = free_port()
-    command = [str(ROOT / ".venv" / "bin" / "llava-serving"), "serve", "--port", str(port)]
-    with process(command, folder / "service.log", f"http://127.0.0.1:{port}/"):
-        yield f"http://127.0.0.1:{port}/score"
+    with demo_service(folder) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +37,8 @@ def page(open_tab: OpenTab, demo: Playground) -> Page:
     return open_tab(demo).page
 
 
-def attach(page: Page, *names: str) -> None:
-    page.locator("input[type=file][accept*=image]").set_input_files([IMAGES / name for name in names])
-    expect(page.locator(".thumbnail-item")).to_have_count(len(names))
-
-
 def test_uploaded_image_is_answered_with_figures_and_a_second_turn(page: Page) -> None:
-    attach(page, "shapes.png")
+    attach(page, IMAGES / "shapes.png")
     ask(page, "What is in the image?")
     expect(answers(page)).to_have_text([ABOUT_SHAPES])
     expect(notes(page)).to_contain_text("first token")
@@ -93,7 +86,7 @@ def test_dropped_and_pasted_images_are_attached(page: Page) -> None:
 
 
 def test_regenerate_undo_edit_and_clear(page: Page) -> None:
-    attach(page, "shapes.png")
+    attach(page, IMAGES / "shapes.png")
     ask(page, "What color is the circle?")
     expect(answers(page)).to_have_text(["red"])
     page.get_by_role("button", name="Retry").click()

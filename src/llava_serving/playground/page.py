@@ -21,9 +21,13 @@ new MutationObserver(() => {
 </script>"""
 # gradio shows images as wide as a message, and a button that would upload a conversation to Hugging Face.
 CSS = """
-#chat .image-frame img { max-height: 14rem; width: auto; }
+#chat .image-frame img { max-height: 12rem; width: auto; }
 #chat .message:has(.thought-group) { padding: 0; border: 0; background: none; }
 #chat .icon-button-wrapper:not(:has(button:not([aria-label="Share"]))) { display: none; }
+#chat .message-row:has(.thought-group) + .message-buttons .icon-button-wrapper:not(:has([aria-label="Retry"])) {
+  display: none;
+}
+#chat .message-row:has(.thought-group) { margin-top: 0; }
 #chat button[aria-label="Share"] { display: none !important; }
 #chat .placeholder-content { padding-top: 2.5rem; }
 #chat .placeholder { max-width: 46rem; padding: 0 1rem; }
