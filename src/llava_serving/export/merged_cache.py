@@ -11,7 +11,7 @@ import torch
 from ..errors import StartupError
 from ..file_lock import lock_file
 from ..weights.model_folder import MergedCheckpoint, ModelParts
-from ..weights.storage.fingerprint import fingerprint
+from ..weights.storage.fingerprint import fingerprint, text_file_hashes
 from .merge_job import prepare_merge, run_merge
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ def open_or_merge(parts: ModelParts, cache_dir: Path, template: str) -> MergedCh
 
 
 def _cache_name(parts: ModelParts, template: str) -> str:
-    """Returns a folder name that differs for different weights, even with equal file names or mount paths."""
-    content = json.dumps([fingerprint(folder) for folder in parts.folders] + [template])
+    """Returns a folder name that differs if any weight, config or tokenizer file differs, whatever its path."""
+    files = [[fingerprint(folder), text_file_hashes(folder)] for folder in parts.folders]
+    content = json.dumps([*files, template])
     return f"llava-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 

@@ -1,17 +1,19 @@
 """Hashes that tell one folder of weights from another without reading all of its bytes."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from .checkpoint import weight_files
+from .checkpoint import locate_tensors, weight_files
+from .lazy_tensor import num_bytes
 
-SAMPLES, SAMPLE_BYTES = 64, 4096
+SAMPLES_PER_TENSOR, SAMPLE_BYTES = 8, 4096
 
 
 def fingerprint(folder: Path) -> dict[str, dict[str, object]]:
-    """Returns the size of each file of weights and a hash of evenly spread samples.
+    """Returns the size of each file of weights, and a hash of its header and of samples of every tensor.
 
-    Samples are enough, because different weights differ everywhere.
+    A tensor with other values differs everywhere, so its samples differ. Raises StartupError if a file is damaged.
     """
     return {
         file.name: {"bytes": file.stat().st_size, "sampled_sha256": _sampled_sha256(file)}
@@ -26,9 +28,25 @@ def text_file_hashes(folder: Path) -> dict[str, str]:
 
 
 def _sampled_sha256(path: Path) -> str:
-    size, digest = path.stat().st_size, hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        for sample in range(SAMPLES):
-            file.seek(max(0, size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
+        for start, stop in _sampled_ranges(path):
+            file.seek(start)
+            digest.update(file.read(stop - start))
     return digest.hexdigest()
+
+
+def _sampled_ranges(path: Path) -> Iterator[tuple[int, int]]:
+    """Yields the byte ranges to hash: all bytes before and after the tensors, and samples of each tensor.
+
+    The bytes after the tensors of a zip file are its directory, which has a checksum of every tensor.
+    """
+    tensors = sorted((tensor.offset, tensor.offset + num_bytes(tensor)) for tensor in locate_tensors(path).values())
+    size = path.stat().st_size
+    yield 0, tensors[0][0] if tensors else size
+    for start, stop in tensors:
+        last = max(start, stop - SAMPLE_BYTES)
+        for sample in range(SAMPLES_PER_TENSOR):
+            begin = start + (last - start) * sample // (SAMPLES_PER_TENSOR - 1)
+            yield begin, min(begin + SAMPLE_BYTES, stop)
+    yield max((stop for _, stop in tensors), default=size), size
