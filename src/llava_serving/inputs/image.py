@@ -1,7 +1,5 @@
 """Images of a request: from base64 or a URL to an upright RGB picture. Checks every limit before it decodes."""
 
-import base64
-import binascii
 import os
 import re
 import struct
@@ -13,13 +11,18 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TypeVar
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 
 from ..errors import BadRequest, RequestError, TooLarge
+from . import gif_metadata, jpeg_metadata, png_metadata, webp_metadata
+from .image_base64 import decode_base64, likely_mistake, unwrap
+from .image_parts import ImageParts
 from .image_url import UrlFetcher, too_many_bytes
+from .orientation import read_orientation
 from .prompt import ImageSource
 
 Result = TypeVar("Result")
+MAX_SCHEME_CHARACTERS = 64  # of a URL, with its colon
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 # Pillow warns about large pictures. _open checks their size.
@@ -31,11 +34,9 @@ DECODE_ERRORS = (
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 
-# A normal picture has only a few of these parts. A file within the limits can have thousands, and keeps Pillow busy for
-# minutes to hours: Pillow inflates every color profile of a PNG, copies all EXIF so far for each further EXIF block,
-# and goes over the whole picture again for each scan of a JPEG.
-COSTLY_PARTS = {b"iCCP": "color profiles", b"Exif\0\0": "EXIF blocks", b"\xff\xda\0": "JPEG scans"}
-MAX_COSTLY_PARTS = 100
+# libjpeg goes over the whole picture again for each scan. A normal picture has about ten.
+JPEG_SCAN = b"\xff\xda\0"
+MAX_JPEG_SCANS = 100
 
 # By EXIF orientation.
 TRANSPOSITIONS = {
@@ -75,60 +76,72 @@ class ImageReader:
         try:
             encoded = self._encoded(source.data)
             with self._decode_slots:
-                return process(decode(encoded, self._limits))
+                return process(self._picture(encoded, source.data))
         except RequestError as error:
             error.param = source.param
             raise
 
     def _encoded(self, data: str) -> bytes:
         """Returns the bytes of the image file."""
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", data) and data[:5].lower() != "data:":
-            if self._fetch_url is None:
-                raise BadRequest(
-                    "image_url_not_allowed",
-                    "this deployment does not fetch image URLs; send the image as base64 or as a data: URI",
-                )
-            return self._fetch_url(data, self._limits.max_bytes)
-        return decode_base64(data, self._limits.max_bytes)
+        if not _is_url(data):
+            return decode_base64(data, self._limits.max_bytes)
+        if self._fetch_url is None:
+            raise BadRequest(
+                "image_url_not_allowed",
+                "this deployment does not fetch image URLs; send the image as base64 or as a data: URI",
+            )
+        return self._fetch_url(unwrap(data), self._limits.max_bytes)
+
+    def _picture(self, encoded: bytes, data: str) -> Image.Image:
+        """Decodes the file. A path can be valid base64, so the error about a file says what `data` looks like."""
+        try:
+            return decode(encoded, self._limits)
+        except BadRequest as error:
+            mistake = None if _is_url(data) else likely_mistake(data)
+            if mistake is None:
+                raise
+            raise BadRequest(error.code, f"{error.message}: {mistake}") from None
 
 
-def decode_base64(data: str, max_bytes: int) -> bytes:
-    """Returns the bytes of a base64 string, bare or in a `data:` URI. Ignores line breaks and spaces."""
-    if data[:5].lower() == "data:":
-        header, comma, data = data.partition(",")
-        if not comma or not header.lower().endswith(";base64"):
-            raise BadRequest("invalid_image", "a data: URI must have the form data:image/png;base64,<data>")
-    if len(data) * 3 // 4 > max_bytes + data.count("\n") + data.count("\r") + 2:
-        raise too_many_bytes(max_bytes)
-    try:
-        encoded = base64.b64decode("".join(data.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequest("invalid_image", "the image is not valid base64") from None
-    if len(encoded) > max_bytes:
-        raise too_many_bytes(max_bytes)
-    if not encoded:
-        raise BadRequest("invalid_image", "the image is empty")
-    return encoded
+def _is_url(data: str) -> bool:
+    """Returns whether a text starts with a scheme. One letter and a colon are a drive of Windows."""
+    start = unwrap(data)[:MAX_SCHEME_CHARACTERS].lower()
+    return not start.startswith("data:") and re.match(r"[a-z][a-z0-9+.-]+:", start) is not None
 
 
 def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
     """Returns an upright RGB picture from the bytes of a file in one of FORMATS. Raises BadRequest or TooLarge."""
     if len(encoded) > limits.max_bytes:
         raise too_many_bytes(limits.max_bytes)
-    image = _open(encoded, limits)
+    parts = split_metadata(encoded)
+    image = _open(parts.picture, limits)
     try:
-        return to_rgb(apply_orientation(image))
+        image.load()
+        return apply_orientation(to_rgb(image), read_orientation(parts.exif, parts.xmp))
     except DECODE_ERRORS as error:
         raise BadRequest(
             "invalid_image", f"the {image.format} image is damaged and cannot be decoded: {error}"
         ) from None
 
 
+def split_metadata(encoded: bytes) -> ImageParts:
+    """Returns the file without its metadata, because some metadata makes Pillow refuse a picture or work for minutes.
+
+    A BMP, which has none, and any other file stay as they are.
+    """
+    if encoded.startswith(png_metadata.SIGNATURE):
+        return png_metadata.split_png(encoded)
+    if encoded.startswith(jpeg_metadata.SIGNATURE):
+        return jpeg_metadata.split_jpeg(encoded)
+    if webp_metadata.is_webp(encoded):
+        return webp_metadata.split_webp(encoded)
+    if encoded.startswith(gif_metadata.SIGNATURES):
+        return gif_metadata.split_gif(encoded)
+    return ImageParts(encoded)
+
+
 def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
     """Opens the picture: reads its header, checks it against the limits, and reads no pixels."""
-    for marker, name in COSTLY_PARTS.items():
-        if encoded.count(marker) > MAX_COSTLY_PARTS:
-            raise BadRequest("invalid_image", f"the image has more than {MAX_COSTLY_PARTS} {name}")
     # Pillow can allocate a frame when it opens a GIF. Its own guard bounds that: it raises above twice
     # MAX_IMAGE_PIXELS, which is one number for the process. It must not be below the limit of this call.
     Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
@@ -148,19 +161,16 @@ def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
             "image_too_large",
             f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} pixels are accepted",
         )
+    if image.format == "JPEG" and encoded.count(JPEG_SCAN) > MAX_JPEG_SCANS:
+        raise BadRequest("invalid_image", f"the image has more than {MAX_JPEG_SCANS} JPEG scans")
     if image.tile and image.tile[0].codec_name == "bmp_rle":
         # Pillow decodes it in Python, which blocks all other threads: for seconds with a file of one kilobyte.
         raise BadRequest("invalid_image", "a run-length encoded BMP is not accepted; save it as PNG")
     return image
 
 
-def apply_orientation(image: Image.Image) -> Image.Image:
-    """Turns a picture as its EXIF says. Ignores EXIF that cannot be read, as image viewers do."""
-    image.load()
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except DECODE_ERRORS:
-        return image
+def apply_orientation(image: Image.Image, orientation: int | None) -> Image.Image:
+    """Turns a picture upright."""
     return image.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else image
 
 
