@@ -1,6 +1,5 @@
 """Metadata of an image file: the picture has the pixels that it has without metadata, at a bounded cost."""
 
-import re
 import struct
 import tracemalloc
 import zlib
@@ -27,7 +26,8 @@ from image_cases import (
 )
 from PIL import Image
 
-from llava_serving.inputs.image import decode
+from llava_serving.errors import BadRequest
+from llava_serving.inputs.image import decode, split_metadata
 
 MIB = 1024 * 1024
 # A whole file as large as a request may hold, and a part of it that inflates to a gigabyte.
@@ -111,8 +111,6 @@ def test_text_between_two_parts_of_the_data_is_ignored() -> None:
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE"])
 def test_a_bad_checksum_of_what_decides_the_pixels_is_refused(kind: bytes) -> None:
-    from llava_serving.errors import BadRequest
-
     encoded = bytearray(encode(PICTURE.quantize(9), "PNG"))
     position = encoded.index(kind)
     length = int.from_bytes(encoded[position - 4 : position])
@@ -408,23 +406,28 @@ def test_a_picture_is_copied_once(format: str, options: dict[str, object]) -> No
     assert copies < (1.3 if format != "WEBP" else 2.3 + NOISE.nbytes * 4 / 3 / len(encoded))
 
 
-@pytest.mark.parametrize("size", [MIB, 4 * MIB])
-def test_the_bytes_of_a_refused_picture_s_metadata_are_not_copied(size: int) -> None:
-    from llava_serving.errors import BadRequest
-
-    encoded = small_png(before=chunk(b"tEXt", b"a\0" + bytes(size)))
-    encoded = re.sub(rb"IDAT", b"JDAT", encoded)
+@pytest.mark.parametrize("name", [name for name in COSTLY_METADATA if name.startswith("PNG")])
+def test_refusing_a_png_with_costly_metadata_takes_less_than_four_mebibytes(name: str) -> None:
+    encoded = COSTLY_METADATA[name]().replace(b"IDAT", b"JDAT")
 
     def refuse() -> None:
-        with pytest.raises(BadRequest):
+        with pytest.raises(BadRequest, match="damaged"):
             decode(encoded, LIMITS)
 
     refuse()
-    assert peak_allocation(refuse) < MIB
+    assert peak_allocation(refuse) < 4 * MIB
+
+
+def test_many_parts_of_a_png_s_data_are_decoded_as_one() -> None:
+    encoded = encode(PICTURE, "PNG")
+    start = encoded.index(b"IDAT") + 4
+    data = encoded[start:-16]
+    parts = b"".join(chunk(b"IDAT", data[i : i + 1]) + chunk(b"IDAT", b"") * 20 for i in range(len(data)))
+    file = encoded[: start - 8] + parts + chunk(b"IEND", b"")
+    assert np.array_equal(pixels(file), SCENE)
+    assert len(split_metadata(file).picture) == len(encoded)
 
 
 def test_the_signature_of_a_png_alone_is_refused() -> None:
-    from llava_serving.errors import BadRequest
-
     with pytest.raises(BadRequest, match="not a readable"):
         decode(PNG_SIGNATURE + chunk(b"tEXt", b"a\0b"), LIMITS)

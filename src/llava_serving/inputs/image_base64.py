@@ -16,6 +16,7 @@ URL_SAFE = bytes.maketrans(b"-_", b"+/")
 ALPHABET = (string.ascii_letters + string.digits + "+/").encode()
 # RFC 2397 allows them in a data: URI. JavaScript's encodeURIComponent writes the first three.
 ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%2b": "+", "%2f": "/", "%3d": "=", "%20": " ", "%0A": "\n", "%0D": "\r"}
+MAX_HEADER_CHARACTERS = 128
 BASE64_ATTRIBUTE = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 # Characters decoded at once, so that other threads get Python's lock in between: about 10 ms each. A multiple of 4.
 SLICE_CHARACTERS = 1024 * 1024
@@ -67,7 +68,7 @@ def _payload(text: str) -> str:
     if text[:5].lower() != "data:":
         return text
     header, comma, payload = text.partition(",")
-    if not comma or not BASE64_ATTRIBUTE.search(header[-64:]):
+    if not comma or not BASE64_ATTRIBUTE.search(header[-MAX_HEADER_CHARACTERS:]):
         raise BadRequest(
             "invalid_image", "the data: URI has no ;base64; it must have the form data:image/png;base64,<data>"
         )
@@ -119,20 +120,25 @@ def _fault(data: str, payload: str) -> str:
 
 def _wrong_character(text: str) -> int | None:
     """Returns the index of the first character that is not of base64, or of padding that comes too early."""
-    if not text.isascii():
-        text = re.sub(r"\s", " ", text)
-    characters = text.encode("ascii", "replace")  # other characters become a question mark
-    wrong = characters.translate(None, ALPHABET + b"-_=" + WHITESPACE)
-    if wrong:
-        return characters.index(wrong[0])
-    content = characters.rstrip(b"=" + WHITESPACE)
-    return characters.index(b"=") if b"=" in content or not content else None
+    for start in range(0, len(text), SLICE_CHARACTERS):
+        characters = _as_ascii(text[start : start + SLICE_CHARACTERS])
+        wrong = characters.translate(None, ALPHABET + b"-_=" + WHITESPACE)
+        if wrong:
+            return start + characters.index(wrong[0])
+    content = text.rstrip("=" + string.whitespace)
+    padding = text.find("=")
+    return padding if 0 <= padding < len(content) or not content else None
+
+
+def _as_ascii(text: str) -> bytes:
+    """Returns as many characters as the text has, a space for each kind of space, a question mark for others."""
+    return (text if text.isascii() else re.sub(r"\s", " ", text)).encode("ascii", "replace")
 
 
 def _likely_mistake(payload: str) -> str | None:
     if PYTHON_BYTES.match(payload):
         return "it is a Python bytes literal, b'...'; send the text inside of it, as .decode() returns it"
-    if URI_WITHOUT_SCHEME.match(payload):
+    if URI_WITHOUT_SCHEME.match(payload[:MAX_HEADER_CHARACTERS]):
         return 'it looks like a data: URI without "data:"; send data:image/png;base64,<data>'
     if _has_spaces_for_plus(payload):
         return 'it has spaces, which seem to have been "+": form-encoding turns "+" into a space; send it as JSON'
