@@ -266,6 +266,15 @@ def test_metadata_chunks_of_a_webp_never_change_its_pixels(
     assert np.array_equal(pixels(webp(built) + trailing), pillow_pixels(encoded))
 
 
+def test_a_damaged_later_frame_of_a_webp_is_ignored() -> None:
+    encoded = WEBP_FILES[-1]
+    second = encoded.rindex(b"ANMF")
+    assert encoded.index(b"ANMF") < second
+    expected = pillow_pixels(encoded)
+    assert np.array_equal(pixels(encoded[: second + 30]), expected)
+    assert np.array_equal(pixels(encoded[: second + 4] + b"\xff" * 40 + encoded[second + 44 :]), expected)
+
+
 @pytest.mark.parametrize("kind", [b"EXIF", b"XMP "])
 def test_the_orientation_in_webp_metadata_applies(kind: bytes) -> None:
     content = exif(6).tobytes() if kind == b"EXIF" else XMP

@@ -7,7 +7,8 @@ from io import BytesIO
 from .image_parts import Buffer, ImageParts
 
 HEADER_BYTES = 12  # "RIFF", the length of the rest, "WEBP"
-PICTURE_CHUNKS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+PICTURE_CHUNKS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM")
+FRAME = b"ANMF"
 EXIF_FLAG, XMP_FLAG, PROFILE_FLAG = 0x08, 0x04, 0x20
 
 
@@ -16,16 +17,19 @@ def is_webp(encoded: bytes) -> bool:
 
 
 def split_webp(encoded: bytes) -> ImageParts:
-    """Returns the parts of a WebP."""
+    """Returns the parts of a WebP. The picture of an animation is its first frame."""
     picture = BytesIO()
     picture.write(b"RIFF" + bytes(4) + b"WEBP")
-    flags = 0
+    flags, animated = 0, False
     metadata: dict[bytes, Buffer] = {}
     for kind, chunk in _chunks(encoded):
         if kind == b"VP8X":
             flags = chunk[8] if len(chunk) > 8 else 0
             picture.write(_without_metadata_flags(chunk))
         elif kind in PICTURE_CHUNKS:
+            picture.write(chunk)
+        elif kind == FRAME and not animated:
+            animated = True
             picture.write(chunk)
         elif kind in (b"EXIF", b"XMP "):
             metadata.setdefault(kind, chunk[8:])
