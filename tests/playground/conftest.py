@@ -45,8 +45,8 @@ class Tab:
 
     page: Page
     foreign_requests: list[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)  # of other hosts
     problems: list[str] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
 
 
 def free_port() -> int:
@@ -140,7 +140,8 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
         context.set_default_timeout(ANSWER_MILLISECONDS)
         tab = Tab(context.new_page())
         tabs.append(tab)
-        tab.page.on("request", lambda request: _record_request(tab, request.url, running.url))
+        tab.page.on("request", lambda request: _record_foreign(tab.foreign_requests, request.url, running.url))
+        tab.page.on("requestfinished", lambda request: _record_foreign(tab.loaded, request.url, running.url))
         tab.page.on("pageerror", lambda error: tab.problems.append(str(error)))
         tab.page.on("console", lambda message: message.type == "error" and tab.problems.append(message.text))
         tab.page.goto(running.url)
@@ -154,6 +155,6 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
         assert tab.problems == []
 
 
-def _record_request(tab: Tab, url: str, own_url: str) -> None:
+def _record_foreign(urls: list[str], url: str, own_url: str) -> None:
     if not url.startswith((own_url, "data:", "blob:")):
-        tab.foreign_requests.append(url)
+        urls.append(url)

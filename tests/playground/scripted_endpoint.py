@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "key-that-no-browser-may-see"
+HOSTILE = "![pixel](http://other.example/pixel.png) <img src=x onerror=\"document.title='changed'\"> seen"
 WORDS = 200
 WORD_SECONDS = 0.1
 
@@ -16,6 +17,7 @@ class ScriptedEndpoint(ThreadingHTTPServer):
     """Answers each request as the next of `behaviors` says, and as "stream" when there are no more.
 
     "busy" is a 429 with Retry-After. "stream" writes a word every tenth of a second. "silence" sends nothing.
+    "hostile" writes Markdown and HTML that would load an image of another host and run a script.
     """
 
     daemon_threads = True
@@ -45,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif behavior == "silence":
             self._wait_for_disconnect()
         else:
-            self._stream()
+            self._stream([HOSTILE] if behavior == "hostile" else [f" word{number}" for number in range(WORDS)])
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         content = json.dumps({"error": {"code": code, "message": message}}).encode()
@@ -56,13 +58,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _stream(self) -> None:
+    def _stream(self, words: list[str]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         try:
-            for event in _events():
+            for event in _events(words):
                 self.wfile.write(b"%x\r\ndata: %b\n\n\r\n" % (len(event) + 8, event))
                 time.sleep(WORD_SECONDS)
             self.wfile.write(b"0\r\n\r\n")
@@ -78,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _events() -> Iterator[bytes]:
-    for number in range(WORDS):
-        yield json.dumps({"choices": [{"index": 0, "delta": {"content": f" word{number}"}}]}).encode()
+def _events(words: list[str]) -> Iterator[bytes]:
+    for word in words:
+        yield json.dumps({"choices": [{"index": 0, "delta": {"content": word}}]}).encode()
     yield b"[DONE]"

@@ -65,7 +65,7 @@ def test_stop_before_the_first_token_ends_the_request(
     expect(notes(page)).to_contain_text("Waiting for the first token")
     stop_button(page).click()
     assert endpoint.disconnected.wait(5)
-    expect(notes(page)).to_contain_text("Stopped")
+    expect(notes(page)).to_contain_text("Stopped before the first token")
     expect(answers(page)).to_have_count(0)
 
 
@@ -140,6 +140,22 @@ def test_key_stays_out_of_the_browser(open_tab: OpenTab, keyed: Playground) -> N
     assert not any(KEY.encode() in body for body in bodies)
     assert KEY not in page.content() + "".join(code.values())
     assert KEY not in keyed.log.read_text()
+
+
+def test_answer_loads_nothing_from_elsewhere_and_runs_no_script(
+    open_tab: OpenTab, keyed: Playground, endpoint: ScriptedEndpoint
+) -> None:
+    endpoint.behaviors.append("hostile")
+    tab = open_tab(keyed)
+    title = tab.page.title()
+    ask(tab.page, "Hello?")
+    expect(answers(tab.page)).to_contain_text("seen")
+    expect(stop_button(tab.page)).to_be_hidden()
+    assert tab.page.title() == title
+    assert any("Content Security Policy" in problem and "other.example" in problem for problem in tab.problems)
+    assert tab.loaded == []
+    tab.foreign_requests.clear()
+    tab.problems.clear()
 
 
 def test_dead_endpoint_is_reported(open_tab: OpenTab, browser: object, tmp_path: Path) -> None:

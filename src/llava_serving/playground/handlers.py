@@ -18,6 +18,7 @@ from .conversation import (
     NoteStatus,
     chatbot_messages,
     conversation,
+    is_note,
     is_pending,
     note,
     question_start,
@@ -80,8 +81,9 @@ class Handlers:
     def stop(self, chat: Chat) -> Update:
         """Marks a pending answer as stopped."""
         if is_pending(chat):
-            title = chat[-1]["metadata"]["title"]
-            chat = [*chat[:-1], note(f"Stopped · {title}", "The answer was stopped here.", "done")]
+            has_text = not is_note(chat[-2]) and chat[-2]["role"] == "assistant"
+            figures = f" · {chat[-1]['metadata']['title']}" if has_text else " before the first token"
+            chat = [*chat[:-1], note(f"Stopped{figures}", "The answer was stopped here.", "done")]
         return chat, _textbox()
 
     def samples(self, chat: Chat, *options: Any) -> tuple[str, str, str, Any]:
