@@ -48,7 +48,7 @@ def decode_base64(data: str, max_bytes: int) -> bytes:
     payload = _payload(unwrap(data))
     try:
         characters = _normalize(payload)
-        if len(characters.rstrip(b"=")) * 3 // 4 > max_bytes:
+        if (len(characters) - characters[-2:].count(b"=")) * 3 // 4 > max_bytes:
             raise too_many_bytes(max_bytes)
         encoded = _decode(characters)
     except ValueError:  # of encode() or of b64decode()
@@ -95,7 +95,7 @@ def _normalize(payload: str) -> bytes:
 
 
 def _decode(characters: bytes) -> bytes:
-    if b"=" in characters[:-2]:
+    if 0 <= characters.find(b"=") < len(characters) - 2:
         raise ValueError("padding before the end")
     slices = range(0, len(characters), SLICE_CHARACTERS)
     return b"".join(base64.b64decode(characters[i : i + SLICE_CHARACTERS], validate=True) for i in slices)
