@@ -69,6 +69,21 @@ def test_stop_before_the_first_token_ends_the_request(
     expect(answers(page)).to_have_count(0)
 
 
+def test_regenerate_sends_the_same_request_again(
+    open_tab: OpenTab, keyed: Playground, endpoint: ScriptedEndpoint
+) -> None:
+    page = open_tab(keyed).page
+    page.get_by_role("button", name="What digit is this?").click()
+    expect(answers(page)).to_contain_text("word1")
+    stop_button(page).click()
+    page.get_by_role("button", name="Retry").click()
+    expect(answers(page)).to_contain_text("word1")
+    stop_button(page).click()
+    first, second = endpoint.bodies
+    assert first == second
+    assert first["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
 def test_closing_the_tab_ends_the_stream(open_tab: OpenTab, keyed: Playground, endpoint: ScriptedEndpoint) -> None:
     page = open_tab(keyed).page
     ask(page, "Count.")

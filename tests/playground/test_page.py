@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import IMAGES, PHONE, Playground, Tab, demo_service, playground
-from page_parts import answers, ask, attach, copied, notes, textbox
+from page_parts import answers, ask, attach, copied, notes, stop_button, textbox
 from playwright.sync_api import Page, expect
 
 ABOUT_SHAPES = "a red circle, a blue cross, a yellow triangle"
@@ -204,6 +205,17 @@ def test_page_works_by_keyboard(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(answers(page)).to_have_text(["2 plus 3 is 5."])
     expect(page.get_by_role("log")).to_have_attribute("aria-live", "polite")
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+def test_axe_finds_no_accessibility_violations(open_tab: OpenTab, demo: Playground, color_scheme: str) -> None:
+    """Checks the empty page, and the page with an answer. axe's script needs an exception from the page's policy."""
+    page = open_tab(demo, color_scheme=color_scheme, bypass_csp=True).page
+    assert Axe().run(page).response["violations"] == []
+    page.get_by_role("button", name="What is in the image?").click()
+    expect(answers(page)).to_have_text([ABOUT_SHAPES])
+    expect(stop_button(page)).to_be_hidden()
+    assert Axe().run(page).response["violations"] == []
 
 
 def test_empty_question_is_not_sent(page: Page) -> None:

@@ -10,13 +10,15 @@ from .options import NO_TEMPLATE
 
 TITLE = "LLaVA playground"
 TEMPLATES = [("the model's own", ""), ("v0", "v0"), ("v1", "v1"), ("none: continue the text", NO_TEMPLATE)]
-# What gradio lacks: a key that stops an answer, and texts for the images of questions.
+# What gradio lacks: a key that stops an answer, and what screen readers need to know about images, notes and examples.
 HEAD = """<script>
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") document.querySelector(".stop-button")?.click();
 });
 new MutationObserver(() => {
   for (const image of document.querySelectorAll('#chat .image-frame img[alt=""]')) image.alt = "attached image";
+  for (const arrow of document.querySelectorAll("#chat .arrow button:not([inert])")) arrow.inert = true;
+  document.querySelector("#chat .examples[role]")?.removeAttribute("role");
 }).observe(document, { childList: true, subtree: true });
 </script>"""
 # gradio shows images as wide as a message, and a button that would upload a conversation to Hugging Face.
@@ -37,6 +39,12 @@ CSS = """
   #chat .image-frame img { max-height: 9rem; }
 }
 """
+
+
+def theme() -> Any:
+    """Returns gradio's theme with the system's fonts, and with more contrast in small texts."""
+    base = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return base.set(body_text_color_subdued="*neutral_600", input_placeholder_color="*neutral_500")
 
 
 def build_page(handlers: Handlers) -> Any:

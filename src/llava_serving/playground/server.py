@@ -13,7 +13,7 @@ from ..client.endpoint import Endpoint
 from .code_samples import Target
 from .examples import IMAGES
 from .handlers import Handlers
-from .page import CSS, HEAD, build_page
+from .page import CSS, HEAD, build_page, theme
 
 HOST = "127.0.0.1"
 # The page loads nothing from elsewhere, whatever a model's answer asks for. gradio compiles its templates at run time.
@@ -60,7 +60,7 @@ def serve(endpoint: Endpoint, target: Target, port: int) -> None:
             show_error=True,
             ssr_mode=False,
             mcp_server=False,
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            theme=theme(),
             css=CSS,
             head=HEAD,
         )
