@@ -16,7 +16,7 @@ from servers import ROOT, machine
 
 from llava_serving.service.self_check import sentence_loss
 from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_folder import ModelParts
+from llava_serving.weights.model_folder import PartsFolder
 
 sys.path.insert(0, str(ROOT / "demo" / "recipe"))
 from dialogues import Dialogues
@@ -41,7 +41,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure(quantization: str, examples: dict[str, list[Any]]) -> dict[str, Any]:
-    loaded = load_model(ModelParts(ROOT / "demo"), "cpu", "float32", quantization=quantization)
+    loaded = load_model(PartsFolder(ROOT / "demo"), "cpu", "float32", quantization=quantization)
     dialogues = Dialogues(ROOT / "demo" / "delta" / "tokenizer.model")
     right = {name: [sum(verdicts(loaded.model, dialogues, subset)), len(subset)] for name, subset in examples.items()}
     layers = loaded.model.model.language_model.layers

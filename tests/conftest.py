@@ -8,7 +8,7 @@ from reference import Reference, write_merged
 from server import ROOT, Server
 
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_folder import DEMO, ModelParts
+from llava_serving.weights.model_folder import DEMO, PartsFolder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,12 +45,12 @@ def reference(merged: Path) -> Reference:
 
 @pytest.fixture(scope="session")
 def loaded(parts_dir: Path) -> LoadedModel:
-    return load_model(ModelParts(parts_dir), "cpu", "float32")
+    return load_model(PartsFolder(parts_dir), "cpu", "float32")
 
 
 @pytest.fixture(scope="session")
 def demo_loaded() -> LoadedModel:
-    return load_model(ModelParts(DEMO), "cpu", "float32")
+    return load_model(PartsFolder(DEMO), "cpu", "float32")
 
 
 @pytest.fixture(scope="session")

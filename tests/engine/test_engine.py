@@ -21,13 +21,13 @@ from transformers import LlavaForConditionalGeneration
 from llava_serving.engine.completion import Completion
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
-from llava_serving.engine.request import RequestHandle, TextDelta
+from llava_serving.engine.request_handle import RequestHandle, TextDelta
 from llava_serving.errors import InternalError, Overloaded, RequestError, Unavailable
 from llava_serving.model import runner_builder
 from llava_serving.service.engine_builder import build_engine
 from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_folder import DEMO, MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import DEMO, MergedFolder, PartsFolder
 
 GREEDY = SamplingParams(max_new_tokens=24)
 SAMPLING = replace(GREEDY, temperature=1.0, seed=7)
@@ -183,7 +183,7 @@ def test_greedy_tokens_of_a_model_on_several_devices_equal_stock_generate(
     parts_dir: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, pressure: str
 ) -> None:
     """The model is spread as over several GPUs, with accelerate's hooks on its modules, but on one CPU."""
-    loaded = load_model(ModelParts(parts_dir), "cpu", "float32")
+    loaded = load_model(PartsFolder(parts_dir), "cpu", "float32")
     places = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "lm_head": "cpu"}
     parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
     places |= {f"model.language_model.{part}": "cpu" for part in parts}
@@ -495,7 +495,7 @@ def test_grouped_query_attention_equals_stock_generate(parts_dir: Path, merged: 
     LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
     for name in ("tokenizer.model", "added_tokens.json"):
         shutil.copy(merged / name, tmp_path / name)
-    loaded = load_model(MergedCheckpoint(tmp_path), "cpu", "float32")
+    loaded = load_model(MergedFolder(tmp_path), "cpu", "float32")
     prompts = Prompts(loaded, Reference(tmp_path))
     engine_prompts = mixed(prompts)[::3]
     with running(loaded, max_num_batched_tokens=20) as engine:
@@ -509,7 +509,7 @@ def test_half_precision_gives_float32_s_answer(demo_loaded: LoadedModel, demo_re
     shapes = Picture.open(DEMO / "pictures" / "shapes.png")
     question = "What is in the image?"
     expected = demo_reference.answer(question, shapes)
-    loaded = load_model(ModelParts(DEMO), "cpu", dtype)
+    loaded = load_model(PartsFolder(DEMO), "cpu", dtype)
     ids = demo_reference.question_ids(question)
     image_tokens = loaded.tokenizer.image
     pixels = image(ids.index(image_tokens.patch), image_tokens.count, demo_reference.pixels(shapes)[0])
@@ -523,7 +523,7 @@ def test_half_precision_gives_float32_s_answer(demo_loaded: LoadedModel, demo_re
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_engine_runs_on_cuda(parts_dir: Path, prompts: Prompts) -> None:
     engine_prompts = mixed(prompts)
-    with running(load_model(ModelParts(parts_dir), "cuda", "float32")) as engine:
+    with running(load_model(PartsFolder(parts_dir), "cuda", "float32")) as engine:
         handles = [begin(engine, engine_prompt) for engine_prompt in engine_prompts]
         answers = [list(only(handle).token_ids) for handle in handles]
     assert answers == [prompts.expected(engine_prompt) for engine_prompt in engine_prompts]

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from llava_serving.inputs.templates import V0, V1
 from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_folder import MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import MergedFolder, PartsFolder
 
 
 def test_the_merged_tensors_equal_a_naive_merge_to_the_bit(parts_dir: Path, tmp_path: Path, merge: Merge) -> None:
@@ -65,7 +65,7 @@ def test_a_base_in_meta_layout_gives_the_same_result(parts_dir: Path, tmp_path: 
     merge(copy, tmp_path / "llava")
     assert_bits_equal(merged_tensors(tmp_path / "llava"), stock_names(parts_dir))
     # The service, which merges while it loads, reads the same base.
-    model = load_model(ModelParts(copy), "cpu", "float16").model
+    model = load_model(PartsFolder(copy), "cpu", "float16").model
     assert torch.equal(model.lm_head.weight, naive_merge(parts_dir)["lm_head.weight"])
 
 
@@ -91,16 +91,16 @@ def test_added_tokens_keep_the_ids_of_their_delta(parts_dir: Path, tmp_path: Pat
     (copy / "delta" / "added_tokens.json").write_text(json.dumps(added))
     merge(copy, tmp_path / "llava")
     assert json.loads((tmp_path / "llava" / "added_tokens.json").read_text()) == added
-    merged = load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32")
-    assert merged.tokenizer.image == load_model(ModelParts(copy), "cpu", "float32").tokenizer.image
+    merged = load_model(MergedFolder(tmp_path / "llava"), "cpu", "float32")
+    assert merged.tokenizer.image == load_model(PartsFolder(copy), "cpu", "float32").tokenizer.image
 
 
 def test_a_merged_folder_records_its_conversation_template(parts_dir: Path, tmp_path: Path, merge: Merge) -> None:
     merge(parts_dir, tmp_path / "llava", "--template", "v1")
-    assert load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32").template is V1
-    assert load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32", "v0").template is V0
-    assert load_model(ModelParts(parts_dir), "cpu", "float32").template is V0
-    assert load_model(ModelParts(parts_dir), "cpu", "float32", "v1").template is V1
+    assert load_model(MergedFolder(tmp_path / "llava"), "cpu", "float32").template is V1
+    assert load_model(MergedFolder(tmp_path / "llava"), "cpu", "float32", "v0").template is V0
+    assert load_model(PartsFolder(parts_dir), "cpu", "float32").template is V0
+    assert load_model(PartsFolder(parts_dir), "cpu", "float32", "v1").template is V1
 
 
 def test_the_merge_does_not_change_its_inputs(parts_dir: Path, tmp_path: Path, merge: Merge) -> None:

@@ -18,7 +18,7 @@ from reference import naive_merge, tensors
 from safetensors.torch import save_file
 
 from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_folder import MergedCheckpoint
+from llava_serving.weights.model_folder import MergedFolder
 
 
 def refused_message(merge: Merge, parts_dir: Path, tmp_path: Path) -> str:
@@ -124,7 +124,7 @@ def test_a_delta_without_image_markers_needs_an_explicit_template(
     (copy / "delta" / "added_tokens.json").write_text(json.dumps({"<im_patch>": added["<im_patch>"]}))
     assert "have no <im_start>" in refused_message(merge, copy, tmp_path)
     merge(copy, tmp_path / "llava", "--template", "v0")
-    image = load_model(MergedCheckpoint(tmp_path / "llava"), "cpu", "float32").tokenizer.image
+    image = load_model(MergedFolder(tmp_path / "llava"), "cpu", "float32").tokenizer.image
     assert (image.start, image.end) == (None, None)
 
 

@@ -11,7 +11,7 @@ from server import Server
 
 from llava_serving.export.merged_cache import open_or_merge
 from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_folder import MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import MergedFolder, PartsFolder
 from llava_serving.weights.storage.fingerprint import fingerprint
 
 
@@ -34,26 +34,26 @@ def test_a_copy_of_the_parts_shares_the_cache_folder_and_an_unusable_cache_is_ig
 ) -> None:
     cache_dir = tmp_path / "cache"
     copy = shutil.copytree(parts_dir, tmp_path / "parts")
-    merged = open_or_merge(ModelParts(parts_dir), cache_dir, "auto")
-    assert isinstance(merged, MergedCheckpoint)
-    assert open_or_merge(ModelParts(copy), cache_dir, "auto") == merged
+    merged = open_or_merge(PartsFolder(parts_dir), cache_dir, "auto")
+    assert isinstance(merged, MergedFolder)
+    assert open_or_merge(PartsFolder(copy), cache_dir, "auto") == merged
     (tmp_path / "file").touch()
-    assert open_or_merge(ModelParts(parts_dir), tmp_path / "file", "auto") == ModelParts(parts_dir)
+    assert open_or_merge(PartsFolder(parts_dir), tmp_path / "file", "auto") == PartsFolder(parts_dir)
 
 
 def test_one_changed_tensor_of_a_shard_gets_another_cache_folder(tmp_path: Path, parts_dir: Path) -> None:
     copy = shutil.copytree(parts_dir, tmp_path / "parts")
     cache_dir = tmp_path / "cache"
-    merged = open_or_merge(ModelParts(copy), cache_dir, "auto")
+    merged = open_or_merge(PartsFolder(copy), cache_dir, "auto")
     file = copy / "delta" / "pytorch_model-00001-of-00003.bin"
     shard = torch.load(file, weights_only=True)
     name = min((name for name in shard if shard[name].dim() == 2), key=lambda name: shard[name].numel())
     torch.save({**shard, name: shard[name] + 0.01}, file)
-    changed = open_or_merge(ModelParts(copy), cache_dir, "auto")
-    assert changed not in (merged, ModelParts(copy))
-    assert isinstance(changed, MergedCheckpoint)
+    changed = open_or_merge(PartsFolder(copy), cache_dir, "auto")
+    assert changed not in (merged, PartsFolder(copy))
+    assert isinstance(changed, MergedFolder)
     loaded = load_model(changed, "cpu", "float32")
-    expected = load_model(ModelParts(copy), "cpu", "float32")
+    expected = load_model(PartsFolder(copy), "cpu", "float32")
     for mine, theirs in zip(loaded.model.parameters(), expected.model.parameters(), strict=True):
         assert torch.equal(mine.half(), theirs.half())
 
@@ -63,13 +63,13 @@ def test_a_changed_config_or_tokenizer_file_gets_another_cache_folder(
     tmp_path: Path, parts_dir: Path, file: str
 ) -> None:
     copy = shutil.copytree(parts_dir, tmp_path / "parts")
-    merged = open_or_merge(ModelParts(copy), tmp_path / "cache", "auto")
+    merged = open_or_merge(PartsFolder(copy), tmp_path / "cache", "auto")
     path = copy / file
     if path.suffix == ".json":
         path.write_bytes(path.read_bytes() + b"\n" if path.exists() else b"{}")
     else:
         path.write_bytes(path.read_bytes() + b"\x12\x00")
-    assert open_or_merge(ModelParts(copy), tmp_path / "cache", "auto") != merged
+    assert open_or_merge(PartsFolder(copy), tmp_path / "cache", "auto") != merged
 
 
 TENSORS = {f"layer.{i}.weight": (64 + i, 128) for i in range(30)} | {f"norm.{i}.weight": (64,) for i in range(5)}

@@ -14,7 +14,7 @@ from llava_serving.errors import StartupError
 from llava_serving.model.nf4 import NF4Linear
 from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_folder import MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import MergedFolder, PartsFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 # The 16 values of QLoRA, appendix E.
@@ -85,12 +85,12 @@ def wide_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nf4_from_parts(wide_parts: Path) -> LoadedModel:
-    return load_model(ModelParts(wide_parts), "cpu", "float32", quantization="nf4")
+    return load_model(PartsFolder(wide_parts), "cpu", "float32", quantization="nf4")
 
 
 def test_only_the_linear_layers_of_the_language_model_are_nf4(wide_parts: Path, nf4_from_parts: LoadedModel) -> None:
     merged = naive_merge(wide_parts)
-    original = load_model(ModelParts(wide_parts), "cpu", "float32")
+    original = load_model(PartsFolder(wide_parts), "cpu", "float32")
     assert nf4_from_parts.num_parameters == original.num_parameters
     quantized = {name for name, module in nf4_from_parts.model.named_modules() if isinstance(module, NF4Linear)}
     prefix = "model.language_model."
@@ -111,7 +111,7 @@ def test_a_merged_folder_gives_the_same_bits_in_nf4(
     wide_parts: Path, nf4_from_parts: LoadedModel, tmp_path: Path
 ) -> None:
     merged = load_model(
-        MergedCheckpoint(write_merged(wide_parts, tmp_path / "merged")), "cpu", "float32", quantization="nf4"
+        MergedFolder(write_merged(wide_parts, tmp_path / "merged")), "cpu", "float32", quantization="nf4"
     ).model.state_dict()
     expected = nf4_from_parts.model.state_dict()
     assert merged.keys() == expected.keys()

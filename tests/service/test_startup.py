@@ -13,7 +13,7 @@ from server import Server
 from llava_serving.errors import StartupError
 from llava_serving.service.self_check import self_check, sentence_loss
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_folder import DEMO, NEEDS_BASE, ModelParts
+from llava_serving.weights.model_folder import DEMO, NEEDS_BASE, PartsFolder
 
 
 def copy_demo(directory: Path) -> Path:
@@ -38,7 +38,7 @@ def test_the_demo_model_passes_the_self_check(demo_loaded: LoadedModel) -> None:
 
 
 def test_a_delta_alone_has_the_loss_of_guessing_and_fails_the_self_check(model_without_base: Path) -> None:
-    loaded = load_model(ModelParts(model_without_base), "cpu", "float32")
+    loaded = load_model(PartsFolder(model_without_base), "cpu", "float32")
     loss_of_guessing = float(torch.log(torch.tensor(loaded.vocab_size)))
     assert sentence_loss(loaded) == pytest.approx(loss_of_guessing, rel=0.25)
     with pytest.raises(StartupError, match="delta was merged"):
@@ -48,7 +48,7 @@ def test_a_delta_alone_has_the_loss_of_guessing_and_fails_the_self_check(model_w
 def test_random_weights_and_nan_weights_fail_the_self_check(loaded: LoadedModel) -> None:
     with pytest.raises(StartupError, match="self-check failed"):
         self_check(loaded)
-    with_nan = load_model(ModelParts(DEMO), "cpu", "float32")
+    with_nan = load_model(PartsFolder(DEMO), "cpu", "float32")
     with_nan.model.lm_head.weight.data[5] = torch.nan
     with pytest.raises(StartupError, match="self-check failed"):
         self_check(with_nan)
@@ -62,7 +62,7 @@ def test_twice_the_base_fails_the_self_check(tmp_path: Path) -> None:
     for file in (model_dir / "base").glob("*.bin"):
         torch.save({name: doubled[name] for name in torch.load(file, weights_only=True)}, file)
     with pytest.raises(StartupError, match="self-check failed"):
-        self_check(load_model(ModelParts(model_dir), "cpu", "float32"))
+        self_check(load_model(PartsFolder(model_dir), "cpu", "float32"))
 
 
 def test_the_log_says_how_long_each_phase_of_the_start_took(demo_server: Server) -> None:

@@ -15,7 +15,7 @@ from reference import Reference, naive_merge, write_merged
 from llava_serving.errors import StartupError
 from llava_serving.weights.device import balanced_device_map, device_of
 from llava_serving.weights.loader import LoadedModel, load_model
-from llava_serving.weights.model_folder import MergedCheckpoint, ModelParts
+from llava_serving.weights.model_folder import MergedFolder, PartsFolder
 
 
 def assert_same_state(model: torch.nn.Module, expected: torch.nn.Module) -> None:
@@ -30,14 +30,14 @@ def test_model_parts_load_like_stock_transformers_loads_the_merge(loaded: Loaded
 
 
 def test_a_merged_checkpoint_loads_like_its_parts(merged: Path, loaded: LoadedModel) -> None:
-    from_merged = load_model(MergedCheckpoint(merged), "cpu", "float32")
+    from_merged = load_model(MergedFolder(merged), "cpu", "float32")
     assert_same_state(from_merged.model, loaded.model)
     assert from_merged.tokenizer.image == loaded.tokenizer.image
     assert from_merged.context_length == loaded.context_length
 
 
 def test_float16_weights_equal_the_naive_merge_to_the_bit(parts_dir: Path) -> None:
-    state = load_model(ModelParts(parts_dir), "cpu", "float16").model.state_dict()
+    state = load_model(PartsFolder(parts_dir), "cpu", "float16").model.state_dict()
     merged = naive_merge(parts_dir)
     assert torch.equal(state["lm_head.weight"], merged["lm_head.weight"])
     name = "layers.1.mlp.up_proj.weight"
@@ -46,7 +46,7 @@ def test_float16_weights_equal_the_naive_merge_to_the_bit(parts_dir: Path) -> No
 
 
 def test_bfloat16_weights_are_rounded_after_the_sum(parts_dir: Path) -> None:
-    state = load_model(ModelParts(parts_dir), "cpu", "bfloat16").model.state_dict()
+    state = load_model(PartsFolder(parts_dir), "cpu", "bfloat16").model.state_dict()
     assert torch.equal(state["lm_head.weight"], naive_merge(parts_dir)["lm_head.weight"].bfloat16())
 
 
@@ -62,7 +62,7 @@ def test_added_tokens_may_have_another_order(parts_dir: Path, tmp_path: Path) ->
     first = json.loads((copy / "delta" / "added_tokens.json").read_text())["<im_patch>"]
     added = {"<im_start>": first, "<im_end>": first + 1, "<im_patch>": first + 2}
     (copy / "delta" / "added_tokens.json").write_text(json.dumps(added))
-    image = load_model(ModelParts(copy), "cpu", "float32").tokenizer.image
+    image = load_model(PartsFolder(copy), "cpu", "float32").tokenizer.image
     assert (image.start, image.end, image.patch) == (first, first + 1, first + 2)
 
 
@@ -73,7 +73,7 @@ def test_a_delta_without_its_projector_is_refused(tmp_path: Path) -> None:
     content["weight_map"] = {k: v for k, v in content["weight_map"].items() if "mm_projector" not in k}
     index.write_text(json.dumps(content))
     with pytest.raises(StartupError, match=r"delta has model\.mm_projector\.weight"):
-        load_model(ModelParts(parts), "cpu", "float32")
+        load_model(PartsFolder(parts), "cpu", "float32")
 
 
 def test_a_merged_checkpoint_that_lacks_a_tensor_is_refused(merged: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_merged_checkpoint_that_lacks_a_tensor_is_refused(merged: Path, tmp_pa
     del state["language_model.model.layers.0.mlp.up_proj.weight"]
     torch.save(state, copy / "pytorch_model.bin")
     with pytest.raises(StartupError, match=r"layers\.0\.mlp\.up_proj"):
-        load_model(MergedCheckpoint(copy), "cpu", "float32")
+        load_model(MergedFolder(copy), "cpu", "float32")
 
 
 def test_cuda_is_refused_without_a_cuda_device(parts_dir: Path) -> None:
@@ -92,13 +92,13 @@ def test_cuda_is_refused_without_a_cuda_device(parts_dir: Path) -> None:
         StartupError,
         match=r"LLAVA_DEVICE=cuda, and torch .* can use no CUDA device: (Torch not compiled|Found no NVIDIA)",
     ):
-        load_model(ModelParts(parts_dir), "cuda", "auto")
+        load_model(PartsFolder(parts_dir), "cuda", "auto")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_the_weights_equal_the_naive_merge_to_the_bit(parts_dir: Path) -> None:
-    model = load_model(ModelParts(parts_dir), "auto", "auto").model
+    model = load_model(PartsFolder(parts_dir), "auto", "auto").model
     assert {p.device.type for p in model.parameters()} == {"cuda"}
     assert torch.equal(model.lm_head.weight.cpu(), naive_merge(parts_dir)["lm_head.weight"])
 
@@ -146,7 +146,7 @@ def test_a_vision_tower_without_its_text_model_is_read(parts_dir: Path, tmp_path
     stored = torch.load(copy / "vision" / "pytorch_model.bin", weights_only=True)
     renamed = {name.removeprefix("vision_model."): value for name, value in stored.items()}
     torch.save(renamed | {"text_model.final_layer_norm.bias": torch.ones(3)}, copy / "vision" / "pytorch_model.bin")
-    assert_same_state(load_model(ModelParts(copy), "cpu", "float32").model, loaded.model)
+    assert_same_state(load_model(PartsFolder(copy), "cpu", "float32").model, loaded.model)
 
 
 def change_json(path: Path, **changes: object) -> None:
@@ -171,31 +171,31 @@ def test_a_damaged_file_is_named(parts_dir: Path, tmp_path: Path, file: str, con
     copy = shutil.copytree(parts_dir, tmp_path / "parts")
     (copy / file).write_text(content)
     with pytest.raises(StartupError, match=message):
-        load_model(ModelParts(copy), "cpu", "float32")
+        load_model(PartsFolder(copy), "cpu", "float32")
 
 
 def test_an_added_token_without_a_row_is_refused(parts_dir: Path, tmp_path: Path, loaded: LoadedModel) -> None:
     copy = shutil.copytree(parts_dir, tmp_path / "parts")
     change_json(copy / "delta" / "added_tokens.json", **{"<im_end>": loaded.vocab_size})
     with pytest.raises(StartupError, match="has no row in the embedding"):
-        load_model(ModelParts(copy), "cpu", "float32")
+        load_model(PartsFolder(copy), "cpu", "float32")
 
 
 def test_a_merged_checkpoint_without_its_added_tokens_is_refused(merged: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(merged, tmp_path / "llava")
     (copy / "added_tokens.json").unlink()
     with pytest.raises(StartupError, match=r"added_tokens\.json"):
-        load_model(MergedCheckpoint(copy), "cpu", "float32")
+        load_model(MergedFolder(copy), "cpu", "float32")
 
 
 def test_missing_or_damaged_merged_weights_are_named(merged: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(merged, tmp_path / "llava")
     (copy / "pytorch_model.bin").unlink()
     with pytest.raises(StartupError, match=r"no weights in .*llava: looked for model\.safetensors"):
-        load_model(MergedCheckpoint(copy), "cpu", "float32")
+        load_model(MergedFolder(copy), "cpu", "float32")
     (copy / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(StartupError, match=r"model\.safetensors"):
-        load_model(MergedCheckpoint(copy), "cpu", "float32")
+        load_model(MergedFolder(copy), "cpu", "float32")
 
 
 def test_a_merged_checkpoint_whose_language_model_is_no_llama_is_refused(merged: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_merged_checkpoint_whose_language_model_is_no_llama_is_refused(merged:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"text_config": {"model_type": "gemma"}}))
     with pytest.raises(StartupError, match="of type 'gemma'"):
-        load_model(MergedCheckpoint(copy), "cpu", "float32")
+        load_model(MergedFolder(copy), "cpu", "float32")
 
 
 def test_a_balanced_device_map_keeps_layers_whole(loaded: LoadedModel) -> None:
@@ -227,5 +227,5 @@ def test_an_unknown_conversation_template_is_named_and_a_setting_replaces_it(mer
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"conversation_template": "v9"}))
     with pytest.raises(StartupError, match=r"conversation_template 'v9'.*it knows v0, v1"):
-        load_model(MergedCheckpoint(folder), "cpu", "float32")
-    assert load_model(MergedCheckpoint(folder), "cpu", "float32", "v1").template.name == "v1"
+        load_model(MergedFolder(folder), "cpu", "float32")
+    assert load_model(MergedFolder(folder), "cpu", "float32", "v1").template.name == "v1"

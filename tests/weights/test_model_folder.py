@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 
 from llava_serving.errors import StartupError
-from llava_serving.weights.model_folder import DEMO, MergedCheckpoint, ModelParts, find_model
+from llava_serving.weights.model_folder import DEMO, MergedFolder, PartsFolder, find_model
 from llava_serving.weights.storage.checkpoint import open_checkpoint
 
 
 @pytest.mark.parametrize("nested", ["", "llava", "llava/1"])
 def test_model_parts_are_found_where_azure_mounts_them(parts_dir: Path, tmp_path: Path, nested: str) -> None:
     shutil.copytree(parts_dir, tmp_path / "mount" / nested)
-    assert find_model(str(tmp_path / "mount")) == ModelParts(tmp_path / "mount" / nested)
+    assert find_model(str(tmp_path / "mount")) == PartsFolder(tmp_path / "mount" / nested)
 
 
 @pytest.mark.parametrize("nested", ["", "llava/1"])
 def test_a_merged_checkpoint_is_found_where_azure_mounts_it(merged: Path, tmp_path: Path, nested: str) -> None:
     shutil.copytree(merged, tmp_path / "mount" / nested)
-    assert find_model(str(tmp_path / "mount")) == MergedCheckpoint(tmp_path / "mount" / nested)
+    assert find_model(str(tmp_path / "mount")) == MergedFolder(tmp_path / "mount" / nested)
 
 
 def test_without_a_model_dir_the_demo_model_is_found() -> None:
-    assert find_model(None) == find_model("") == ModelParts(DEMO)
+    assert find_model(None) == find_model("") == PartsFolder(DEMO)
 
 
 def error_message(directory: Path) -> str:

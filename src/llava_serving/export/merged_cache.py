@@ -10,14 +10,14 @@ import torch
 
 from ..errors import StartupError
 from ..file_lock import lock_file
-from ..weights.model_folder import MergedCheckpoint, ModelParts
+from ..weights.model_folder import MergedFolder, PartsFolder
 from ..weights.storage.fingerprint import fingerprint, text_file_hashes
 from .merge_job import prepare_merge, run_merge
 
 logger = logging.getLogger(__name__)
 
 
-def open_or_merge(parts: ModelParts, cache_dir: Path, template: str) -> MergedCheckpoint | ModelParts:
+def open_or_merge(parts: PartsFolder, cache_dir: Path, template: str) -> MergedFolder | PartsFolder:
     """Returns the merged model of `parts` in `cache_dir`. Merges it first if it is not there.
 
     Workers that start together merge it once. If it cannot be merged, logs the reason and returns `parts`.
@@ -32,17 +32,17 @@ def open_or_merge(parts: ModelParts, cache_dir: Path, template: str) -> MergedCh
     except (StartupError, OSError) as error:
         logger.warning("LLAVA_MERGED_CACHE_DIR=%s is not used: %s", cache_dir, error)
         return parts
-    return MergedCheckpoint(merged)
+    return MergedFolder(merged)
 
 
-def _cache_name(parts: ModelParts, template: str) -> str:
+def _cache_name(parts: PartsFolder, template: str) -> str:
     """Returns a folder name that differs if any weight, config or tokenizer file differs, whatever its path."""
     files = [[fingerprint(folder), text_file_hashes(folder)] for folder in parts.folders]
     content = json.dumps([*files, template])
     return f"llava-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def _merge(parts: ModelParts, output: Path, template: str) -> None:
+def _merge(parts: PartsFolder, output: Path, template: str) -> None:
     started = time.monotonic()
     job = prepare_merge(parts.base, parts.delta, parts.vision, output, torch.float16, template)
     run_merge(job, lambda _: None)

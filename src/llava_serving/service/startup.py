@@ -10,7 +10,7 @@ import torch
 from ..export.merged_cache import open_or_merge
 from ..settings import Settings
 from ..weights.loader import LoadedModel, load_model
-from ..weights.model_folder import ModelParts, find_model
+from ..weights.model_folder import PartsFolder, find_model
 from .engine_builder import build_engine, warm_up
 from .metrics import Metrics, metric_readers
 from .request_log import RequestLog
@@ -62,7 +62,7 @@ def load(phases: PhaseTimes) -> tuple[Settings, LoadedModel]:
     """Returns the settings, and the loaded and checked model that they name. Raises StartupError."""
     settings = Settings.from_environment(os.environ)
     model = find_model(os.environ.get("AZUREML_MODEL_DIR"))
-    if isinstance(model, ModelParts) and settings.merged_cache_dir is not None:
+    if isinstance(model, PartsFolder) and settings.merged_cache_dir is not None:
         model = open_or_merge(model, settings.merged_cache_dir, settings.template)
         phases.end("merged cache")
     loaded = load_model(model, settings.device, settings.dtype, settings.template, settings.quantization)

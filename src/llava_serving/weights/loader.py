@@ -21,7 +21,7 @@ from .delta import MergedTensor
 from .device import choose_devices, choose_dtype
 from .image_tokens import build_image_tokens
 from .merged_checkpoint import empty_merged_model, merged_model_tensors
-from .model_folder import MergedCheckpoint, ModelParts
+from .model_folder import MergedFolder, PartsFolder
 from .parts import open_parts
 from .placement import empty_model, load_weights
 from .storage.checkpoint import open_checkpoint
@@ -60,12 +60,12 @@ class LoadedModel:
 
 
 def load_model(
-    folder: MergedCheckpoint | ModelParts, device: str, dtype: str, template: str = "auto", quantization: str = "none"
+    folder: MergedFolder | PartsFolder, device: str, dtype: str, template: str = "auto", quantization: str = "none"
 ) -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
     torch_dtype = choose_dtype(dtype, devices[0])
-    if isinstance(folder, ModelParts):
+    if isinstance(folder, PartsFolder):
         loaded, tensors = _open_parts(folder, template)
         steps, source = "read and merged", "base and delta merged while loading"
     else:
@@ -81,7 +81,7 @@ def load_model(
     return loaded
 
 
-def _open_parts(parts: ModelParts, template: str) -> tuple[LoadedModel, dict[str, MergedTensor]]:
+def _open_parts(parts: PartsFolder, template: str) -> tuple[LoadedModel, dict[str, MergedTensor]]:
     """Returns the model without memory, and the tensors to read into it."""
     opened = open_parts(parts.base, parts.delta, parts.vision)
     loaded = LoadedModel(

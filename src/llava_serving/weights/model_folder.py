@@ -46,7 +46,7 @@ class FolderKind(Enum):
 
 
 @dataclass(frozen=True)
-class MergedCheckpoint:
+class MergedFolder:
     """A folder that transformers loads as LlavaForConditionalGeneration."""
 
     directory: Path
@@ -58,7 +58,7 @@ class MergedCheckpoint:
 
 
 @dataclass(frozen=True)
-class ModelParts:
+class PartsFolder:
     """A folder whose base/, delta/ and vision/ are merged while loading."""
 
     directory: Path
@@ -81,9 +81,9 @@ class ModelParts:
         return self.base, self.delta, self.vision
 
 
-SERVED_KINDS: dict[FolderKind, type[MergedCheckpoint] | type[ModelParts]] = {
-    FolderKind.MERGED: MergedCheckpoint,
-    FolderKind.PARTS: ModelParts,
+SERVED_KINDS: dict[FolderKind, type[MergedFolder] | type[PartsFolder]] = {
+    FolderKind.MERGED: MergedFolder,
+    FolderKind.PARTS: PartsFolder,
 }
 
 
@@ -152,13 +152,13 @@ def _is_difference(tensors: "Mapping[str, LazyTensor]") -> bool:
     return positive < MIN_POSITIVE_SHARE * sum(norm.numel() for norm in norms)
 
 
-def find_model(azureml_model_dir: str | None) -> MergedCheckpoint | ModelParts:
+def find_model(azureml_model_dir: str | None) -> MergedFolder | PartsFolder:
     """Returns the model under AZUREML_MODEL_DIR, or the embedded demo model if that is unset.
 
     Raises StartupError that says what it looked for and what it found.
     """
     if not azureml_model_dir:
-        return ModelParts(DEMO)
+        return PartsFolder(DEMO)
     top = Path(azureml_model_dir)
     if not top.is_dir():
         raise StartupError(f"AZUREML_MODEL_DIR is {top}, which is not a folder; {EXPECTED_FOLDERS}")
