@@ -1,5 +1,6 @@
 """What the page does when something happens on it. Each handler takes the chatbot's messages and returns new ones."""
 
+import hashlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -93,10 +94,16 @@ class Handlers:
         if not questions:
             return "", "", "", gr.DownloadButton(interactive=False)
         body = request_body(questions, Options.from_page(*options))
-        path = self.folder / "conversation.json"
-        path.write_text(json_body(chat_body(messages, Options.from_page(*options))), "utf-8")
-        download = gr.DownloadButton(value=str(path), interactive=True)
+        download = gr.DownloadButton(value=self._export(messages, Options.from_page(*options)), interactive=True)
         return curl_command(self.target, body), python_program(self.target, body), json_body(body), download
+
+    def _export(self, messages: list[Message], options: Options) -> str:
+        """Writes a conversation and returns the file's path, which is another one for each conversation."""
+        content = json_body(chat_body(messages, options)).encode()
+        path = self.folder / hashlib.sha256(content).hexdigest()[:16] / "conversation.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return str(path)
 
     def load(self, path: str) -> tuple[Any, ...]:
         """Returns the chatbot's messages and the options of an exported conversation."""

@@ -1,5 +1,6 @@
 """The web server of the page. It listens on this machine only."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class SecurityHeaders:
 def serve(endpoint: Endpoint, target: Target, port: int) -> None:
     """Serves the page until the process is told to end."""
     with tempfile.TemporaryDirectory(prefix="llava-playground-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # uploaded images end together with this process
         app = FastAPI(openapi_url=None)
         app.add_middleware(SecurityHeaders)
         # Another site's name that resolves to 127.0.0.1 gets no answer, so that no other page can spend the key.

@@ -10,6 +10,7 @@ the browser does not get them.
 import argparse
 import importlib.util
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"llava-serving: port {arguments.port} is taken; choose another with --port", file=sys.stderr)
         return 1
     print(f"The playground for {arguments.url} is at http://{HOST}:{arguments.port}/ (Ctrl-C ends it)", flush=True)
+    signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)  # so that temporary files are deleted
     authorization: Authorization = "entra" if arguments.entra else "key" if key else None
     serve(endpoint, Target(arguments.url, arguments.deployment, authorization), arguments.port)
     return 0
@@ -74,3 +76,7 @@ def _run_in_own_environment() -> int:
 def _is_taken(host: str, port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
+
+
+def _raise_keyboard_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
