@@ -58,16 +58,16 @@ def run_rounds(runners: dict[str, BatchRunner], workload: Workload, rows: int, r
     """Returns the seconds of every run. Round -1 warms up and is left out."""
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(-1, rounds):
-            path = Path(folder) / f"{number}.jsonl"
-            num_rows = WARM_UP_ROWS if number < 0 else rows
+        for index in range(-1, rounds):
+            path = Path(folder) / f"{index}.jsonl"
+            num_rows = WARM_UP_ROWS if index < 0 else rows
             target = Target("", "score", False)
-            path.write_bytes(b"\n".join(request_bodies(target, "", workload, num_rows, number)))
-            for kind in sorted(runners, reverse=number % 2 == 0):
+            path.write_bytes(b"\n".join(request_bodies(target, "", workload, num_rows, index)))
+            for kind in sorted(runners, reverse=index % 2 == 0):
                 seconds = measure(runners[kind], path, num_rows)
-                if number >= 0:
-                    runs.append({"kind": kind, "round": number, "rows": num_rows, "seconds": seconds})
-                    print(kind, number, f"{num_rows / seconds:.2f} rows/s", flush=True)
+                if index >= 0:
+                    runs.append({"kind": kind, "round": index, "rows": num_rows, "seconds": seconds})
+                    print(kind, index, f"{num_rows / seconds:.2f} rows/s", flush=True)
     return runs
 
 

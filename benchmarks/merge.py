@@ -55,15 +55,15 @@ def main() -> None:
 def run_rounds(parts: Path, scratch: Path, num_bytes: int, rounds: int, cold: bool) -> list[dict[str, Any]]:
     """Returns the seconds of every run."""
     runs: list[dict[str, Any]] = []
-    for number in range(rounds):
-        for kind, work in (("plain", plain), ("merge", merge))[:: 1 if number % 2 else -1]:
+    for index in range(rounds):
+        for kind, work in (("plain", plain), ("merge", merge))[:: 1 if index % 2 else -1]:
             remove(scratch)
             os.sync()
             if cold:
                 Path("/proc/sys/vm/drop_caches").write_text("3")
             started = time.monotonic()
             work(parts, scratch, num_bytes)
-            runs.append({"kind": kind, "round": number, "seconds": time.monotonic() - started})
+            runs.append({"kind": kind, "round": index, "seconds": time.monotonic() - started})
             print(runs[-1], flush=True)
     return runs
 

@@ -46,16 +46,16 @@ class Sizes:
     dtype: torch.dtype
     shape: Shape
     equality_shape: Shape
-    batches: tuple[int, ...]  # numbers of sequences that decode together
+    batches: tuple[int, ...]  # each value is the number of sequences that decode together
     shortest: int  # length of the shortest sequence of a batch
     longest: int
     max_step_tokens: int
     prefills: tuple[int, ...]
-    images: tuple[int, ...]  # numbers of images that are encoded together
-    steps: int  # that are timed
-    torch_steps: int  # that are timed with torch's operators, which are slow
-    buffer_bytes: int  # that the bandwidth phase copies and reads
-    rotated_bytes: int  # of copies of a weight used in turn, so that none stays in the device's cache
+    images: tuple[int, ...]  # each value is the number of images that are encoded together
+    steps: int  # number of timed steps
+    torch_steps: int  # number of timed steps with torch's operators, which are slow
+    buffer_bytes: int  # size of the buffer that the bandwidth phase copies and reads
+    rotated_bytes: int  # total size of a weight's copies, used in turn so that no copy stays in the device's cache
     chats: int
     chat_prompt: int
     chat_answer: int
