@@ -70,7 +70,7 @@ class Settings(BaseModel):
         description="most sequences that run in one batch; by default 64 on a GPU of 40 GB or more, else 16",
     )
     max_queued_seqs: int = Field(
-        default=64, ge=0, description="most sequences that wait for a place in the batch; more get 429"
+        default=64, ge=0, description="most sequences that wait for a slot in the batch; more get 429"
     )
     max_num_batched_tokens: int | None = Field(
         default=None,
