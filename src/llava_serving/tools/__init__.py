@@ -1,4 +1,5 @@
-"""The commands of `llava-serving`: serve, score, batch, bench, merge and check.
+"""The commands of `llava-serving`: serve, score, playground, batch, bench, merge and check.
 
-Each file is one command: its arguments, its messages and its exit status. No other room imports this one.
+Each file is one command with its arguments, messages and exit status, except cli.py, which lists the commands, and
+resumable.py, which two commands share. No other room imports this one.
 """
