@@ -30,8 +30,8 @@ class Request:
     max_new_tokens: int = 1
     seed: int = 0
     cache_salt: bytes = b""
-    arrives: int = 0  # before that step
-    leaves: int | None = None  # likewise, if it is still there
+    arrives: int = 0  # the request arrives before this step
+    leaves: int | None = None  # the client disconnects before this step, if the request has not ended
 
     def sequence(self, seq_id: int = 0) -> Sequence:
         ids: list[int] = []

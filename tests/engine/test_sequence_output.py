@@ -1,11 +1,11 @@
-"""Tokens to text: any split gives the same, and nothing is emitted that is taken back."""
+"""Tokens to text: the text is the same for every split into tokens, and emitted text is never taken back."""
 
 import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_serving.api.response import AnswerText
+from llava_serving.api.answer_text import AnswerText
 from llava_serving.engine.detokenizer import Detokenizer, StoppedText
 from llava_serving.inputs.prompt import Prompt
 

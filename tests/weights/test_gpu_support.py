@@ -12,9 +12,9 @@ GPUS = {
     "Tesla V100": ((7, 0), CUDA_13, r"install torch==2\.13\.0\+cu126"),
     "Tesla T4": ((7, 5), CUDA_13, None),
     "NVIDIA A100": ((8, 0), CUDA_13, None),
-    "NVIDIA L4": ((8, 9), CUDA_13, None),  # code for 8.6 runs on it
+    "NVIDIA L4": ((8, 9), CUDA_13, None),  # runs the code for 8.6
     "NVIDIA H100": ((9, 0), CUDA_13, None),
-    "a future GPU": ((13, 0), CUDA_13, None),  # the driver compiles code for it
+    "a future GPU": ((13, 0), CUDA_13, None),  # the driver compiles compute_120 for this GPU
     "a GPU that is too new": ((13, 0), CUDA_13[:-1], "install a newer torch"),
 }
 
