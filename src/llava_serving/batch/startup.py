@@ -1,7 +1,5 @@
 """Builds the batch runner of this process from its environment."""
 
-import hashlib
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -10,7 +8,7 @@ from ..service.startup import start
 from ..settings import Settings
 from ..weights.loader import LoadedModel
 from ..weights.model_folder import find_model
-from ..weights.storage.fingerprint import fingerprint, text_file_hashes
+from ..weights.storage.fingerprint import folders_digest
 from .input_row import RowDefaults
 from .runner import BatchRunner
 from .saved_answers import SAVED_ANSWERS_FOLDER, SavedAnswers
@@ -41,6 +39,5 @@ def _model_id(model: LoadedModel, settings: Settings) -> str:
     These are the weights, configs, tokenizer, dtype and settings. A run uses only answers saved under its own digest.
     """
     folders = find_model(os.environ.get("AZUREML_MODEL_DIR")).folders
-    files = [[fingerprint(folder), text_file_hashes(folder)] for folder in folders]
     options = (model.template.name, str(model.model.dtype), settings.quantization, settings.default_max_new_tokens)
-    return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
+    return folders_digest(folders, *options)

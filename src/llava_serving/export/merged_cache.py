@@ -1,7 +1,5 @@
 """A cache of merged models on a disk: later starts read half as many bytes and add nothing."""
 
-import hashlib
-import json
 import logging
 import time
 from pathlib import Path
@@ -11,7 +9,7 @@ import torch
 from ..errors import StartupError
 from ..file_lock import lock_file
 from ..weights.model_folder import MergedFolder, PartsFolder
-from ..weights.storage.fingerprint import fingerprint, text_file_hashes
+from ..weights.storage.fingerprint import folders_digest
 from .merge_job import prepare_merge, run_merge
 
 logger = logging.getLogger(__name__)
@@ -24,7 +22,7 @@ def open_or_merge(parts: PartsFolder, cache_dir: Path, template: str) -> MergedF
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        merged = cache_dir / _cache_name(parts, template)
+        merged = cache_dir / f"llava-{folders_digest(parts.folders, template)}"
         with (cache_dir / "llava-serving.lock").open("a") as lock:
             lock_file(lock, wait=True)
             if not merged.is_dir():
@@ -33,13 +31,6 @@ def open_or_merge(parts: PartsFolder, cache_dir: Path, template: str) -> MergedF
         logger.warning("LLAVA_MERGED_CACHE_DIR=%s is not used: %s", cache_dir, error)
         return parts
     return MergedFolder(merged)
-
-
-def _cache_name(parts: PartsFolder, template: str) -> str:
-    """Returns a folder name that differs if any weight, config or tokenizer file differs, whatever its path."""
-    files = [[fingerprint(folder), text_file_hashes(folder)] for folder in parts.folders]
-    content = json.dumps([*files, template])
-    return f"llava-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def _merge(parts: PartsFolder, output: Path, template: str) -> None:

@@ -1,7 +1,8 @@
 """Hashes that tell one folder of weights from another without reading all of its bytes."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .checkpoint import locate_tensors, weight_files
@@ -21,7 +22,16 @@ def fingerprint(folder: Path) -> dict[str, dict[str, object]]:
     }
 
 
-def text_file_hashes(folder: Path) -> dict[str, str]:
+def folders_digest(folders: Iterable[Path], *options: object) -> str:
+    """Returns 16 hexadecimal digits: others if a weight, config or tokenizer file of `folders` or an option differs.
+
+    The paths of the folders do not matter. `options` are JSON values. Raises StartupError if a file is damaged.
+    """
+    files = [[fingerprint(folder), _text_file_hashes(folder)] for folder in folders]
+    return hashlib.sha256(json.dumps([*files, *options]).encode()).hexdigest()[:16]
+
+
+def _text_file_hashes(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of each config and tokenizer file of the folder, over all of its bytes."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".model", ".jinja"))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
