@@ -6,13 +6,13 @@ A shard is written under a temporary name, flushed to the disk and renamed, so a
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..weights.chunk_reader import RowChunk, read_chunks
+from ..weights.chunk_reader import next_tensor_chunks, read_chunks
 from ..weights.delta import MergedTensor
 from .direct_file import DirectFile
 
@@ -74,7 +74,7 @@ def write_shards(shards: Sequence[Shard], directory: Path, dtype: torch.dtype, o
         with DirectFile(path) as file:
             file.write(shard.header)
             on_write(len(shard.header))
-            for chunk in _shard_chunks(shard, chunks):
+            for chunk in (chunk for _ in shard.merged_tensors for chunk in next_tensor_chunks(chunks)):
                 content = chunk.rows(dtype).contiguous().flatten().view(torch.uint8)
                 file.write(content.numpy().data)
                 on_write(len(content))
@@ -89,15 +89,6 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _shard_chunks(shard: Shard, chunks: Iterator[RowChunk]) -> Iterator[RowChunk]:
-    """Yields the chunks of one shard, which are the next of `chunks`."""
-    num_remaining = sum(math.prod(tensor.shape) for tensor in shard.merged_tensors.values())
-    while num_remaining:
-        chunk = next(chunks)
-        yield chunk
-        num_remaining -= chunk.stored_rows.numel()
 
 
 def _is_complete(path: Path, shard: Shard) -> bool:

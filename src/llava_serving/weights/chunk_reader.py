@@ -9,7 +9,7 @@ from queue import SimpleQueue
 import torch
 
 from .delta import MergedTensor
-from .storage.lazy_tensor import LazyTensor, num_rows, row_bytes
+from .storage.lazy_tensor import num_rows, row_bytes
 
 CHUNK_BYTES = 8 * 1024 * 1024
 READER_THREADS = 4
@@ -30,6 +30,11 @@ class RowChunk:
     stop: int
     stored_rows: torch.Tensor
     base_rows: torch.Tensor | None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the tensor has no rows after these."""
+        return self.stop == num_rows(self.tensor.stored)
 
     def rows(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> torch.Tensor:
         """Returns the merged rows, computed on `device`."""
@@ -56,7 +61,7 @@ def read_chunks(tensors: Iterable[tuple[str, MergedTensor]], pinned: bool = Fals
                 for start, stop in _chunk_ranges(tensor):
                     if len(pending) == MAX_CHUNKS:
                         yield from _take_next(pending, buffers)
-                    sizes = [(stop - start) * row_bytes(term) for term in _terms(tensor)]
+                    sizes = [(stop - start) * row_bytes(term) for term in tensor.terms]
                     chunk_buffers = [_with_room(buffers.get(), size, pinned) for size in sizes]
                     chunk = readers.submit(_read_chunk, name, tensor, start, stop, chunk_buffers)
                     pending.append((chunk, chunk_buffers))
@@ -67,6 +72,14 @@ def read_chunks(tensors: Iterable[tuple[str, MergedTensor]], pinned: bool = Fals
                 future.cancel()
 
 
+def next_tensor_chunks(chunks: Iterator[RowChunk]) -> Iterator[RowChunk]:
+    """Yields the chunks of one tensor, which are the next of `chunks`. Takes no chunk of the tensor after it."""
+    for chunk in chunks:
+        yield chunk
+        if chunk.is_last:
+            return
+
+
 def _take_next(pending: deque[_Pending], buffers: _Buffers) -> Iterator[RowChunk]:
     chunk, chunk_buffers = pending.popleft()
     yield chunk.result()
@@ -75,23 +88,15 @@ def _take_next(pending: deque[_Pending], buffers: _Buffers) -> Iterator[RowChunk
 
 
 def _read_chunk(name: str, tensor: MergedTensor, start: int, stop: int, buffers: list[torch.Tensor]) -> RowChunk:
-    stored_rows = tensor.stored.read(start, stop, buffers[0])
-    base_rows = None
-    if tensor.base is not None and start < num_rows(tensor.base):
-        base_rows = tensor.base.read(start, min(stop, num_rows(tensor.base)), buffers[1])
-    return RowChunk(name, tensor, start, stop, stored_rows, base_rows)
+    return RowChunk(name, tensor, start, stop, *tensor.read(start, stop, buffers))
 
 
 def _chunk_ranges(tensor: MergedTensor) -> Iterator[tuple[int, int]]:
     rows = num_rows(tensor.stored)
-    multiple = max(term.row_multiple for term in _terms(tensor))
-    size = max(row_bytes(term) for term in _terms(tensor)) or 1
+    multiple = max(term.row_multiple for term in tensor.terms)
+    size = max(row_bytes(term) for term in tensor.terms) or 1
     count = max(multiple, CHUNK_BYTES // size // multiple * multiple)
     return ((start, min(start + count, rows)) for start in range(0, rows, count))
-
-
-def _terms(tensor: MergedTensor) -> list[LazyTensor]:
-    return [tensor.stored] if tensor.base is None else [tensor.stored, tensor.base]
 
 
 def _with_room(buffer: torch.Tensor, size: int, pinned: bool) -> torch.Tensor:

@@ -7,13 +7,13 @@ Three rules, by the delta's names:
 The sum is rounded to float16, as the authors' was, whatever dtype the model then runs in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import StartupError
-from .storage.lazy_tensor import LazyTensor, num_bytes
+from .storage.lazy_tensor import LazyTensor, num_bytes, num_rows
 from .tensor_names import EMBEDDING, LM_HEAD, PROJECTOR
 
 VOCABULARY_TENSORS = (EMBEDDING, LM_HEAD)
@@ -32,9 +32,24 @@ class MergedTensor:
         return self.stored.shape
 
     @property
+    def terms(self) -> list[LazyTensor]:
+        """The tensors in files whose sum this is: `stored`, then `base` if there is one."""
+        return [self.stored] if self.base is None else [self.stored, self.base]
+
+    @property
     def num_stored_bytes(self) -> int:
-        """The bytes in the files, of both terms."""
-        return num_bytes(self.stored) + (num_bytes(self.base) if self.base is not None else 0)
+        """The bytes in the files, of all terms."""
+        return sum(map(num_bytes, self.terms))
+
+    def read(self, start: int, stop: int, buffers: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns rows `start` to `stop` of `stored`, and as many of them as `base` has: None if it has none.
+
+        The results may be views of `buffers`, one for each term. Raises StartupError if a file cannot be read.
+        """
+        stored_rows = self.stored.read(start, stop, buffers[0])
+        if self.base is None or start >= num_rows(self.base):
+            return stored_rows, None
+        return stored_rows, self.base.read(start, min(stop, num_rows(self.base)), buffers[1])
 
     def merge_rows(self, stored: torch.Tensor, base: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """Returns rows of the sum from the same rows of both terms, on their device. May overwrite `stored`."""

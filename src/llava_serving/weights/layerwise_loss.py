@@ -5,7 +5,7 @@ memory than a small one, and the time of one read. accelerate's disk offload wou
 float32 for 13B), and it cannot read a delta.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..model.decoder import torch_forward
 from ..model.rotary import apply_rotary
-from .chunk_reader import RowChunk, read_chunks
+from .chunk_reader import next_tensor_chunks, read_chunks
 from .delta import MergedTensor
 from .sentence_loss import next_token_loss
-from .storage.lazy_tensor import num_rows, read_rows
+from .storage.lazy_tensor import row_bytes
 from .tensor_names import EMBEDDING, FINAL_NORM, LM_HEAD
 
 # A layer's tensors in the order in which `torch_forward` uses them.
@@ -55,24 +55,15 @@ class _WeightStream:
     """Reads the weights in order. Each call uses the next ones."""
 
     def __init__(self, tensors: Mapping[str, MergedTensor]) -> None:
-        self._tensors = iter(tensors.values())
         self._chunks = read_chunks(tensors.items())
 
     def linear(self, states: torch.Tensor, count: int = 1) -> torch.Tensor:
         """Returns `states` (tokens, in features) times the next `count` matrices, transposed, concatenated."""
-        chunks = (chunk for _ in range(count) for chunk in self._next_tensor())
+        chunks = (chunk for _ in range(count) for chunk in next_tensor_chunks(self._chunks))
         return torch.cat([states @ chunk.rows(torch.float32).T for chunk in chunks], dim=-1)
 
     def vector(self) -> torch.Tensor:
-        return torch.cat([chunk.rows(torch.float32) for chunk in self._next_tensor()])
-
-    def _next_tensor(self) -> Iterator[RowChunk]:
-        rows = num_rows(next(self._tensors).stored)
-        stop = 0
-        while stop < rows:
-            chunk = next(self._chunks)
-            stop = chunk.stop
-            yield chunk
+        return torch.cat([chunk.rows(torch.float32) for chunk in next_tensor_chunks(self._chunks)])
 
 
 class _StreamedLayer:
@@ -128,8 +119,6 @@ def _embed(embedding: MergedTensor, token_ids: list[int]) -> torch.Tensor:
     """Returns (tokens, hidden size). Reads only the rows of these tokens."""
     rows = []
     for token_id in token_ids:
-        stored, base = read_rows(embedding.stored, token_id, token_id + 1), None
-        if embedding.base is not None and token_id < num_rows(embedding.base):
-            base = read_rows(embedding.base, token_id, token_id + 1)
-        rows.append(embedding.merge_rows(stored, base, torch.float32))
+        buffers = [torch.empty(row_bytes(term), dtype=torch.uint8) for term in embedding.terms]
+        rows.append(embedding.merge_rows(*embedding.read(token_id, token_id + 1, buffers), torch.float32))
     return torch.cat(rows)
