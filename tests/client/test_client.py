@@ -75,6 +75,22 @@ def test_stream_prints_many_sequences_in_order_and_chat_completions(score: Score
     assert score("--stream", "--file", str(tmp_path / "request.json")) == complete
 
 
+def test_legacy_completions_are_printed_complete_and_streamed(
+    score: Score, demo_server: Server, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{demo_server.port}/v1/completions"
+    body = {"prompt": ["the sky is", "Hi"], "n": 2, "temperature": 2, "seed": 1, "max_tokens": 5}
+    (tmp_path / "request.json").write_text(json.dumps(body))
+    request = ("--file", str(tmp_path / "request.json"))
+    status, out, _ = score(*request, "--output", "json", url=url)
+    texts = [choice["text"] for choice in json.loads(out)["choices"]]
+    assert status == 0
+    assert len(texts) == 4
+    expected = (0, "".join(f"{text}\n" for text in texts), "")
+    assert score(*request, url=url) == expected
+    assert score(*request, "--stream", url=url) == expected
+
+
 def test_parameters_are_sent_and_json_is_printed(score: Score) -> None:
     status, out, _ = score("--parameter", "max_new_tokens=3", "--parameter", "n=2", "--output", "json", "the sky is")
     assert status == 0
@@ -276,7 +292,7 @@ def test_error_of_the_platform_is_raised(start_server: StartServer, body: bytes)
     assert raised.value.status == 401
 
 
-@pytest.mark.parametrize("body", [b"null", b'"[{}]"', b'{"choices": [{"text": "a"}]}', b"7"])
+@pytest.mark.parametrize("body", [b"null", b'"[{}]"', b'{"choices": [{"texts": "a"}]}', b"7"])
 def test_answer_of_an_unknown_form_is_printed_only_as_json(
     start_server: StartServer, score: Score, body: bytes
 ) -> None:

@@ -155,9 +155,9 @@ def _print_stream(events: Iterable[dict[str, Any]], output: str) -> None:
 
 
 def _text_deltas(event: dict[str, Any]) -> Iterator[tuple[tuple[int, int], str]]:
-    """Yields ((prompt index, sequence index), new text) from an event of either form of stream."""
+    """Yields ((prompt index, sequence index), new text) from an event of any form of stream."""
     for choice in event.get("choices") or []:
-        if text := (choice.get("delta") or {}).get("content"):
+        if text := choice.get("text") or (choice.get("delta") or {}).get("content"):
             yield (0, choice.get("index", 0)), text
     for name, text in event.items():
         if name.isdecimal():
