@@ -63,6 +63,12 @@ class Attention(Protocol):
         ...
 
 
+def split_phases(ranges: list[TokenRange]) -> tuple[list[TokenRange], list[TokenRange]]:
+    """Splits the ranges of a step into those of one token (decode), which come first, and the prompt chunks."""
+    num_decoding = sum(tokens.num_tokens == 1 for tokens in ranges)
+    return ranges[:num_decoding], ranges[num_decoding:]
+
+
 def slot_mapping(ranges: list[TokenRange]) -> np.ndarray:
     """Returns the cache slot of every token of the ranges, int64: block * BLOCK_SIZE + offset in the block."""
     slots: list[int] = []

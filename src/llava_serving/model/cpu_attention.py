@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .attention import TokenRange, slot_mapping, token_positions
+from .attention import TokenRange, slot_mapping, split_phases, token_positions
 from .gathered_attention import GatherBuffer, GatheredAttention, SequenceGroup
 from .kv_cache import BLOCK_SIZE, KVCache
 
@@ -48,10 +48,10 @@ class CpuAttention:
         self._saved: SavedGathers = {}
 
     def plan(self, ranges: list[TokenRange]) -> GatheredAttention:
-        num_decoding = sum(tokens.num_tokens == 1 for tokens in ranges)
-        decoding = self._decoding_groups(ranges[:num_decoding])
-        prefills, first = [], num_decoding
-        for tokens in ranges[num_decoding:]:
+        decode_ranges, prompt_chunks = split_phases(ranges)
+        decoding = self._decoding_groups(decode_ranges)
+        prefills, first = [], len(decode_ranges)
+        for tokens in prompt_chunks:
             prefills.append(self._prefill_group(tokens, first))
             first += tokens.num_tokens
         positions = torch.from_numpy(token_positions(ranges))
@@ -88,7 +88,7 @@ class CpuAttention:
     def _decoding_group(
         self, ranges: list[TokenRange], first: int, buffer: GatherBuffer, is_gathered: bool = False
     ) -> SequenceGroup:
-        """Returns the group whose first token is number `first` of the step.
+        """Returns the group whose first token has index `first` among the tokens of the step.
 
         `is_gathered` says that `buffer` holds all keys before the step's own.
         """

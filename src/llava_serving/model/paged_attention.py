@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from .attention import Attend, TokenRange, slot_mapping, token_positions
+from .attention import Attend, TokenRange, slot_mapping, split_phases, token_positions
 from .kv_cache import BLOCK_SIZE, KVCache
 from .prefill_attention import PrefillAttention, SequenceLengths
 
@@ -43,12 +43,11 @@ class PagedAttention:
         self.max_blocks = -(-len(cos) // BLOCK_SIZE)
 
     def plan(self, ranges: list[TokenRange]) -> "_PagedPlan":
-        num_decoding = sum(tokens.num_tokens == 1 for tokens in ranges)
-        arrays = self.decode_arrays(ranges[:num_decoding], num_decoding)
-        prefills = ranges[num_decoding:]
+        decoding, prefills = split_phases(ranges)
+        arrays = self.decode_arrays(decoding, len(decoding))
         if prefills:
             arrays |= _prefill_arrays(prefills)
-        return _PagedPlan(self, arrays, num_decoding, prefills)
+        return _PagedPlan(self, arrays, len(decoding), prefills)
 
     def decode_arrays(self, ranges: list[TokenRange], num_rows: int) -> dict[str, np.ndarray]:
         """Returns the arrays of `num_rows` decode rows: one row per range, then padding rows."""
