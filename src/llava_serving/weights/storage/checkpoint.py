@@ -26,10 +26,7 @@ class Checkpoint:
     directory: Path
     tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]
-
-    @property
-    def is_meta_layout(self) -> bool:
-        return bool(meta_layout.shards(self.directory))
+    is_meta_layout: bool = False
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -47,8 +44,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """Opens a folder. Raises StartupError that names the missing, damaged or truncated file."""
     files, weight_map = _find_files(directory)
     shards = [locate_tensors(file) for file in files]
-    if meta_layout.shards(directory):
-        return Checkpoint(directory, meta_layout.join_ranks(directory, shards), tuple(files))
+    if files[0].match(meta_layout.PATTERN):
+        return Checkpoint(directory, meta_layout.join_ranks(directory, shards), tuple(files), is_meta_layout=True)
     tensors: dict[str, LazyTensor] = {}
     for file, shard in zip(files, shards, strict=True):
         # A shard may hold more tensors than the index lists. Only listed tensors count.

@@ -4,13 +4,13 @@ The library reads the same header, but returns no positions (see stored_tensor.p
 """
 
 import json
-import math
 from pathlib import Path
 
 import torch
 
 from ...errors import StartupError
 from ...model_files import damage_hint
+from .lazy_tensor import num_bytes
 from .stored_tensor import StoredTensor
 
 DTYPES = {
@@ -45,6 +45,6 @@ def _stored_tensor(path: Path, data_start: int, entry: dict[str, list[int] | str
     begin, end = (int(offset) for offset in entry["data_offsets"])
     shape = tuple(int(size) for size in entry["shape"])
     stored = StoredTensor(path, data_start + begin, DTYPES[str(entry["dtype"])], shape)
-    if end - begin != math.prod(stored.shape) * stored.dtype.itemsize:
+    if end - begin != num_bytes(stored):
         raise ValueError("size and shape disagree")
     return stored

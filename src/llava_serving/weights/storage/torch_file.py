@@ -19,6 +19,7 @@ import torch
 
 from ...errors import StartupError
 from ...model_files import damage_hint
+from .lazy_tensor import num_bytes
 from .stored_tensor import StoredTensor
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -52,7 +53,7 @@ def locate_tensors(path: Path) -> dict[str, StoredTensor]:
         raise StartupError(f"{path} cannot be read as weights; {damage_hint(path)}") from error
     size = path.stat().st_size
     for name, tensor in tensors.items():
-        end = tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize
+        end = tensor.offset + num_bytes(tensor)
         if end > size:
             raise StartupError(f"{path} has {size:,} bytes, and {name} ends at byte {end:,}; {damage_hint(path)}")
     return tensors
