@@ -16,7 +16,7 @@ from llava_serving.engine.config import EngineConfig
 from llava_serving.errors import StartupError
 from llava_serving.model.decoder import Decoder, torch_forward
 from llava_serving.model.kv_cache import BLOCK_SIZE, bytes_per_block
-from llava_serving.model.kv_cache_sizing import available_bytes, num_blocks
+from llava_serving.model.kv_cache_sizing import available_bytes, blocks_that_fit
 from llava_serving.service.device_defaults import device_defaults
 from llava_serving.weights.placement import allocate, empty_model
 
@@ -47,7 +47,7 @@ def load(allocator: SimulatedAllocator) -> LlavaForConditionalGeneration:
     """Allocates the model as a start does, from parts or from a merged folder."""
     model = empty_llava_13b()
     with allocator.recording():
-        allocate(model, {"": META}, torch.float16, quantize=False)
+        allocate(model, {"": META}, torch.float16, quantization="none")
     return model
 
 
@@ -73,7 +73,9 @@ def kv_cache_tokens(total_bytes: int, capability: tuple[int, int]) -> int:
     available = available_bytes(allocator, config.gpu_memory_utilization, run)
     image_cache = config.image_cache_size * 256 * 5120 * 2
     llama = model.config.text_config
-    return BLOCK_SIZE * num_blocks(available - image_cache, bytes_per_block(llama, 40, torch.float16), llama, config)
+    return BLOCK_SIZE * blocks_that_fit(
+        available - image_cache, bytes_per_block(llama, 40, torch.float16), llama, config
+    )
 
 
 def test_13b_has_12_000_tokens_of_kv_cache_on_40_gb() -> None:
@@ -137,7 +139,7 @@ def test_the_simulated_allocator_splits_blocks_merges_blocks_and_empties_its_cac
 def test_a_kv_cache_below_one_context_is_refused(available: float) -> None:
     llama = small_llava().config.text_config
     with pytest.raises(StartupError, match="LLAVA_GPU_MEMORY_UTILIZATION"):
-        num_blocks(available, 1_000_000, llama, EngineConfig())
+        blocks_that_fit(available, 1_000_000, llama, EngineConfig())
 
 
 def test_a_decoder_layer_computes_swiglu_and_adds_it_to_the_residual() -> None:

@@ -4,10 +4,15 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from ..engine.prompt import PromptImage
 from ..engine.stats import Stats
+
+
+def keeps_cls(config: LlavaConfig) -> bool:
+    """Returns whether the feature of CLIP's CLS token precedes those of the patches."""
+    return bool(config.vision_feature_select_strategy == "full")
 
 
 class ImageEncoder:
@@ -23,7 +28,7 @@ class ImageEncoder:
         selected = model.config.vision_feature_layer
         num_states = len(self._tower.encoder.layers) + 1  # the embeddings, and the output of each layer
         self._selected = [index % num_states for index in ([selected] if isinstance(selected, int) else selected)]
-        self._keeps_cls = model.config.vision_feature_select_strategy == "full"
+        self._keeps_cls = keeps_cls(model.config)
         self._capacity = capacity
         self._cache: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self._stats = stats

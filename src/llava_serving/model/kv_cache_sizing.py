@@ -78,7 +78,7 @@ def configured_bytes(config: EngineConfig, device: torch.device) -> float | None
     return None if device.type == "cuda" else CPU_GIB * GIB
 
 
-def num_blocks(cache_bytes: float, block_bytes: int, llama: LlamaConfig, config: EngineConfig) -> int:
+def blocks_that_fit(cache_bytes: float, block_bytes: int, llama: LlamaConfig, config: EngineConfig) -> int:
     """Returns how many blocks fit in `cache_bytes`.
 
     Unless the size of the cache is set, there are no more blocks than all running sequences can fill.

@@ -46,7 +46,7 @@ class NF4Linear(nn.Module):
 
         Raises StartupError if the weights of one fill no whole number of blocks.
         """
-        num_blocks = sum(map(_num_blocks, linears))
+        num_blocks = sum(map(_num_quantization_blocks, linears))
         fused = cls(
             sum(linear.out_features for linear in linears),
             linears[0].in_features,
@@ -85,7 +85,7 @@ class NF4Linear(nn.Module):
             start += count
 
     def fill(self, start: int, rows: torch.Tensor) -> None:
-        """Quantizes `rows` (any number, in features) into the weight from row `start` on.
+        """Quantizes `rows` (rows, in features) into the weight from row `start` on.
 
         Raises StartupError if they do not begin and end with a block. They do for every width that is a multiple of 64.
         """
@@ -133,7 +133,7 @@ def replace_linears(layers: Iterable[nn.Module], device: torch.device, dtype: to
                 layer.set_submodule(names[linear], replacement)
 
 
-def _num_blocks(linear: nn.Linear) -> int:
+def _num_quantization_blocks(linear: nn.Linear) -> int:
     """Returns how many blocks the weight fills. Raises StartupError if the last one is not full."""
     blocks, rest = divmod(linear.out_features * linear.in_features, WEIGHTS_PER_BLOCK)
     if rest:

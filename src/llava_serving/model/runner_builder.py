@@ -11,7 +11,7 @@ from ..engine.vocabulary import Vocabulary
 from .backend import Backend, choose_backend
 from .image_encoder import ImageEncoder
 from .kv_cache import BLOCK_SIZE, bytes_per_block
-from .kv_cache_sizing import GIB, CudaMemory, available_bytes, configured_bytes, num_blocks
+from .kv_cache_sizing import GIB, CudaMemory, available_bytes, blocks_that_fit, configured_bytes
 from .lm_head import LMHead
 from .model_runner import ModelRunner
 from .pipeline_stage import Layers, PipelineStage, device_of_layers, group_by_device
@@ -43,7 +43,7 @@ def build_runner(
             _staging_buffer(model, config), config.max_num_seqs, config.overlap,
         )  # fmt: skip
 
-    blocks = _num_blocks(model, groups, config, assemble)
+    blocks = _num_cache_blocks(model, groups, config, assemble)
     runner = assemble(blocks)
     if config.static_decode and len(groups) == 1 and chosen.paged is not None:
         runner.enable_static_decode(config.max_num_seqs)
@@ -77,7 +77,7 @@ def _max_staged_bytes(model: LlavaForConditionalGeneration, config: EngineConfig
     return 8 * (tokens + block_tables + contexts + 64 * config.max_num_seqs + 4096)
 
 
-def _num_blocks(
+def _num_cache_blocks(
     model: LlavaForConditionalGeneration, groups: Sequence[Layers], config: EngineConfig,
     assemble: Callable[[int], ModelRunner],
 ) -> int:  # fmt: skip
@@ -85,7 +85,7 @@ def _num_blocks(
     configured = configured_bytes(config, device_of_layers(groups[0]))
     if configured is not None:
         all_layers_block = bytes_per_block(llama, int(llama.num_hidden_layers), model.dtype)
-        return num_blocks(configured, all_layers_block, llama, config)
+        return blocks_that_fit(configured, all_layers_block, llama, config)
     per_device = [
         (
             available_bytes(
@@ -99,4 +99,4 @@ def _num_blocks(
     ]
     available, block_bytes = min(per_device, key=lambda pair: pair[0] / pair[1])
     image_cache = config.image_cache_size * model.config.image_seq_length * llama.hidden_size * model.dtype.itemsize
-    return num_blocks(available - image_cache, block_bytes, llama, config)
+    return blocks_that_fit(available - image_cache, block_bytes, llama, config)

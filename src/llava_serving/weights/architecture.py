@@ -40,7 +40,7 @@ class Architecture:
 
     @property
     def num_patches(self) -> int:
-        return (self.image_size // int(self.vision["patch_size"])) ** 2
+        return count_patches(self.image_size, self.vision["patch_size"])
 
     def config(self) -> "LlavaConfig":
         # A local import, because it takes seconds and a merge need not wait for it.
@@ -56,6 +56,11 @@ class Architecture:
             vision_feature_select_strategy="default",  # drops CLS
             tie_word_embeddings=False,
         )
+
+
+def count_patches(image_size: int, patch_size: int) -> int:
+    """Returns the number of patches of a square image, which CLIP turns into one feature each."""
+    return (image_size // patch_size) ** 2
 
 
 def read_architecture(
@@ -88,7 +93,7 @@ def _llama_arguments(config: dict[str, Any], sentencepiece: SentencePieceProcess
 
 def _clip_arguments(vision: Path) -> dict[str, Any]:
     config = read_json(vision / "config.json")
-    config = config.get("vision_config", config)  # the hub's CLIP folder nests it beside the text model's
+    config = config.get("vision_config", config)  # The hub's CLIP config.json holds vision_config and text_config.
     _check_keys(config, CLIP_KEYS, vision / "config.json", "a CLIP's")
     return {key: value for key, value in config.items() if key not in ("model_type", "torch_dtype", "dtype")}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import StartupError
+from .architecture import count_patches
 from .delta import MergedTensor
 from .tensor_names import PROJECTOR_IN, PROJECTOR_OUT
 
@@ -45,7 +46,7 @@ def _language_shapes(text: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
 
 def _vision_shapes(vision: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     width, intermediate, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
-    num_patches = (vision["image_size"] // patch) ** 2
+    num_patches = count_patches(vision["image_size"], patch)
     prefix = "model.vision_tower"
     yield f"{prefix}.embeddings.class_embedding", (width,)
     yield f"{prefix}.embeddings.patch_embedding.weight", (width, vision.get("num_channels", 3), patch, patch)

@@ -16,7 +16,9 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.templates import Template
 from ..inputs.tokenizer import Tokenizer, added_tokens, load_sentencepiece
+from ..model.image_encoder import keeps_cls
 from ..model.nf4 import NF4Linear
+from .architecture import count_patches
 from .delta import MergedTensor
 from .device import choose_devices, choose_dtype
 from .image_tokens import build_image_tokens
@@ -72,7 +74,7 @@ def load_model(
         loaded, tensors = _open_merged(folder.directory, template)
         steps, source = "read", "merged already"
     started = time.monotonic()
-    load_weights(loaded.model, tensors, devices, torch_dtype, quantization != "none")
+    load_weights(loaded.model, tensors, devices, torch_dtype, quantization)
     _log_speed(steps, tensors, time.monotonic() - started)
     loaded.model.eval().requires_grad_(False)
     # The service sets what to generate itself: the ids in v0's files are wrong, and other defaults are unwanted.
@@ -99,8 +101,7 @@ def _open_merged(directory: Path, template: str) -> tuple[LoadedModel, dict[str,
     model = empty_merged_model(directory)
     config, vision = model.config, model.config.vision_config
     tensors = merged_model_tensors(open_checkpoint(directory), model)
-    keeps_cls = config.vision_feature_select_strategy == "full"
-    num_features = (vision.image_size // vision.patch_size) ** 2 + keeps_cls
+    num_features = count_patches(vision.image_size, vision.patch_size) + keeps_cls(config)
     vocab_size = config.text_config.vocab_size
     image_tokens = build_image_tokens(directory, added, config.image_token_index, num_features, vocab_size)
     loaded = LoadedModel(

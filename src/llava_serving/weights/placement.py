@@ -27,14 +27,15 @@ def load_weights(
     tensors: Mapping[str, MergedTensor],
     devices: Sequence[torch.device],
     dtype: torch.dtype,
-    quantize: bool,
+    quantization: str,
 ) -> None:
     """Allocates the memory of an empty model and reads its tensors, named as in its state dict.
 
+    `quantization` is "none" or "nf4", as in Settings.
     Raises StartupError if the model does not fit the devices or a file cannot be read.
     """
     device_map = choose_device_map(model, devices, dtype)
-    allocate(model, device_map, dtype, quantize)
+    allocate(model, device_map, dtype, quantization)
     _read_weights(model, tensors, device_map, dtype)
     if len(devices) > 1:
         dispatch_model(model, device_map)
@@ -42,14 +43,14 @@ def load_weights(
         model.to(devices[0])  # the buffers, which have memory already
 
 
-def allocate(model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, quantize: bool) -> None:
+def allocate(model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, quantization: str) -> None:
     """Gives every parameter memory on its device. Projections of a layer with the same input share one memory."""
     layers = model.get_submodule(LAYERS)
-    if quantize:
+    if quantization == "nf4":
         replace_linears(layers.children(), device_of(LAYERS, device_map), dtype)
     fused: set[nn.Module] = set()
     for index, layer in layers.named_children():
-        for linears in () if quantize else stacked_projections(layer):
+        for linears in stacked_projections(layer) if quantization == "none" else ():
             allocate_fused(linears, device_of(f"{LAYERS}.{index}", device_map), dtype)
             fused.update(linears)
     for name, module in model.named_modules():
