@@ -11,7 +11,7 @@ from batch_cases import DEFAULTS, ROOT, refuse, run_columns
 from llava_serving.batch.input_files import find_input_files
 from llava_serving.batch.input_names import input_name
 from llava_serving.batch.input_row import RowDefaults
-from llava_serving.batch.row_reader import read_rows
+from llava_serving.batch.row_reader import read_input_rows
 from llava_serving.batch.runner import BatchRunner
 
 
@@ -52,7 +52,9 @@ def test_each_linked_folder_is_read_once_and_unreadable_files_are_errors(tmp_pat
     os.mkfifo(folder / "pipe.jsonl")
     files = find_input_files([folder], tmp_path / "out")
     requests = [
-        (row.file, getattr(row.request, "code", row.request)) for file in files for row in read_rows(*file, DEFAULTS)
+        (row.file, getattr(row.request, "code", row.request))
+        for file in files
+        for row in read_input_rows(*file, DEFAULTS)
     ]
     assert requests == [
         ("gone.jsonl", "unreadable_input"),
@@ -74,11 +76,11 @@ import os, pathlib, sys
 sys.path.insert(0, {str(ROOT / "src")!r})
 from llava_serving.batch.input_files import find_input_files
 from llava_serving.batch.input_row import RowDefaults
-from llava_serving.batch.row_reader import read_rows
+from llava_serving.batch.row_reader import read_input_rows
 os.setuid(65534)
 folder = pathlib.Path({str(tmp_path)!r})
 for file in find_input_files([folder], folder / "out"):
-    print(*[getattr(row.request, "code", row.request) for row in read_rows(*file, RowDefaults(None, {{}}, 1000))])
+    print(*[getattr(row.request, "code", row.request) for row in read_input_rows(*file, RowDefaults(None, {{}}, 1000))])
 """
     for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(0o755)

@@ -13,10 +13,12 @@ import pytest
 from batch_cases import DEFAULTS, IMAGES, encoded_image
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from llava_serving.batch.input_row import RowDefaults
-from llava_serving.batch.row_reader import read_rows
+from llava_serving.batch.row_reader import IMAGE_SUFFIXES, read_input_rows
 from llava_serving.errors import RequestError
+from llava_serving.inputs.image import FORMATS
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20).filter(str.strip)
 
@@ -25,8 +27,13 @@ def read(path: Path, defaults: RowDefaults = DEFAULTS) -> list[Any]:
     """Returns the JSON of each request, or the code of its error."""
     return [
         row.request.code if isinstance(row.request, RequestError) else json.loads(row.request)
-        for row in read_rows(path, path.name, defaults)
+        for row in read_input_rows(path, path.name, defaults)
     ]
+
+
+def test_every_image_format_of_the_service_has_a_suffix_and_no_other() -> None:
+    formats = Image.registered_extensions()
+    assert {formats[suffix] for suffix in IMAGE_SUFFIXES} == set(FORMATS)
 
 
 def prompt(body: Any) -> Any:
@@ -170,9 +177,9 @@ def test_an_unreadable_prompt_txt_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_image_is_an_error_of_row_0_and_another_missing_file_of_no_row(tmp_path: Path) -> None:
-    (lines,) = read_rows(tmp_path / "gone.jsonl", "gone.jsonl", DEFAULTS)
+    (lines,) = read_input_rows(tmp_path / "gone.jsonl", "gone.jsonl", DEFAULTS)
     assert (lines.index, getattr(lines.request, "code", "")) == (None, "unreadable_input")
-    (image,) = read_rows(tmp_path / "gone" / "gone.png", "gone.png", DEFAULTS)
+    (image,) = read_input_rows(tmp_path / "gone" / "gone.png", "gone.png", DEFAULTS)
     assert (image.index, getattr(image.request, "code", "")) == (0, "invalid_image")
 
 
@@ -188,6 +195,6 @@ def test_a_missing_image_is_an_error_of_row_0_and_another_missing_file_of_no_row
 def test_a_csv_with_other_separators_or_in_utf_16_is_told_so(tmp_path: Path, content: bytes, cause: str) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(content)
-    (row,) = read_rows(path, path.name, DEFAULTS)
+    (row,) = read_input_rows(path, path.name, DEFAULTS)
     assert isinstance(row.request, RequestError)
     assert cause in row.request.message

@@ -186,7 +186,7 @@ def test_rows_are_read_only_when_they_are_needed(monkeypatch: pytest.MonkeyPatch
         assert released
         return json.loads(body)
 
-    monkeypatch.setattr("llava_serving.batch.runner.read_rows", thousand_rows)
+    monkeypatch.setattr("llava_serving.batch.runner.read_input_rows", thousand_rows)
     results = BatchRunner(answer, 2, DEFAULTS).run([(Path("a"), "a")])
     threading.Timer(0.5, may_answer.set).start()
     next(results)

@@ -20,7 +20,7 @@ CSV_SUFFIXES = (".csv",)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
-def read_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[InputRow]:
+def read_input_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[InputRow]:
     """Yields the rows of a file in order, and reads each row only when it is needed. `name` is the file's name in them.
 
     An image is one row. The file `prompt.txt` and hidden files have no rows.

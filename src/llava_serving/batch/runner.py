@@ -12,7 +12,7 @@ from ..api.response import error_body
 from ..errors import InternalError, RequestError, Unavailable
 from ..progress import Progress
 from .input_row import InputRow, RowDefaults
-from .row_reader import read_rows
+from .row_reader import read_input_rows
 from .row_result import RowResult
 from .saved_answers import RowKey, SavedAnswers
 
@@ -64,7 +64,7 @@ class BatchRunner:
         pending = _PendingRows(PENDING_ROWS_PER_THREAD * self._concurrency)
         with _BatchProgress(len(files)) as progress:
             for path, name in files:
-                for row in read_rows(path, name, self._defaults):
+                for row in read_input_rows(path, name, self._defaults):
                     while pending.is_full(row.num_bytes):
                         yield progress.count_row(pending.pop())
                     pending.append(pool.submit(self._answer_row, row), row.num_bytes)

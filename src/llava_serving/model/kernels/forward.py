@@ -25,8 +25,8 @@ class TritonForward:
         self, layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: int, attend: Attend
     ) -> torch.Tensor:
         if len(hidden) <= self._max_fused_rows and layers[0].qkv_proj.weight is not None:
-            return _few_rows(layers, hidden, head_size, attend)
-        return _many_rows(layers, hidden, head_size, attend)
+            return _run_fused(layers, hidden, head_size, attend)
+        return _run_unfused(layers, hidden, head_size, attend)
 
     def compute_logits(self, hidden: torch.Tensor, norm: RMSNorm, projection: Linear) -> torch.Tensor:
         """The final norm and the projection to logits, as in `lm_head.ComputeLogits`."""
@@ -61,7 +61,7 @@ def linear_error(device: torch.device, dtype: torch.dtype) -> float:
     return max(errors)
 
 
-def _few_rows(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
+def _run_fused(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
     for index, layer in enumerate(layers):
         projections = layer.qkv_proj, layer.o_proj, layer.gate_up_proj, layer.down_proj
         qkv, o, gate_up, down = (projection.weight for projection in projections if projection.weight is not None)
@@ -73,7 +73,7 @@ def _few_rows(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: i
     return hidden
 
 
-def _many_rows(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
+def _run_unfused(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
     update = None
     for index, layer in enumerate(layers):
         norm, mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
