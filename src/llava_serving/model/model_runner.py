@@ -1,4 +1,4 @@
-"""Runs batches: the only module that runs the model."""
+"""Runs the engine's batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
