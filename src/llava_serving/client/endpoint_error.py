@@ -16,9 +16,8 @@ MODEL_STATUS_HEADER = "ms-azureml-model-error-statuscode"
 class EndpointError(Exception):
     """The endpoint did not answer.
 
-    `status` is the HTTP status. Where Azure answers 424 for a status of the service, it is the service's status. It is
-    None without a connection, and for a stream that ended with an error. `retry_after` is the endpoint's own number of
-    seconds until it wants to be asked again, or None.
+    `status` is the HTTP status. Where Azure wraps a status of the service in 424, `status` is the service's. It is None
+    without a connection, and for a stream that ended with an error. `retry_after`: seconds of Retry-After, or None.
     """
 
     def __init__(self, status: int | None, code: str, message: str, retry_after: float | None = None) -> None:

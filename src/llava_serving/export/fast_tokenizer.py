@@ -1,6 +1,6 @@
 """Converts LLaMA's SentencePiece model and a checkpoint's added tokens to Hugging Face's fast tokenizer.
 
-transformers' own conversion gave other ids to all of 5,000 texts that begin with a space; this one to none.
+transformers' own conversion gave other ids to all of 5,000 texts that begin with a space; this conversion to none.
 
 It also gave other ids around an image. v0's training dropped the white space beside an image, and encoded the text
 after it as a new text (inputs/tokenizer.py). Here an added token takes that white space. One difference remains,

@@ -1,7 +1,7 @@
 """Checks before a merge begins that a base, a delta and a vision tower are compatible.
 
 One mistake stays hidden: a Vicuna of 32,000 rows (v1.1 and later) has LLaMA's names, shapes and statistics. Only a
-config that names it, or the merged model's babble, gives it away.
+config that names it, or nonsense from the merged model, reveals it.
 """
 
 import math
@@ -15,7 +15,7 @@ from .model_folder import ClassifiedFolder, FolderKind
 from .storage.lazy_tensor import num_rows, read_rows
 from .tensor_names import PROJECTOR
 
-# Between a matrix of the base and of the delta. With a fine-tuned model it is above 0.9, with a difference near 0.
+# The cosine of one matrix in base and delta: above 0.9 for a fine-tuned model, near 0 for a difference.
 MAX_COSINE = 0.5
 COMPARED_TENSOR = "model.layers.0.mlp.gate_proj.weight"
 COMPARED_ROWS = 64

@@ -76,7 +76,10 @@ def claim_gpu(count: int, folder: Path) -> int:
 
 
 def choose_device_map(model: nn.Module, devices: Sequence[torch.device], dtype: torch.dtype) -> dict[str, torch.device]:
-    """Places the modules of a model, which may be without memory. Raises StartupError if the devices are too small."""
+    """Returns each module's device. The model may be on the meta device.
+
+    Raises StartupError if the devices are too small.
+    """
     if len(devices) == 1:
         return {"": devices[0]}
     memory = {index: torch.cuda.mem_get_info(device)[0] for index, device in enumerate(devices)}

@@ -128,11 +128,11 @@ def measure_language(model: LanguageModel) -> Finding:
     try:
         tokenizer = load_sentencepiece(model.tokenizer)
     except StartupError:
-        return Finding("talks", "not tried: there is no tokenizer.model with it")
+        return Finding("talks", "not measured: the folder has no tokenizer.model")
     vocab_size = model.tensors[EMBEDDING].shape[0]
     loss = layerwise_loss(model.tensors, model.config, [tokenizer.bos_id(), *tokenizer.encode(SENTENCE)])
     talks = knows_language(loss, vocab_size)
-    word = "yes" if talks else "no, as differences do not" if model.is_difference else "no"
+    word = "yes" if talks else "no (expected: a delta holds differences)" if model.is_difference else "no"
     chance = chance_loss(vocab_size)
     text = f"{word}: loss {loss:.2f} on an ordinary sentence, where guessing gives {chance:.2f}"
     return Finding("talks", text, talks if talks or not model.is_difference else None)

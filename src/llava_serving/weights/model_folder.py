@@ -26,7 +26,9 @@ EXPECTED_FOLDERS = (
     '"model_type": "llava" and a vision_config) or a folder with base/ (LLaMA in Hugging Face layout), delta/ and '
     "vision/ (CLIP)"
 )
-NEEDS_BASE = "a delta cannot be used directly: served without its base it babbles. Put the original LLaMA in base/"
+NEEDS_BASE = (
+    "a delta cannot be used directly: served without its base it answers nonsense. Put the original LLaMA in base/"
+)
 # Of all RMSNorm weights. A trained LLaMA's weights are above zero; differences are as often below.
 MIN_POSITIVE_SHARE = 0.9
 

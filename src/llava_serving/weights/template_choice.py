@@ -27,8 +27,8 @@ def choose_delta_template(requested: str, added_tokens: dict[str, int]) -> Templ
     names = ", ".join(added_tokens)
     if IMAGE_START not in added_tokens:
         raise StartupError(
-            f"the added tokens ({names}) have no {IMAGE_START}, as LLaVA-13b-delta-v0-science_qa's: its prompts are "
-            "not built in; LLAVA_TEMPLATE=v0 or merge --template v0 uses v0's all the same"
+            f"the added tokens ({names}) have no {IMAGE_START}, as LLaVA-13b-delta-v0-science_qa's; its prompt "
+            "format is not supported. To use v0's template anyway: LLAVA_TEMPLATE=v0 or merge --template v0"
         )
     if PADDING not in added_tokens:
         logger.warning(
