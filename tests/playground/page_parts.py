@@ -1,5 +1,8 @@
 """Where things are on the page, and how a person uses them."""
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
@@ -27,6 +30,15 @@ def ask(page: Page, question: str) -> None:
     expect(stop_button(page)).to_be_hidden()
     textbox(page).fill(question)
     textbox(page).press("Enter")
+
+
+@contextmanager
+def answered_again(page: Page) -> Iterator[None]:
+    """Waits for the answer to what the block clicks. The page sends two events: the question, and then the answer."""
+    events = itertools.count(1)
+    with page.expect_request(lambda request: "/queue/join" in request.url and next(events) == 2):
+        yield
+    expect(stop_button(page)).to_be_hidden()
 
 
 def attach(page: Page, *images: Path) -> None:

@@ -76,7 +76,9 @@ def test_regenerate_sends_the_same_request_again(
     page.get_by_role("button", name="What digit is this?").click()
     expect(answers(page)).to_contain_text("word1")
     stop_button(page).click()
+    expect(notes(page)).to_contain_text("Stopped")
     page.get_by_role("button", name="Retry").click()
+    expect(notes(page)).not_to_contain_text("Stopped")
     expect(answers(page)).to_contain_text("word1")
     stop_button(page).click()
     first, second = endpoint.bodies
