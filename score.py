@@ -10,8 +10,8 @@ from azureml_inference_server_http.api.aml_request import AMLRequest, rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
 from flask import g
 
-from llava_serving.api.body import HttpRequest
 from llava_serving.api.connection import Connection
+from llava_serving.api.http import HttpRequest
 from llava_serving.service.server_routes import add_openai_routes
 from llava_serving.service.startup import start
 

@@ -13,7 +13,7 @@ from llava_serving.engine.completion import Completion
 from llava_serving.engine.config import EngineConfig
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
-from llava_serving.engine.request import RequestHandle
+from llava_serving.engine.request_handle import RequestHandle
 from llava_serving.engine.scheduler import Scheduler
 from llava_serving.engine.stats import Stats
 from llava_serving.engine.vocabulary import Vocabulary
@@ -85,7 +85,7 @@ def begin(engine: Engine, *prompts: EnginePrompt, **options: Any) -> list[Reques
     """Submits one request per prompt."""
     handles = []
     for prompt in prompts:
-        handles.append(RequestHandle(prompt.params.n, **options))
+        handles.append(RequestHandle(**options))
         engine.submit([prompt], handles[-1])
     return handles
 

@@ -13,11 +13,11 @@ from azureml_inference_server_http.api.aml_request import AMLRequest, rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
 from transformers.generation.streamers import BaseStreamer
 
-from llava_serving.api.body import HttpRequest
 from llava_serving.api.connection import Connection
+from llava_serving.api.http import HttpRequest
 from llava_serving.engine.completion import SampledToken
 from llava_serving.engine.prompt import EnginePrompt
-from llava_serving.engine.request import RequestHandle
+from llava_serving.engine.request_handle import RequestHandle
 from llava_serving.engine.sequence import Sequence, random_numbers
 from llava_serving.engine.sequence_output import SequenceOutput
 from llava_serving.engine.stats import Stats
@@ -42,6 +42,7 @@ class GenerateEngine:
 
     def submit(self, prompts: list[EnginePrompt], handle: RequestHandle) -> None:
         now = time.monotonic()
+        handle.expect(sum(prompt.params.n for prompt in prompts))
         for prompt_index, prompt in enumerate(prompts):
             for index in range(prompt.params.n):
                 seq = Sequence(

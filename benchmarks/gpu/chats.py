@@ -9,7 +9,7 @@ import torch
 from llava_serving.engine.completion import Completion
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
-from llava_serving.engine.request import RequestHandle
+from llava_serving.engine.request_handle import RequestHandle
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import triton_backend
 from llava_serving.model.kv_cache import BLOCK_SIZE
@@ -78,7 +78,7 @@ def _with_engine(context: Context, chats: list[EnginePrompt]) -> tuple[dict[str,
 
 def complete(engine: Engine, prompts: list[EnginePrompt]) -> list[Completion]:
     """Submits one request per prompt, and returns their completions after all are submitted."""
-    handles = [RequestHandle(1) for _ in prompts]
+    handles = [RequestHandle() for _ in prompts]
     for prompt, handle in zip(prompts, handles, strict=True):
         engine.submit([prompt], handle)
     return [handle.result()[0] for handle in handles]

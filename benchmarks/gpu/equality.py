@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
-from llava_serving.engine.request import RequestHandle
+from llava_serving.engine.request_handle import RequestHandle
 from llava_serving.engine.stats import Stats
 from llava_serving.model.backend import CPU, TORCH, Backend, triton_backend
 
@@ -76,7 +76,7 @@ def _answers(
     with poisoned():
         runner, scheduler = make_runner(model, backend, MAX_NUM_SEQS, 32, BLOCKS, static=static, overlap=static)
         engine = Engine(scheduler, runner, vocabulary_of(model), Stats(), len(prompts))
-        handles = [RequestHandle(1) for _ in prompts]
+        handles = [RequestHandle() for _ in prompts]
         for prompt, handle in zip(prompts, handles, strict=True):
             engine.submit([prompt], handle)
         engine.start()  # after all are submitted, so that every path has the same steps

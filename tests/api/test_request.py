@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_serving.api.parameters import Parameters
-from llava_serving.api.request import ScoreRequest
 from llava_serving.api.request_parser import RequestParser
+from llava_serving.api.score_request import ScoreRequest
 from llava_serving.errors import BadRequest
 from llava_serving.inputs.prompt import Prompt
 from llava_serving.inputs.templates import V0, V1
@@ -378,7 +378,7 @@ def test_a_table_with_the_column_input_string_holds_raw_prompts() -> None:
     card = parse(input_data={"input_string": ["a", "b"]}, params={"n": 2})
     assert (table.form, table.echo) == ("prompts", (True, True))
     assert [prompt.segments for prompt in table.prompts] == [prompt.segments for prompt in card.prompts]
-    assert table.prompts[1].param == "input_data.data[1][0]"
+    assert table.prompts[1].path == "input_data.data[1][0]"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class Waiter(threading.Thread):
-    """Waits for room for `num_seqs` sequences, and appends them to `admitted`."""
+    """Waits for capacity for `num_seqs` sequences, and appends them to `admitted`."""
 
     def __init__(self, admission: Admission, num_seqs: int, admitted: list["Waiter"]) -> None:
         super().__init__(daemon=True)
@@ -33,7 +33,7 @@ class Waiter(threading.Thread):
     def run(self) -> None:
         try:
             with self._admission.lock:
-                self._admission.wait_for_room(self.num_seqs)
+                self._admission.wait_for_capacity(self.num_seqs)
                 self._admission.admit(self.num_seqs)
                 self._admitted.append(self)
         except Unavailable as error:

@@ -104,7 +104,7 @@ def picture(seed: int) -> Picture.Image:
 
 def begin(engine: Engine, *engine_prompts: EnginePrompt, **options: Any) -> RequestHandle:
     """Submits one request with these prompts."""
-    handle = RequestHandle(sum(engine_prompt.params.n for engine_prompt in engine_prompts), **options)
+    handle = RequestHandle(**options)
     engine.submit(list(engine_prompts), handle)
     return handle
 

@@ -57,7 +57,7 @@ def test_any_split_of_utf_8_bytes_decodes_to_the_same_text(text: str, data: st.D
 
 
 PROMPTS = st.builds(
-    Prompt, segments=st.sampled_from([("",), ("a b",), (" ",)]), in_template=st.booleans(), param=st.just("")
+    Prompt, segments=st.sampled_from([("",), ("a b",), (" ",)]), in_template=st.booleans(), path=st.just("")
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from llava_serving.engine.request import GRACE_SECONDS
+from llava_serving.engine.request_handle import GRACE_SECONDS
 from llava_serving.errors import StartupError
 from llava_serving.settings import Settings
 from llava_serving.tools.serve import server_environment

@@ -1,7 +1,7 @@
 """A completion's text as the client receives it: stripped, or with its prompt, whole or in pieces."""
 
 from ..inputs.prompt import Prompt
-from .request import ScoreRequest
+from .score_request import ScoreRequest
 
 
 class AnswerText:

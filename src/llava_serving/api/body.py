@@ -1,34 +1,13 @@
 """Reads the body of a request, and refuses what is wrong before any of it is parsed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from email.message import Message
-from typing import Protocol
 
 from ..errors import BadRequest, MethodNotAllowed, RequestError, RequestTimeout, TooLarge, UnsupportedMediaType
-from .connection import Connection
-from .paths import SCORE
+from .http import HttpRequest
 
 STALL_SECONDS = 30.0  # a client that sends nothing for longer would hold a thread for nothing
 DISCARD_SECONDS = 1.0  # a client that sends nothing for longer has stopped sending
 CHUNK_BYTES = 64 * 1024
-
-
-class Body(Protocol):
-    """The stream that the body of a request is read from."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class HttpRequest:
-    """The parts of an HTTP request that scoring needs. Header names are in lower case."""
-
-    method: str
-    headers: Mapping[str, str]
-    body: Body
-    connection: Connection = field(default_factory=Connection)
-    path: str = SCORE
 
 
 def read_body(request: HttpRequest, max_bytes: int) -> bytes:

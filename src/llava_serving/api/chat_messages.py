@@ -14,7 +14,7 @@ SYSTEM_ROLES = ("system", "developer")
 
 
 def drop_neutral_fields(messages: Any, path: str) -> Any:
-    """Returns the messages without the fields that have no effect. Raises BadRequest for one that would."""
+    """Returns the messages without the fields that have no effect. Raises BadRequest for a field that has one."""
     if not isinstance(messages, list):
         return messages
     return [
@@ -64,7 +64,7 @@ def _parse_message(message: Message, path: str) -> ChatMessage:
         elif part.image_url is not None:
             images.append(ImageSource(part.image_url.url, f"{part_path}.image_url.url"))
     if images and role != "user":
-        raise BadRequest("invalid_request", "only user messages may have images", images[0].param)
+        raise BadRequest("invalid_request", "only user messages may have images", images[0].path)
     return ChatMessage(role, "\n".join(texts), tuple(images))
 
 

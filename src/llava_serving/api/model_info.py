@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from ..errors import MethodNotAllowed, NotFound
-from .body import HttpRequest
+from .http import HttpRequest
 from .paths import INFO, MODELS
 
 MODEL_NAME = "llava"

@@ -42,7 +42,10 @@ NEUTRAL_MESSAGE_VALUES: Mapping[str, tuple[Any, ...]] = {
 def drop_neutral(
     content: Mapping[str, Any], path: str = "", neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL_VALUES
 ) -> dict[str, Any]:
-    """Returns the object at `path` without the fields that have no effect. Raises BadRequest for one that would."""
+    """Returns the object at `path` without the fields that have no effect.
+
+    Raises BadRequest for a value that would have one.
+    """
     rest = {}
     for name, value in content.items():
         if name in neutral:

@@ -9,20 +9,20 @@ from ..inputs.templates import Template
 from .chat_messages import build_chat_prompt, drop_neutral_fields
 from .openai_fields import IGNORED, NEUTRAL_VALUES, drop_neutral
 from .parameters import OPENAI_ALIASES, ParsedParameters, check_template, parse_parameters
-from .request import ScoreRequest
 from .schema import ChatCompletionBody, CompletionBody, Model, StreamOptions, validate
+from .score_request import ScoreRequest
 
 
 class OpenAIParser:
     """Parses requests for a model with the given conversation template.
 
-    In all methods, `streaming` says that the request's headers ask for a stream.
+    In all methods, `accepts_stream` says that the request's headers ask for a stream.
     """
 
     def __init__(self, template: Template) -> None:
         self._template = template
 
-    def parse_chat_completion(self, content: Mapping[str, Any], streaming: bool) -> ScoreRequest:
+    def parse_chat_completion(self, content: Mapping[str, Any], accepts_stream: bool) -> ScoreRequest:
         """Returns the request of a JSON object with `messages`. Raises BadRequest."""
         messages = drop_neutral_fields(content.get("messages"), "messages")
         body, parameters = self._split(ChatCompletionBody, {**content, "messages": messages})
@@ -37,10 +37,10 @@ class OpenAIParser:
             echo=(False,),
             model=body.model,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-            include_usage=_include_usage(body.stream_options, streaming, parameters),
+            include_usage=_include_usage(body.stream_options, accepts_stream, parameters),
         )
 
-    def parse_completion(self, content: Mapping[str, Any], streaming: bool) -> ScoreRequest:
+    def parse_completion(self, content: Mapping[str, Any], accepts_stream: bool) -> ScoreRequest:
         """Returns the request of a JSON object with `prompt`: raw text, unless `template` asks for the template."""
         body, parameters = self._split(CompletionBody, content)
         _check_completion(body, parameters)
@@ -57,7 +57,7 @@ class OpenAIParser:
             echo=(body.echo,) * len(prompts),
             model=body.model,
             logprobs=body.logprobs,
-            include_usage=_include_usage(body.stream_options, streaming, parameters),
+            include_usage=_include_usage(body.stream_options, accepts_stream, parameters),
         )
 
     def _split(self, model: type[Model], content: Mapping[str, Any]) -> tuple[Model, ParsedParameters]:
@@ -72,8 +72,8 @@ class OpenAIParser:
         return validate(model, fields, ""), parameters
 
 
-def _include_usage(options: StreamOptions | None, streaming: bool, parameters: ParsedParameters) -> bool:
-    if options is not None and not (streaming or parameters.values.stream):
+def _include_usage(options: StreamOptions | None, accepts_stream: bool, parameters: ParsedParameters) -> bool:
+    if options is not None and not (accepts_stream or parameters.values.stream):
         raise BadRequest("invalid_parameter", "stream_options needs stream: true", "stream_options")
     return options is not None and options.include_usage
 

@@ -5,22 +5,20 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..engine.completion import Completion, TokenLogprob
-from ..engine.request import TextDelta
+from ..engine.completion import Completion, TokenLogprob, Usage
+from ..engine.request_handle import TextDelta
 from .answer_text import AnswerText
-from .request import ScoreRequest
+from .score_request import ScoreRequest
 
 
 def usage(completions: Sequence[Completion]) -> dict[str, Any]:
-    """Returns the token counts as OpenAI counts them: the prompt of several sequences counts once."""
-    first_of_prompts = [completion for completion in completions if completion.index == 0] or list(completions[:1])
-    prompt_tokens = sum(completion.prompt_tokens for completion in first_of_prompts)
-    completion_tokens = sum(completion.num_tokens for completion in completions)
+    """Returns the token counts in OpenAI's form."""
+    total = Usage.of(completions)
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(completion.cached_tokens for completion in first_of_prompts)},
+        "prompt_tokens": total.prompt_tokens,
+        "completion_tokens": total.completion_tokens,
+        "total_tokens": total.prompt_tokens + total.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": total.cached_tokens},
     }
 
 

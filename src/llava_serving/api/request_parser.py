@@ -5,6 +5,7 @@ inputs/image.py, later.
 """
 
 import codecs
+from dataclasses import replace
 from typing import Any, get_args
 
 import pydantic_core
@@ -24,8 +25,8 @@ from .chat_messages import build_chat_prompt, drop_neutral_fields
 from .openai_parser import OpenAIParser
 from .parameters import PARAMETER_KEYS, ParsedParameters, check_template, find_parameters
 from .paths import CHAT_COMPLETIONS, COMPLETIONS, SCORE
-from .request import Form, ScoreRequest
 from .schema import ChatBody, Column, ListBody, PromptsBody, TableBody, validate
+from .score_request import Form, ScoreRequest
 
 DATA_KEYS = ("input_data", "inputs")
 TEXT_COLUMNS = [column for column in get_args(Column) if column not in ("image", "input_string")]
@@ -48,18 +49,23 @@ class RequestParser:
         self._template = template
         self._openai = OpenAIParser(template)
 
-    def parse(self, body: bytes, streaming: bool = False, path: str = SCORE) -> ScoreRequest:
-        """Returns the request in a body that is sent to `path`. `streaming` says that its headers ask for a stream.
+    def parse(self, body: bytes, accepts_stream: bool = False, path: str = SCORE) -> ScoreRequest:
+        """Returns the request in a body that is sent to `path`.
 
-        Raises BadRequest, which says what is wrong, where, and what is accepted.
+        `accepts_stream` says that the request's headers ask for a stream. Raises BadRequest, which says what is wrong,
+        where, and what is accepted.
         """
         content = _parse_json(body)
         if not isinstance(content, dict):
             raise BadRequest("invalid_request", f"the body must be a JSON object; {ACCEPTED}")
+        request = self._parse_form(content, accepts_stream, path)
+        return replace(request, stream=accepts_stream or request.parameters.stream)
+
+    def _parse_form(self, content: dict[str, Any], accepts_stream: bool, path: str) -> ScoreRequest:
         if path in COMPLETIONS:
-            return self._openai.parse_completion(content, streaming)
+            return self._openai.parse_completion(content, accepts_stream)
         if path in CHAT_COMPLETIONS or content.get("messages") is not None:
-            return self._openai.parse_chat_completion(content, streaming)
+            return self._openai.parse_chat_completion(content, accepts_stream)
         return self._parse_azure_form({name: value for name, value in content.items() if value is not None})
 
     def _parse_azure_form(self, content: dict[str, Any]) -> ScoreRequest:
@@ -165,7 +171,7 @@ class RequestParser:
         if self._template_requested(parameters) or (column != "prompt" and parameters.values.template is None):
             return question_prompt(source, self._template)
         # The prompt column holds conversations. The text of other columns may be anything.
-        return formatted_prompt(source) if column == "prompt" else raw_prompt(source)
+        return formatted_prompt(source, self._template) if column == "prompt" else raw_prompt(source)
 
     def _parse_chat(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
         path = f"{key}.input_string"

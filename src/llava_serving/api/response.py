@@ -1,35 +1,18 @@
 """Whole answers and errors as HTTP responses. Streamed answers are in stream.py."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, assert_never
 
-from ..engine.completion import Completion
+from ..engine.completion import Completion, Usage
 from ..errors import ClientClosed, DeadlineExceeded, MethodNotAllowed, RequestError
 from .answer_text import AnswerText
+from .http import HttpResponse
 from .openai_response import chat_completion_body, completion_body
-from .request import ScoreRequest
+from .score_request import ScoreRequest
 
 JSON_TYPE = {"Content-Type": "application/json"}
 ERROR_TYPES = {429: "rate_limit_error", 504: "timeout"}  # by status
-
-
-class BodyStream(Protocol):
-    """A body in pieces. The server calls `close` after the last piece, and earlier if the client disconnects."""
-
-    def __iter__(self) -> Iterator[bytes]: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class HttpResponse:
-    """An HTTP response. Its header values hold no commas, because Azure's server splits a value at each comma."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes | BodyStream
 
 
 def json_response(body: Any) -> HttpResponse:
@@ -86,7 +69,9 @@ def answer_body(request: ScoreRequest, completions: Sequence[Completion]) -> Any
         return [of_prompt[0] for of_prompt in texts]
     if request.form == "table":
         return [{"response": of_prompt[0]} for of_prompt in texts]
-    return {"output": texts[0][0]}
+    if request.form == "chat":
+        return {"output": texts[0][0]}
+    assert_never(request.form)
 
 
 def to_json(body: Any) -> bytes:
@@ -99,12 +84,12 @@ def _answer_text(request: ScoreRequest, completion: Completion) -> str:
 
 
 def _headers(completions: Sequence[Completion]) -> dict[str, str]:
-    first_of_prompts = [completion for completion in completions if completion.index == 0]
+    usage = Usage.of(completions)
     ttfts = [completion.ttft_seconds for completion in completions if completion.ttft_seconds is not None]
     headers = {
-        "x-llava-prompt-tokens": str(sum(completion.prompt_tokens for completion in first_of_prompts)),
-        "x-llava-cached-tokens": str(sum(completion.cached_tokens for completion in first_of_prompts)),
-        "x-llava-completion-tokens": str(sum(completion.num_tokens for completion in completions)),
+        "x-llava-prompt-tokens": str(usage.prompt_tokens),
+        "x-llava-cached-tokens": str(usage.cached_tokens),
+        "x-llava-completion-tokens": str(usage.completion_tokens),
         "x-llava-finish-reason": " ".join(completion.finish_reason for completion in completions),
         "x-llava-queue-ms": _milliseconds(min(completion.queue_seconds for completion in completions)),
         "x-llava-total-ms": _milliseconds(max(completion.total_seconds for completion in completions)),

@@ -5,7 +5,7 @@ data: {"row": 0, "index": 0, "finish_reason": "stop", "usage": {}}  the end of t
 data: [DONE]
 
 event: error                                                        an error after the first event
-data: {"error": {"code": "...", "message": "...", "param": null}}
+data: {"error": {"code": "...", "message": "...", "param": null, "type": "server_error"}}
 """
 
 import contextlib
@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ..engine.completion import Completion
-from ..engine.request import Event, RequestHandle, TextDelta
+from ..engine.request_handle import Event, RequestHandle, TextDelta
 from ..errors import ClientClosed, InternalError, RequestError
 from .answer_text import AnswerText, answer_texts
 from .connection import Connection
+from .http import HttpResponse
 from .openai_response import ChatCompletionFormat, CompletionFormat, usage
-from .request import ScoreRequest
-from .response import HttpResponse, completion_error, error_body, to_json
+from .response import completion_error, error_body, to_json
+from .score_request import ScoreRequest
 
 logger = logging.getLogger(__name__)
 HEADERS = {

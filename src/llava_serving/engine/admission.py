@@ -17,13 +17,14 @@ class Admission:
     """Counts the live sequences, which run or wait. Every method may be called from any thread."""
 
     def __init__(self, max_live_seqs: int) -> None:
-        # Callers hold it over `admit` and what must follow at once, so that `refuse` comes before both or after both.
+        # Engine.submit holds the lock while it admits and queues a request, so that `refuse` happens before both or
+        # after both.
         self.lock = threading.RLock()
-        self._waiting: deque[threading.Condition] = deque()  # one for each thread that waits for room, in order
+        self._waiting: deque[threading.Condition] = deque()  # one for each thread that waits for capacity, in order
         self._max_live_seqs = max_live_seqs
         self._num_live = 0
         self._refusal: tuple[str, str] | None = None  # error code and message
-        # When the engine became busy, then when the last sequences finished, in seconds of time.monotonic.
+        # time.monotonic() when the engine became busy, and when each of the last sequences finished.
         self._finish_times: deque[float] = deque([0.0], maxlen=PACE_WINDOW)
 
     def check(self, num_seqs: int) -> None:
@@ -40,7 +41,7 @@ class Admission:
                     retry_after=self._seconds_until_finished(num_excess),
                 )
 
-    def wait_for_room(self, num_seqs: int) -> None:
+    def wait_for_capacity(self, num_seqs: int) -> None:
         """Waits until `num_seqs` more sequences fit and no other thread has waited longer, or until the engine refuses.
 
         The caller holds `lock`, which is free while it waits.

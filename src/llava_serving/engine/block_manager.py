@@ -63,7 +63,7 @@ class BlockManager:
         return blocks
 
     def cache_block(self, block: int, block_hash: bytes) -> None:
-        """Lets other sequences find the full block by its hash. The first of two blocks with one hash is found."""
+        """Lets other sequences find the full block by its hash. If two blocks have one hash, the first stays cached."""
         if block_hash not in self._block_of and block not in self._hash_of:
             self._block_of[block_hash] = block
             self._hash_of[block] = block_hash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,3 +61,21 @@ class Completion:
         if self.ttft_seconds is None or self.num_tokens < 2:
             return None
         return (self.total_seconds - self.ttft_seconds) / (self.num_tokens - 1)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The token counts of several completions. The prompt of several sequences counts once, as OpenAI counts."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def of(cls, completions: Sequence[Completion]) -> Usage:
+        by_prompt = {completion.prompt_index: completion for completion in reversed(completions)}
+        return cls(
+            sum(completion.prompt_tokens for completion in by_prompt.values()),
+            sum(completion.cached_tokens for completion in by_prompt.values()),
+            sum(completion.num_tokens for completion in completions),
+        )

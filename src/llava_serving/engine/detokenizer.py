@@ -47,7 +47,7 @@ class StoppedText:
         return self.is_stopped
 
     def emit(self, final: bool = False) -> str:
-        """Returns the text since the last call that no later push can cut off; with `final`, all of it."""
+        """Returns the new text that no later push can cut off; with `final`, all new text."""
         end = len(self.text) if final or self.is_stopped else len(self.text) - self._num_held_back()
         emitted, self._num_emitted = self.text[self._num_emitted : end], max(end, self._num_emitted)
         return emitted

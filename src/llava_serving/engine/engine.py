@@ -19,7 +19,7 @@ from ..errors import InternalError, Unavailable
 from .admission import RESTART_SECONDS, Admission
 from .completion import FinishReason, SampledToken
 from .prompt import EnginePrompt
-from .request import RequestHandle
+from .request_handle import RequestHandle
 from .scheduler import Batch, Scheduler
 from .sequence import Sequence, random_numbers
 from .sequence_output import SequenceOutput
@@ -125,13 +125,14 @@ class Engine:
     def submit(self, prompts: list[EnginePrompt], handle: RequestHandle, wait: bool = False) -> None:
         """Queues all prompts of a request, or none. Their events go to `handle`. Raises as `check_admission` does.
 
-        With `wait` it waits for room, first come, first served, and raises Unavailable only.
+        With `wait` it waits for capacity, first come, first served, and raises Unavailable only.
         """
         num_seqs = sum(prompt.params.n for prompt in prompts)
         with self._admission.lock:
             if wait:
-                self._admission.wait_for_room(num_seqs)
+                self._admission.wait_for_capacity(num_seqs)
             self._admission.admit(num_seqs)
+            handle.expect(num_seqs)
             self._submissions.put(_Submission(prompts, handle, time.monotonic()))
 
     def step(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .completion import Completion, FinishReason, SampledToken, TokenLogprob
 from .detokenizer import Detokenizer, StoppedText
-from .request import RequestHandle, TextDelta
+from .request_handle import RequestHandle, TextDelta
 from .sequence import Sequence
 from .vocabulary import Vocabulary
 

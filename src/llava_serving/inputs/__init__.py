@@ -1,4 +1,4 @@
 """What the model reads: conversation templates, token ids, and pictures as CLIP's pixels.
 
-Knows what LLaVA v0 was trained with. Knows no HTTP, no weights and no engine.
+It knows what LLaVA v0 was trained with. It knows no HTTP, no weights and no engine.
 """

@@ -71,14 +71,14 @@ class ImageReader:
     def read(self, source: ImageSource, process: Callable[[Image.Image], Result]) -> Result:
         """Returns `process(picture)` for the picture: RGB, upright, the first frame of an animation.
 
-        Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge, with the path `source.param`.
+        Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge, with the path `source.path`.
         """
         try:
             encoded = self._encoded(source.data)
             with self._decode_slots:
                 return process(self._picture(encoded, source.data))
         except RequestError as error:
-            error.param = source.param
+            error.param = source.path
             raise
 
     def _encoded(self, data: str) -> bytes:

@@ -16,10 +16,10 @@ IMAGE_PLACEHOLDER = "<image>"
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image as the client sent it: base64, a `data:` URI or a URL. `param` is its path in the request."""
+    """An image as the client sent it: base64, a `data:` URI or a URL. `path` is its path in the request."""
 
     data: str
-    param: str
+    path: str
 
 
 Segment = str | ImageSource | EosToken
@@ -27,11 +27,11 @@ Segment = str | ImageSource | EosToken
 
 @dataclass(frozen=True)
 class TextInput:
-    """One text of a request with its images, in order. `param` is the text's path in the request."""
+    """One text of a request with its images, in order. `path` is the text's path in the request."""
 
     text: str
     images: tuple[ImageSource, ...]
-    param: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ class Prompt:
     """Text and images in the order in which the model reads them.
 
     `in_template` says that the prompt is a conversation in the template. Its answer ends where the template says, and
-    is returned stripped. Any other prompt is a text that the model continues. `param` is the path in the request of
+    is returned stripped. Any other prompt is a text that the model continues. `path` is the path in the request of
     the text or the messages.
     """
 
     segments: tuple[Segment, ...]
     in_template: bool
-    param: str = field(compare=False)
+    path: str = field(compare=False)
+    separator: str | None = None  # the template's, which ends the answer
     images: tuple[ImageSource, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,12 +70,12 @@ class Prompt:
 
 def raw_prompt(source: TextInput) -> Prompt:
     """Returns the text unchanged, to be continued. Each `<image>` in it becomes the next image."""
-    return Prompt(_insert_images(source), in_template=False, param=source.param)
+    return Prompt(_insert_images(source), in_template=False, path=source.path)
 
 
-def formatted_prompt(source: TextInput) -> Prompt:
+def formatted_prompt(source: TextInput, template: Template) -> Prompt:
     """Returns the text unchanged: a conversation that the client has put into the template."""
-    return Prompt(_insert_images(source), in_template=True, param=source.param)
+    return Prompt(_insert_images(source), True, source.path, template.separator)
 
 
 def question_prompt(source: TextInput, template: Template) -> Prompt:
@@ -83,24 +84,24 @@ def question_prompt(source: TextInput, template: Template) -> Prompt:
     Images follow the question, one line each (LLaVA@a6b01a2 run_llava.py:100), unless the text has an `<image>`.
     """
     content = _insert_images(source) if IMAGE_PLACEHOLDER in source.text else _append_images(source.text, source.images)
-    return _conversation(template, template.system, [("user", content)], source.param)
+    return _conversation(template, template.system, [("user", content)], source.path)
 
 
-def chat_prompt(messages: Sequence[ChatMessage], template: Template, param: str) -> Prompt:
+def chat_prompt(messages: Sequence[ChatMessage], template: Template, path: str) -> Prompt:
     """Returns the messages of a chat in the template. A system message replaces the template's system text.
 
-    `<image>` in a message is text: images follow the text of their message. `param` is the path of the messages.
+    `<image>` in a message is text: images follow the text of their message. `path` is the path of the messages.
     """
     if messages[0].role == "system":
         system, messages = messages[0].text, messages[1:]
     else:
         system = template.system
     contents = [(message.role, _append_images(message.text, message.images)) for message in messages]
-    return _conversation(template, system, contents, param)
+    return _conversation(template, system, contents, path)
 
 
 def _conversation(
-    template: Template, system: str, contents: Iterable[tuple[str, tuple[Segment, ...]]], param: str
+    template: Template, system: str, contents: Iterable[tuple[str, tuple[Segment, ...]]], path: str
 ) -> Prompt:
     segments: list[Segment] = [system + template.greeting]
     for role, content in contents:
@@ -108,7 +109,7 @@ def _conversation(
             segments += [template.user_prefix, *content]
         else:
             segments += [template.assistant_prefix, *content, *template.assistant_suffix]
-    return Prompt(_join_texts([*segments, template.generation_prompt]), in_template=True, param=param)
+    return Prompt(_join_texts([*segments, template.generation_prompt]), True, path, template.separator)
 
 
 def _segment_text(segment: Segment) -> str:
@@ -131,7 +132,7 @@ def _insert_images(source: TextInput) -> tuple[Segment, ...]:
             "image_count_mismatch",
             f"the text has {len(rest)} {IMAGE_PLACEHOLDER} and {len(source.images)} images were sent for it; "
             f"send one image for each {IMAGE_PLACEHOLDER}",
-            source.param,
+            source.path,
         )
     segments: list[Segment] = [first]
     for image, text in zip(source.images, rest, strict=True):

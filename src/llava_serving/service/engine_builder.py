@@ -6,10 +6,11 @@ from ..engine.block_manager import BlockManager
 from ..engine.config import EngineConfig
 from ..engine.engine import Engine, Runner
 from ..engine.prompt import EnginePrompt, PromptImage, SamplingParams
-from ..engine.request import RequestHandle
+from ..engine.request_handle import RequestHandle
 from ..engine.scheduler import Scheduler
 from ..engine.stats import Stats
 from ..engine.vocabulary import Vocabulary
+from ..errors import RequestError, StartupError
 from ..inputs.prompt import ImageSource
 from ..model.backend import Backend
 from ..model.kv_cache import BLOCK_SIZE
@@ -59,13 +60,18 @@ def assemble_engine(
 
 
 def warm_up(engine: Engine, loaded: LoadedModel) -> None:
-    """Generates a short answer about a black image, so that the first client does not wait for one-time work."""
+    """Generates a short answer about a black image, so that the first client does not wait for one-time work.
+
+    Raises StartupError if that fails.
+    """
     size = loaded.preprocessor.size
-    encoded = loaded.tokenizer.encode([ImageSource(data="", param="")])
+    encoded = loaded.tokenizer.encode([ImageSource(data="", path="")])
     image = PromptImage(
         encoded.image_starts[0], loaded.tokenizer.image.count, digest=b"black", pixels=torch.zeros(3, size, size)
     )
-    handle = RequestHandle(num_seqs=1)
-    params = SamplingParams(max_new_tokens=2)
-    engine.submit([EnginePrompt(tuple(encoded.token_ids), (image,), params)], handle)
-    handle.result()
+    handle = RequestHandle()
+    try:
+        engine.submit([EnginePrompt(encoded.token_ids, (image,), SamplingParams(max_new_tokens=2))], handle)
+        handle.result()
+    except RequestError as error:
+        raise StartupError(f"the first answer failed: {error.message}") from None

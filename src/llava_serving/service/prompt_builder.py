@@ -2,7 +2,7 @@
 
 import hashlib
 
-from ..api.request import ScoreRequest
+from ..api.score_request import ScoreRequest
 from ..engine.prompt import EnginePrompt, PromptImage
 from ..errors import BadRequest, ContextExceeded
 from ..inputs.image import ImageLimits, ImageReader
@@ -19,7 +19,6 @@ class PromptBuilder:
         self._settings = settings
         self._tokenizer = loaded.tokenizer
         self._preprocessor = loaded.preprocessor
-        self._template = loaded.template
         self._context_limit = _ContextLimit(loaded.context_length, settings.default_max_new_tokens)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         hosts = settings.image_url_hosts
@@ -34,7 +33,7 @@ class PromptBuilder:
 
     def _check_num_sequences(self, request: ScoreRequest) -> None:
         if request.num_sequences > self._settings.max_sequences:
-            path_of_prompts = request.prompts[0].param.rpartition("[")[0]
+            path_of_prompts = request.prompts[0].path.rpartition("[")[0]
             raise BadRequest(
                 "too_many_sequences",
                 f"the request asks for {request.num_sequences} sequences (prompts x n); at most "
@@ -48,7 +47,7 @@ class PromptBuilder:
             raise BadRequest(
                 "too_many_images",
                 f"the request holds {len(images)} images; at most {self._settings.max_images} are accepted",
-                images[self._settings.max_images].param,
+                images[self._settings.max_images].path,
             )
 
     def _build_prompt(self, request: ScoreRequest, prompt: Prompt) -> EnginePrompt:
@@ -59,12 +58,11 @@ class PromptBuilder:
         num_tokens = len(encoded.token_ids)
         self._context_limit.check_prompt(prompt, num_tokens)
         max_new_tokens = self._context_limit.max_new_tokens(request, num_tokens)
-        separator = self._template.separator if prompt.in_template else None
-        params = request.parameters.sampling_params(max_new_tokens, separator, request.logprobs)
+        params = request.parameters.sampling_params(max_new_tokens, prompt.separator, request.logprobs)
         images = []
         for source, start in zip(prompt.images, encoded.image_starts, strict=True):
             images.append(self._read_image(source, start))
-        return EnginePrompt(tuple(encoded.token_ids), tuple(images), params)
+        return EnginePrompt(encoded.token_ids, tuple(images), params)
 
     def _read_image(self, source: ImageSource, start: int) -> PromptImage:
         max_pixels = self._settings.max_image_pixels
@@ -90,7 +88,7 @@ class _ContextLimit:
                 "context_length_exceeded",
                 f"the prompt with its images has {'at least ' if at_least else ''}{num_tokens} tokens, and the model's "
                 f"context holds {self._context_length} tokens of prompt and answer together",
-                prompt.param,
+                prompt.path,
             )
 
     def max_new_tokens(self, request: ScoreRequest, prompt_tokens: int) -> int:

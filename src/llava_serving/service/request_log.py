@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..api.request import ScoreRequest
-from ..engine.completion import Completion
+from ..api.score_request import ScoreRequest
+from ..engine.completion import Completion, Usage
 from ..errors import RequestError
 from .metrics import Metrics
 
@@ -36,9 +36,9 @@ class RequestRecord:
         request_id = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), "")
         return cls(re.sub(r"[^A-Za-z0-9_-]", "", request_id)[:MAX_REQUEST_ID])
 
-    def describe(self, request: ScoreRequest, streaming: bool) -> None:
+    def describe(self, request: ScoreRequest) -> None:
         """Adds the facts that the body holds."""
-        self.form, self.stream = request.form, streaming
+        self.form, self.stream = request.form, request.stream
         self.num_prompts = len(request.prompts)
         self.num_sequences = request.num_sequences
         self.num_images = sum(len(prompt.images) for prompt in request.prompts)
@@ -60,7 +60,7 @@ class RequestLog:
 
 
 def _line(record: RequestRecord, completions: Sequence[Completion], error: RequestError | None) -> dict[str, Any]:
-    first_of_prompts = [completion for completion in completions if completion.index == 0]
+    usage = Usage.of(completions)
     return {
         "request_id": record.request_id,
         "status": 200 if error is None else error.status,
@@ -70,9 +70,9 @@ def _line(record: RequestRecord, completions: Sequence[Completion], error: Reque
         "rows": record.num_prompts,
         "sequences": record.num_sequences,
         "images": record.num_images,
-        "prompt_tokens": sum(completion.prompt_tokens for completion in first_of_prompts),
-        "cached_tokens": sum(completion.cached_tokens for completion in first_of_prompts),
-        "completion_tokens": sum(completion.num_tokens for completion in completions),
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
         "finish_reasons": [completion.finish_reason for completion in completions],
         "queue_ms": _least_milliseconds(completion.queue_seconds for completion in completions),
         "ttft_ms": _least_milliseconds(c.ttft_seconds for c in completions if c.ttft_seconds is not None),

@@ -1,4 +1,4 @@
-"""One request from its bytes to its HttpResponse. The scorer is the only caller of the engine.
+"""One request from its bytes to its HttpResponse.
 
 The path: api (bytes to a ScoreRequest), prompt_builder (token ids and pixels), engine (completions), api (response).
 """
@@ -9,13 +9,14 @@ import time
 from functools import partial
 from typing import Any
 
-from ..api.body import HttpRequest, discard_body, read_body
+from ..api.body import discard_body, read_body
+from ..api.http import HttpRequest, HttpResponse
 from ..api.model_info import asks_for_model_info, model_info
 from ..api.request_parser import RequestParser
-from ..api.response import HttpResponse, answer_body, answer_response, completion_error, error_response, json_response
+from ..api.response import answer_body, answer_response, completion_error, error_response, json_response
 from ..api.stream import stream_response
 from ..engine.engine import Engine
-from ..engine.request import RequestHandle
+from ..engine.request_handle import RequestHandle
 from ..errors import InternalError, RequestError, TooLarge, Unavailable
 from ..settings import Settings
 from ..weights.loader import LoadedModel
@@ -23,7 +24,7 @@ from .prompt_builder import PromptBuilder
 from .request_log import RequestLog, RequestRecord
 
 logger = logging.getLogger(__name__)
-# The share of the client's time limit that is spent here. The rest is for the way back.
+# The share of the client's time limit that is spent here. The rest is for the network.
 TIME_LIMIT_SHARE = 0.9
 
 
@@ -56,23 +57,24 @@ class Scorer:
                 return json_response(model_info(request))
             return self._score(request, record)
         except RequestError as error:
-            refusal = error
+            request_error = error
         except Exception:
             logger.exception("a request failed")
-            refusal = InternalError("internal_error", "the service failed on this request; its log says why")
-        self._request_log.write(record, [], refusal)
-        return error_response(refusal)
+            request_error = InternalError("internal_error", "the service failed on this request; its log says why")
+        self._request_log.write(record, [], request_error)
+        return error_response(request_error)
 
     def answer(self, body: bytes) -> Any:
-        """Answers the body of a batch row with a JSON value. Waits for room in the engine, first come, first served.
+        """Answers the body of a batch row with a JSON value.
 
-        Raises RequestError. The request log has no line about it.
+        Waits for capacity of the engine, first come, first served. Raises RequestError. The request log has no line
+        about it.
         """
         if len(body) > self._settings.max_body_bytes:
             raise TooLarge("body_too_large", f"the request has more than {self._settings.max_body_bytes:,} bytes")
         request = self._parser.parse(body)
         prompts = self._prompts.build(request)
-        handle = RequestHandle(request.num_sequences)
+        handle = RequestHandle()
         self._engine.submit(prompts, handle, wait=True)
         completions = handle.result()
         if any(completion.finish_reason == "deadline" for completion in completions):
@@ -81,14 +83,12 @@ class Scorer:
 
     def _score(self, http: HttpRequest, record: RequestRecord) -> HttpResponse:
         deadline = time.monotonic() + self._time_limit_seconds(http)
-        accepts_stream = _accepts_stream(http)
-        request = self._parser.parse(self._read_body(http), accepts_stream, http.path)
-        streaming = accepts_stream or request.parameters.stream
-        record.describe(request, streaming)
+        request = self._parser.parse(self._read_body(http), _accepts_stream(http), http.path)
+        record.describe(request)
         prompts = self._prompts.build(request)
-        handle = RequestHandle(request.num_sequences, streaming, deadline, http.connection.is_disconnected)
+        handle = RequestHandle(request.stream, deadline, http.connection.is_disconnected)
         self._engine.submit(prompts, handle)
-        if streaming:
+        if request.stream:
             return stream_response(request, handle, http.connection, partial(self._request_log.write, record))
         completions = handle.result()
         error = completion_error(completions)

@@ -1,4 +1,4 @@
-"""The self-check at start: the service refuses to report healthy with a model that answers babble."""
+"""The self-check at start: the service refuses to report healthy with a model that answers nonsense."""
 
 import logging
 
@@ -26,7 +26,7 @@ def self_check(loaded: LoadedModel) -> None:
         return
     raise StartupError(
         f"self-check failed: the loss on an ordinary sentence is {loss:.2f}, and guessing among the "
-        f"{loaded.vocab_size} tokens would give {chance:.2f}: this model would answer babble. Check that the delta "
+        f"{loaded.vocab_size} tokens would give {chance:.2f}: this model would answer nonsense. Check that the delta "
         "was merged (a merged folder must not be the delta itself), that base/ is the original LLaMA of the delta's "
         "size (not Vicuna, whose difference the delta already holds, and not Llama 2), and that no file is damaged "
         "(compare their hashes with the source's). LLAVA_SELF_CHECK=false serves it all the same."

@@ -28,7 +28,7 @@ Event = TextDelta | Completion
 
 
 class RequestHandle:
-    """A request of `num_seqs` sequences. The engine posts events, and the caller iterates over them.
+    """A request. The engine posts events, and the caller iterates over them.
 
     A request that is not `streaming` gets no TextDelta. `deadline` is in seconds of time.monotonic. `is_disconnected`
     returns whether the client has hung up; the engine calls it between steps, so it must not block.
@@ -36,7 +36,6 @@ class RequestHandle:
 
     def __init__(
         self,
-        num_seqs: int,
         streaming: bool = False,
         deadline: float = math.inf,
         is_disconnected: Callable[[], bool] = lambda: False,
@@ -46,6 +45,10 @@ class RequestHandle:
         self.is_disconnected = is_disconnected
         self.is_closed = False
         self._events: SimpleQueue[Event | RequestError] = SimpleQueue()
+        self._num_unfinished = 0
+
+    def expect(self, num_seqs: int) -> None:
+        """Sets the number of sequences to wait for. The engine calls it when it admits the request."""
         self._num_unfinished = num_seqs
 
     def post(self, event: Event | RequestError) -> None:

@@ -14,8 +14,8 @@ Form = Literal["prompts", "list", "table", "chat", "chat_completion", "completio
 class ScoreRequest:
     """A request whose form is valid. `echo` says for each prompt whether the answer begins with it.
 
-    `parameter_paths` has the path in the request of each parameter that the request sets. `num_sequences` is the number
-    of sequences to generate: prompts x n.
+    `stream` says that the answer is streamed. `parameter_paths` has the path in the request of each parameter that the
+    request sets. `num_sequences` is the number of sequences to generate: prompts x n.
     """
 
     form: Form
@@ -23,6 +23,7 @@ class ScoreRequest:
     parameters: Parameters
     parameter_paths: Mapping[str, str] = field(compare=False)
     echo: tuple[bool, ...]
+    stream: bool = False
     model: str = ""
     logprobs: int | None = None
     include_usage: bool = False
