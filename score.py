@@ -29,5 +29,5 @@ def run(request: AMLRequest) -> AMLResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
     headers.setdefault("x-request-id", g.request_id)  # the server generates the id and returns it
     connection = Connection(request.environ.get("gunicorn.socket"))
-    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection, request.path))
+    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection, request.path.rstrip("/")))
     return AMLResponse(response.body, response.status, response.headers)

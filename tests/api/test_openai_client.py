@@ -50,6 +50,7 @@ def test_the_client_s_own_answer_is_sent_back_as_a_turn(client: openai.OpenAI) -
     messages: list[Any] = [{"role": "developer", "content": "Answer."}, {"role": "user", "content": QUESTION}]
     first = client.chat.completions.create(model="llava", messages=messages)
     messages += [first.choices[0].message, {"role": "user", "content": "What is in the image?"}]
+    messages += [first.choices[0].message.model_dump(), {"role": "user", "content": "What is in the image?"}]
     again = client.chat.completions.create(model="llava", messages=messages, store=False, tools=[])
     assert again.choices[0].message.content
 
@@ -120,17 +121,30 @@ def test_errors_are_openai_s_exceptions_with_type_code_and_param(client: openai.
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/chat/completions"), ("GET", "/v1/completions"), ("POST", "/v1/models"), ("POST", "/info")],
+    [
+        ("GET", "/v1/chat/completions"),
+        ("PUT", "/v1/chat/completions"),
+        ("DELETE", "/v1/completions"),
+        ("POST", "/v1/models"),
+        ("PATCH", "/info"),
+    ],
 )
 def test_405_on_openai_s_paths_is_an_error_object(demo_server: Server, method: str, path: str) -> None:
     answer = demo_server.request(method, path)
     assert answer.status == 405
     assert answer.json["error"]["code"] == "method_not_allowed"
-    assert answer.headers["allow"] == ("POST" if method == "GET" else "GET")
+    assert answer.headers["allow"] == ("POST" if "completions" in path else "GET")
 
 
-def test_a_preflight_on_openai_s_paths_is_answered(demo_server: Server) -> None:
-    assert demo_server.request("OPTIONS", "/v1/chat/completions").status == 200
+def test_a_preflight_on_openai_s_paths_names_the_method(demo_server: Server) -> None:
+    for path, method in (("/v1/chat/completions", "POST"), ("/v1/models", "GET"), ("/info", "GET")):
+        answer = demo_server.request("OPTIONS", path)
+        assert (answer.status, answer.headers["allow"]) == (200, method)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1/models/llava/", "/info/"])
+def test_a_slash_at_the_end_of_a_path_changes_nothing(demo_server: Server, path: str) -> None:
+    assert demo_server.request("GET", path).status == demo_server.request("HEAD", path).status == 200
 
 
 REFUSING = """

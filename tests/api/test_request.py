@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.completion_create_params import CompletionCreateParamsBase as LegacyCompletionCreateParamsBase
 
-from llava_serving.api.parameters import Parameters
+from llava_serving.api.openai_fields import IGNORED, NEUTRAL_VALUES
+from llava_serving.api.parameters import OPENAI_ALIASES, Parameters
 from llava_serving.api.request_parser import RequestParser
+from llava_serving.api.schema import ChatCompletionBody, CompletionBody
 from llava_serving.api.score_request import ScoreRequest
 from llava_serving.errors import BadRequest
 from llava_serving.inputs.prompt import Prompt
@@ -213,7 +217,11 @@ PATH = "input_data.parameters."
         (with_parameters(max_tokens="9"), PATH + "max_tokens", "integer"),
         (with_parameters(max_tokens=9.5), PATH + "max_tokens", "integer"),
         (with_parameters(max_tokens=True), PATH + "max_tokens", "integer"),
-        (with_parameters(max_tokens=9, max_gen_len=9), PATH + "max_gen_len", "'max_new_tokens', which is already set"),
+        (
+            with_parameters(max_tokens=9, max_gen_len=9),
+            PATH + "max_gen_len",
+            "the same as 'max_tokens', which is also set",
+        ),
         (with_parameters(temperature=-0.1), PATH + "temperature", "greater than or equal to 0"),
         (with_parameters(temperature="hot"), PATH + "temperature", "number"),
         (with_parameters(top_p=0), PATH + "top_p", "greater than 0"),
@@ -252,15 +260,42 @@ PATH = "input_data.parameters."
             "does not support response_format",
         ),
         (chat_completion("a", template="none"), "template", "always"),
-        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": []}, "messages", "at least 1 item"),
+        ({"messages": [{"role": "user", "contnet": "a"}]}, "messages[0].contnet", "did you mean 'content'?"),
+        (chat_completion([{"type": "text", "txt": "a"}]), "messages[0].content[0].txt", "did you mean 'text'?"),
+        (
+            chat_completion([{"type": "image_url", "image_url": {"urls": "A"}}]),
+            "messages[0].content[0].image_url.urls",
+            "did you mean 'url'?",
+        ),
+        ({"messages": [None]}, "messages[0]", "should be a JSON object"),
+        (chat_completion("a", maxTokens=3), "maxTokens", "did you mean 'max_tokens'?"),
+        (chat_completion("a", tols=[]), "tols", "did you mean 'tools'?"),
+        (chat_completion("a", max_tokens=5, max_completion_tokens=6), "max_completion_tokens", "same as 'max_tokens'"),
+        ({"input_data": {"input_strng": ["a"]}}, "input_data.input_strng", "did you mean 'input_string'?"),
+        ({"input_data": [{"role": "user", "content": "a"}]}, "input_data", "a list of messages belongs into"),
+        (b"\x1f\x8b\x08\x00abc", None, "compressed with gzip"),
+        (b"  ", None, "the body is empty"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'developer', 'user' or 'assistant'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "must have content"),
         (chat_completion([]), "messages[0].content", "must have content"),
         (chat_completion([{"type": "video"}]), "messages[0].content[0].type", "'text' or 'image_url'"),
-        ({"messages": [{"role": "user", "content": "a", "strange": 1}]}, "messages[0].strange", "extra inputs"),
-        (chat_completion([{"type": "text", "text": "a", "stray": 1}]), "messages[0].content[0].stray", "extra inputs"),
+        (
+            {"messages": [{"role": "user", "content": "a", "strange": 1}]},
+            "messages[0].strange",
+            "'strange' is not accepted here; accepted are content, name, role",
+        ),
+        (
+            chat_completion([{"type": "text", "text": "a", "stray": 1}]),
+            "messages[0].content[0].stray",
+            "'stray' is not accepted here",
+        ),
         (chat_completion([{"type": "text"}]), "messages[0].content[0]", "type text must have text"),
-        (chat_completion([{"type": "image_url", "image_url": 3}]), "messages[0].content[0].image_url", "dictionary"),
+        (
+            chat_completion([{"type": "image_url", "image_url": 3}]),
+            "messages[0].content[0].image_url",
+            "should be a JSON object",
+        ),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "must be the user's"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]},
@@ -288,7 +323,55 @@ NEUTRAL = {
     "reasoning_effort": "low", "verbosity": "low", "presence_penalty": 0, "frequency_penalty": 0.0,
     "response_format": {"type": "text"}, "modalities": ["text"], "tools": [], "functions": [], "tool_choice": "none",
     "function_call": "auto", "logit_bias": {}, "prediction": None, "audio": None, "seed": None, "stop": None,
+    "prompt_cache_options": {"mode": "explicit"}, "moderation": None, "top_logprobs": 0, "stream_options": {},
+    "min_p": None, "max_completion_tokens": None,
 }  # fmt: skip
+
+
+def test_every_field_of_openai_s_client_is_known() -> None:
+    """A field that the service does not implement is refused with that reason, not as an unknown name."""
+    known = {*Parameters.model_fields, *OPENAI_ALIASES, *NEUTRAL_VALUES, *IGNORED}
+    chat = {*CompletionCreateParamsBase.__annotations__} - {*ChatCompletionBody.model_fields}
+    legacy = {*LegacyCompletionCreateParamsBase.__annotations__} - {*CompletionBody.model_fields}
+    assert chat <= known
+    assert legacy <= known
+
+
+def test_tools_are_accepted_if_they_are_not_to_be_used() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert parse(**chat_completion("a", tools=tools, tool_choice="none")) == parse(**chat_completion("a"))
+
+
+def test_a_null_alias_does_not_set_the_parameter() -> None:
+    for names in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
+        values = dict(zip(names, (5, None), strict=True))
+        assert parse(**chat_completion("a", **values)).parameters == Parameters(max_new_tokens=5)
+    assert parse(input_data=["a"], params={"max_new_tokens": 2, "max_tokens": None}).parameters.max_new_tokens == 2
+
+
+def test_null_is_absent_at_every_level() -> None:
+    part = {"type": "text", "text": "hi", "audio": None, "image_url": None}
+    message = {"role": "user", "content": [part], "parsed": None}
+    options = {"stream": True, "stream_options": {"include_usage": None}, "unknown": None}
+    assert parse(messages=[message], **options) == parse(
+        **chat_completion([{"type": "text", "text": "hi"}]), stream=True
+    )
+    chat = {"input_string": [{"role": "user", "content": "a"}], "images": None}
+    assert parse(input_data=chat, strange=None) == parse(input_data={"input_string": chat["input_string"]})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "right_path"),
+    [
+        ("/v1/completions", {"messages": [{"role": "user", "content": "a"}]}, "/v1/chat/completions"),
+        ("/v1/completions", {"input_data": ["a"]}, "/score"),
+        ("/v1/chat/completions", {"prompt": "a"}, "/v1/completions"),
+        ("/v1/chat/completions", {"inputs": "a"}, "/score"),
+    ],
+)
+def test_a_body_on_a_wrong_path_is_told_the_right_one(path: str, body: dict[str, Any], right_path: str) -> None:
+    with pytest.raises(BadRequest, match=f"to {right_path}$"):
+        PARSER.parse(json.dumps(body).encode(), path=path)
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
@@ -387,6 +470,7 @@ def test_a_table_with_the_column_input_string_holds_raw_prompts() -> None:
         ({"columns": ["input_string", "image"], "data": [["a", "A"]]}, "input_data.columns"),
         ({"columns": ["input_string"], "data": [["a"], [None]]}, "input_data.data[1]"),
         ({"columns": ["input_string"], "data": [["a", "b"]]}, "input_data.data[0]"),
+        ({"columns": ["input_string"], "data": [["a"]], "index": [0, 1]}, "input_data.index"),
     ],
 )
 def test_a_wrong_table_of_raw_prompts_is_refused(table: dict[str, Any], param: str) -> None:

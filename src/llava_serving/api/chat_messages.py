@@ -59,15 +59,16 @@ def _parse_message(message: Message, path: str) -> ChatMessage:
     for i, part in enumerate(message.content):
         part_path = f"{path}.content[{i}]"
         _check_part(part, part_path)
-        if part.text is not None:
-            texts.append(part.text)
-        elif part.image_url is not None:
+        if part.image_url is not None:
             images.append(ImageSource(part.image_url.url, f"{part_path}.image_url.url"))
+        elif part.text is not None:
+            texts.append(part.text)
     if images and role != "user":
         raise BadRequest("invalid_request", "only user messages may have images", images[0].path)
     return ChatMessage(role, "\n".join(texts), tuple(images))
 
 
 def _check_part(part: Part, path: str) -> None:
-    if (part.text is None) == (part.type == "text") or (part.image_url is None) == (part.type == "image_url"):
+    has_text = part.text is not None if part.type == "text" else bool(part.text)
+    if has_text != (part.type == "text") or (part.image_url is None) == (part.type == "image_url"):
         raise BadRequest("invalid_request", f"a part of type {part.type} must have {part.type} and nothing else", path)

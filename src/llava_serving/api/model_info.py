@@ -17,7 +17,7 @@ def asks_for_model_info(request: HttpRequest) -> bool:
 
 def model_info(request: HttpRequest) -> dict[str, Any]:
     """Returns the description at the request's path, a JSON object. Raises MethodNotAllowed or NotFound."""
-    if request.method != "GET":
+    if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed(request.method, "GET")
     if request.path == INFO:
         return {"model_name": MODEL_NAME, "model_type": "chat-completion", "model_provider_name": "llava-serving"}

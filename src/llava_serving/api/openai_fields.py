@@ -3,6 +3,7 @@
 Clients send many of them by default, so a value that asks for nothing is accepted and has no effect.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ from ..errors import BadRequest
 
 # Hints and bookkeeping: no value changes the answer.
 IGNORED = (
-    "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
+    "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+    "reasoning_effort",
     "safety_identifier", "service_tier", "store", "user", "verbosity",
 )  # fmt: skip
 # The values that ask for nothing; null is one for every field.
@@ -20,7 +22,8 @@ NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
-    "modalities": (["text"],),
+    "modalities": (["text"], []),
+    "moderation": (),
     "prediction": (),
     "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
@@ -34,7 +37,7 @@ NEUTRAL_MESSAGE_VALUES: Mapping[str, tuple[Any, ...]] = {
     "annotations": ([],),
     "audio": (),
     "function_call": (),
-    "refusal": (),
+    "refusal": ("",),
     "tool_calls": ([],),
 }
 
@@ -47,6 +50,8 @@ def drop_neutral(
     Raises BadRequest for a value that would have one.
     """
     rest = {}
+    if content.get("tool_choice") == "none":  # the tools are not to be used
+        content = {name: value for name, value in content.items() if name != "tools"}
     for name, value in content.items():
         if name in neutral:
             _check_neutral(value, f"{path}.{name}" if path else name, neutral[name])
@@ -56,10 +61,12 @@ def drop_neutral(
 
 
 def _check_neutral(value: Any, path: str, neutral: tuple[Any, ...]) -> None:
+    if isinstance(value, dict):
+        value = {name: member for name, member in value.items() if member is not None}
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or any(value == other and (is_number or not isinstance(other, int)) for other in neutral):
         return
-    accepted = " or ".join(["null", *map(repr, neutral)])
+    accepted = " or ".join(map(json.dumps, (None, *neutral)))
     raise BadRequest(
         "unsupported_parameter", f"this service does not support {path}: leave it out, or send {accepted}", path
     )

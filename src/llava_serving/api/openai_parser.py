@@ -9,6 +9,7 @@ from ..inputs.templates import Template
 from .chat_messages import build_chat_prompt, drop_neutral_fields
 from .openai_fields import IGNORED, NEUTRAL_VALUES, drop_neutral
 from .parameters import OPENAI_ALIASES, ParsedParameters, check_template, parse_parameters
+from .paths import CHAT_COMPLETIONS, COMPLETIONS, SCORE
 from .schema import ChatCompletionBody, CompletionBody, Model, StreamOptions, validate
 from .score_request import ScoreRequest
 
@@ -24,9 +25,10 @@ class OpenAIParser:
 
     def parse_chat_completion(self, content: Mapping[str, Any], accepts_stream: bool) -> ScoreRequest:
         """Returns the request of a JSON object with `messages`. Raises BadRequest."""
+        _check_path(content, "messages", {"prompt": COMPLETIONS[0], "input_data": SCORE, "inputs": SCORE})
         messages = drop_neutral_fields(content.get("messages"), "messages")
         body, parameters = self._split(ChatCompletionBody, {**content, "messages": messages})
-        if body.top_logprobs is not None and not body.logprobs:
+        if body.top_logprobs and not body.logprobs:
             raise BadRequest("invalid_parameter", "top_logprobs needs logprobs: true", "top_logprobs")
         prompt = build_chat_prompt(body.messages, "messages", self._template, parameters)
         return ScoreRequest(
@@ -42,6 +44,7 @@ class OpenAIParser:
 
     def parse_completion(self, content: Mapping[str, Any], accepts_stream: bool) -> ScoreRequest:
         """Returns the request of a JSON object with `prompt`: raw text, unless `template` asks for the template."""
+        _check_path(content, "prompt", {"messages": CHAT_COMPLETIONS[0], "input_data": SCORE, "inputs": SCORE})
         body, parameters = self._split(CompletionBody, content)
         _check_completion(body, parameters)
         sources = [TextInput(text, (), f"prompt[{i}]") for i, text in enumerate(body.prompt)]
@@ -65,17 +68,27 @@ class OpenAIParser:
         content = drop_neutral(content)
         fields = {name: value for name, value in content.items() if name in model.model_fields}
         others = {name: value for name, value in content.items() if name not in model.model_fields}
-        parameters = parse_parameters(others, "", OPENAI_ALIASES, {*model.model_fields, *NEUTRAL_VALUES, *IGNORED})
+        parameters = parse_parameters(others, "", OPENAI_ALIASES, model.model_fields, {*NEUTRAL_VALUES, *IGNORED})
         check_template(parameters, self._template)
         if parameters.values.return_full_text:
             raise BadRequest("invalid_parameter", "OpenAI's forms do not return the full text", "return_full_text")
         return validate(model, fields, ""), parameters
 
 
+def _check_path(content: Mapping[str, Any], field: str, paths: Mapping[str, str]) -> None:
+    """Raises BadRequest that names the path of the form, if the body has another form than its path."""
+    other = next((name for name in paths if content.get(name) is not None), None)
+    if other is not None and content.get(field) is None:
+        raise BadRequest(
+            "invalid_request", f"this path needs {field}; send a body with {other} to {paths[other]}", other
+        )
+
+
 def _include_usage(options: StreamOptions | None, accepts_stream: bool, parameters: ParsedParameters) -> bool:
-    if options is not None and not (accepts_stream or parameters.values.stream):
-        raise BadRequest("invalid_parameter", "stream_options needs stream: true", "stream_options")
-    return options is not None and options.include_usage
+    include_usage = options is not None and options.include_usage
+    if include_usage and not (accepts_stream or parameters.values.stream):
+        raise BadRequest("invalid_parameter", "include_usage needs stream: true", "stream_options")
+    return include_usage
 
 
 def _check_completion(body: CompletionBody, parameters: ParsedParameters) -> None:

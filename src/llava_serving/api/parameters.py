@@ -95,30 +95,30 @@ def parse_parameters(
     path: str,
     aliases: Mapping[str, str] = ALIASES,
     other_fields: Iterable[str] = (),
+    hidden_fields: Iterable[str] = (),
 ) -> ParsedParameters:
     """Returns the parameters of the object at `path`. A parameter that is null is not set.
 
-    `other_fields` are the fields that the same object may have besides parameters. Raises BadRequest, with the list of
-    accepted names if a name is unknown.
+    `other_fields` are the fields that the same object may have besides parameters. `hidden_fields` are suggested for a
+    misspelt name, but not listed. Raises BadRequest, with the list of accepted names if a name is unknown.
     """
     known = {*Parameters.model_fields, *aliases}
     values: dict[str, Any] = {}
     sent_names: dict[str, str] = {}
     for name, value in parameters.items():
         param = _join(path, name)
+        if value is None:
+            continue
         if name in ("logprobs", "top_logprobs"):
-            if value is None:
-                continue
             raise BadRequest("unsupported_parameter", "only OpenAI's forms return logprobs", param)
         if name not in known:
-            suggestion = accepted_names(name, {*known, *other_fields})
+            suggestion = accepted_names(name, {*known, *other_fields}, hidden_fields)
             raise BadRequest("unknown_parameter", f"{name!r} is not a parameter; {suggestion}", param)
         field_name = aliases.get(name, name)
         if field_name in values:
-            message = f"{name!r} sets {field_name!r}, which is already set; send it once"
+            message = f"{name!r} means the same as {sent_names[field_name]!r}, which is also set; send one of them"
             raise BadRequest("invalid_parameter", message, param)
-        if value is not None:
-            values[field_name], sent_names[field_name] = value, name
+        values[field_name], sent_names[field_name] = value, name
     validated = validate(Parameters, values, path, sent_names, code="invalid_parameter")
     return ParsedParameters(validated, {field: _join(path, name) for field, name in sent_names.items()})
 
@@ -138,7 +138,7 @@ def find_parameters(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str
 
     Raises BadRequest if both have parameters, or if `outer` has anything else.
     """
-    unknown = next((name for name in outer if name not in PARAMETER_KEYS), None)
+    unknown = next((name for name, value in outer.items() if name not in PARAMETER_KEYS and value is not None), None)
     if unknown is not None:
         raise BadRequest(
             "invalid_request", f"{unknown!r} is not accepted next to {key}; accepted are parameters and params", unknown

@@ -29,6 +29,7 @@ from .schema import ChatBody, Column, ListBody, PromptsBody, TableBody, validate
 from .score_request import Form, ScoreRequest
 
 DATA_KEYS = ("input_data", "inputs")
+GZIP_MAGIC = b"\x1f\x8b"
 TEXT_COLUMNS = [column for column in get_args(Column) if column not in ("image", "input_string")]
 ACCEPTED = (
     'accepted are {"input_data": {"input_string": [...], "images": [...], "parameters": {...}}}, '
@@ -75,6 +76,9 @@ class RequestParser:
         data = content.pop(key)
         if isinstance(data, str):
             data = [data]
+        if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
+            message = f'a list of messages belongs into {{"{key}": {{"input_string": [...]}}}}, or into messages'
+            raise BadRequest("invalid_request", message, key)
         if isinstance(data, list):
             return self._parse_list(data, key, self._find_parameters(content, {}, key))
         if not isinstance(data, dict):
@@ -132,9 +136,6 @@ class RequestParser:
 
     def _parse_table(self, data: dict[str, Any], key: str, parameters: ParsedParameters) -> ScoreRequest:
         table = validate(TableBody, data, key)
-        if "input_string" in table.columns:
-            return self._parse_raw_table(table, key, parameters)
-        _check_single_sequence(parameters, "a table has room for one response per row")
         if len(set(table.columns)) < len(table.columns):
             raise BadRequest("invalid_request", "a column is named twice", f"{key}.columns")
         if table.index is not None and len(table.index) != len(table.data):
@@ -143,6 +144,9 @@ class RequestParser:
                 f"the index has {len(table.index)} entries for {len(table.data)} rows",
                 f"{key}.index",
             )
+        if "input_string" in table.columns:
+            return self._parse_raw_table(table, key, parameters)
+        _check_single_sequence(parameters, "a table has room for one response per row")
         prompts = tuple(
             self._table_prompt(cells, table.columns, f"{key}.data[{i}]", parameters)
             for i, cells in enumerate(table.data)
@@ -186,6 +190,10 @@ class RequestParser:
 
 
 def _parse_json(body: bytes) -> Any:
+    if not body.strip():
+        raise BadRequest("invalid_json", "the body is empty: not valid JSON")
+    if body.startswith(GZIP_MAGIC):
+        raise BadRequest("invalid_json", "the body is compressed with gzip, which is not accepted: send plain JSON")
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
         raise BadRequest("invalid_json", "the body is in UTF-16 or UTF-32: send JSON in UTF-8")
     try:

@@ -1,7 +1,8 @@
 """The forms of a request body, one pydantic model each, and the error messages about their fields."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -26,7 +27,7 @@ def _as_image_url(value: object) -> object:
 
 
 class StrictModel(BaseModel):
-    """A JSON object without other fields. An optional field may be null, which is the same as leaving it out.
+    """A JSON object without other fields. A field that is null is not set.
 
     An integral float is accepted as an integer, because some JSON writers have only floats.
     """
@@ -41,7 +42,7 @@ class StrictModel(BaseModel):
         return {
             name: int(value) if isinstance(value, float) and value.is_integer() and cls._is_integer(name) else value
             for name, value in data.items()
-            if value is not None or name not in cls.model_fields
+            if value is not None
         }
 
     @classmethod
@@ -80,7 +81,8 @@ class Part(StrictModel):
     image_url: Annotated[
         ImageUrl | None, BeforeValidator(_as_image_url, json_schema_input_type=str | ImageUrl | None)
     ] = None
-    cache_control: Any = None  # a hint of other services
+    cache_control: Any = None  # hints for other services
+    prompt_cache_breakpoint: Any = None
 
 
 class Message(StrictModel):
@@ -93,8 +95,8 @@ class ChatBody(StrictModel):
     input_string: Annotated[list[Message], Field(min_length=1)]
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+class StreamOptions(StrictModel):
+    model_config = ConfigDict(extra="ignore")
 
     include_usage: bool = False
 
@@ -120,6 +122,10 @@ class CompletionBody(StrictModel):
     stream_options: StreamOptions | None = None
 
 
+# The models of nested objects, by the field that holds them.
+NESTED_MODELS: dict[str, type[BaseModel]] = {
+    "messages": Message, "input_string": Message, "content": Part, "image_url": ImageUrl,
+}  # fmt: skip
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -150,6 +156,7 @@ def _describe(
     Of the members of a union, the one whose error lies deepest is most likely the one that the client meant. Messages
     of members that fail at the same location are joined.
     """
+    errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")  # a misspelt name explains the rest
     first_field = errors[0]["loc"][0]
     located = [(_location(error), error) for error in errors if error["loc"][0] == first_field]
     deepest = max((location for location, _ in located), key=len)
@@ -157,16 +164,34 @@ def _describe(
     field, *rest = deepest
     param = ".".join(part for part in (path, sent_names.get(str(field), str(field))) if part)
     param += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
-    if causes[0]["type"] == "extra_forbidden" and not rest:
-        return f"{field!r} is not accepted here; {accepted_names(str(field), model.model_fields)}", param
-    messages = dict.fromkeys(error["msg"][0].lower() + error["msg"][1:] for error in causes)
+    if causes[0]["type"] == "extra_forbidden":
+        name, fields = str(deepest[-1]), _fields_at(deepest[:-1], model)
+        return f"{param.rpartition(name)[0]}{name!r} is not accepted here; {accepted_names(name, fields)}", param
+    messages = dict.fromkeys(map(_plain_message, causes))
     return f"{param}: {', or '.join(messages)}", param
 
 
-def accepted_names(name: str, known: Iterable[str]) -> str:
-    """Returns the end of a message about an unknown name: the name that was probably meant, and all known ones."""
+def _fields_at(location: Sequence[int | str], model: type[BaseModel]) -> Iterable[str]:
+    """Returns the names of the fields of the object at a location in the body."""
+    names = [part for part in location if isinstance(part, str)]
+    return NESTED_MODELS[names[-1]].model_fields if names and names[-1] in NESTED_MODELS else model.model_fields
+
+
+def _plain_message(error: ErrorDetails) -> str:
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "input should be a JSON object"
+    message = error["msg"].partition(" after validation")[0]
+    return message[0].lower() + message[1:]
+
+
+def accepted_names(name: str, known: Iterable[str], hidden: Iterable[str] = ()) -> str:
+    """Returns the end of a message about an unknown name: the name that was probably meant, and the known ones.
+
+    `hidden` names are suggested, but not listed.
+    """
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
+    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    nearest = difflib.get_close_matches(snake_case, [*known, *hidden], n=1, cutoff=0.7)
     suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"{suggestion}accepted are {', '.join(known)}"
 

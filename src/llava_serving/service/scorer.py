@@ -50,7 +50,7 @@ class Scorer:
     def score(self, request: HttpRequest) -> HttpResponse:
         """Answers a request over HTTP. Never raises: an error ends its own request alone."""
         if request.method == "OPTIONS":  # a browser's preflight; the server adds the CORS headers that it is set to
-            return HttpResponse(200, {"Allow": "POST"}, b"")
+            return HttpResponse(200, {"Allow": "GET" if asks_for_model_info(request) else "POST"}, b"")
         record = RequestRecord.begin(request.headers)
         try:
             if asks_for_model_info(request):

@@ -6,11 +6,14 @@ another version of the server refuses, the service still starts, and answers on 
 """
 
 import logging
+import re
 
 from ..api.paths import CHAT_COMPLETIONS, COMPLETIONS, INFO, MODELS
 
 logger = logging.getLogger(__name__)
-RULES = (*CHAT_COMPLETIONS, *COMPLETIONS, MODELS, f"{MODELS}/<name>", INFO)
+# The scorer refuses a method with an error object; the server would answer in another form.
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+RULES = (*CHAT_COMPLETIONS, *COMPLETIONS, MODELS, f"{MODELS}/<path:name>", INFO)
 
 
 def add_openai_routes() -> None:
@@ -22,9 +25,10 @@ def add_openai_routes() -> None:
         for rule in RULES:
             main_blueprint.add_url_rule(
                 rule,
-                endpoint=rule.strip("/").replace("/", "_"),
+                endpoint=re.sub(r"\W+", "_", rule),
                 view_func=lambda name=None: handle_score(),
-                methods=["GET", "POST", "OPTIONS"],  # as of /score; the scorer refuses with an error object
+                methods=METHODS,
+                strict_slashes=False,
                 provide_automatic_options=False,
             )
     except Exception as error:  # whatever an unknown version of the server raises
