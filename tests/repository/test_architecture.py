@@ -1,4 +1,4 @@
-"""docs/architecture.md compared with the package: its tree, its reading order and its table of imports."""
+"""docs/architecture.md compared with the package: its tree, diagrams, reading order and table of imports."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,14 @@ def test_the_tree_lists_every_module_once_with_a_description() -> None:
     on_disk = {path.relative_to(ROOT).as_posix() for path in modules if path.name != "__init__.py"}
     assert len(listed) == len(set(listed))
     assert set(listed) == on_disk
+
+
+def test_every_file_in_a_diagram_exists() -> None:
+    diagrams = "".join(re.findall(r"```mermaid\n(.*?)```", PAGE, re.S))
+    files = re.findall(r"\w+/\w+\.py", diagrams)
+    package = ROOT / "src" / "llava_serving"
+    assert len(set(files)) > 15
+    assert [file for file in files if not (package / file).is_file()] == []
 
 
 def test_every_room_is_in_the_tree() -> None:
