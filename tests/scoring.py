@@ -9,8 +9,7 @@ from typing import Any
 from PIL import Image
 from server import as_base64
 
-from llava_serving.api.body import HttpRequest
-from llava_serving.api.response import HttpResponse
+from llava_serving.api.http import HttpRequest, HttpResponse
 from llava_serving.service.engine_builder import build_engine
 from llava_serving.service.metrics import Metrics
 from llava_serving.service.request_log import RequestLog
