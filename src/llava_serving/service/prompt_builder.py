@@ -1,6 +1,7 @@
 """From a ScoreRequest to the engine's prompts: limits, token ids, and pixels."""
 
 import hashlib
+from functools import partial
 
 from ..api.score_request import ScoreRequest
 from ..engine.prompt import EnginePrompt, PromptImage
@@ -18,7 +19,7 @@ class PromptBuilder:
     def __init__(self, settings: Settings, loaded: LoadedModel) -> None:
         self._settings = settings
         self._tokenizer = loaded.tokenizer
-        self._preprocessor = loaded.preprocessor
+        self._preprocess = partial(loaded.preprocessor, max_pixels=settings.max_image_pixels)
         self._context_limit = _ContextLimit(loaded.context_length, settings.default_max_new_tokens)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         hosts = settings.image_url_hosts
@@ -65,8 +66,7 @@ class PromptBuilder:
         return EnginePrompt(encoded.token_ids, tuple(images), params)
 
     def _read_image(self, source: ImageSource, start: int) -> PromptImage:
-        max_pixels = self._settings.max_image_pixels
-        pixels = self._images.read(source, lambda image: self._preprocessor(image, max_pixels))
+        pixels = self._images.read(source, self._preprocess)
         digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
         return PromptImage(start, self._tokenizer.image.count, digest, pixels)
 
