@@ -98,10 +98,10 @@ def test_each_spelling_of_json_in_utf_8_is_accepted(scorer: Scorer, content_type
 def test_a_text_request_finishes_while_8_images_are_decoded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding, released = threading.Event(), threading.Event()
 
-    def preprocess_slowly(self: ClipPreprocessor, *arguments: Any) -> torch.Tensor:
+    def preprocess_slowly(self: ClipPreprocessor, *arguments: Any, **options: Any) -> torch.Tensor:
         decoding.set()
         assert released.wait(60)
-        return preprocess(self, *arguments)
+        return preprocess(self, *arguments, **options)
 
     preprocess = ClipPreprocessor.__call__
     monkeypatch.setattr(ClipPreprocessor, "__call__", preprocess_slowly)
