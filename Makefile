@@ -12,9 +12,10 @@ PYTHON ?= python3
 export GOMP_SPINCOUNT ?= 0
 export OMP_WAIT_POLICY ?= passive
 
-# Two targets run at the same time: the two environments, the checks. Two files of tests run at the same time.
+# Two targets run at the same time: the environments, the checks. Two files of tests run at the same time, in the order
+# of collection.
 MAKEFLAGS += --jobs=2
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The folders whose tests need no server process. The marker `slow` leaves out single tests.
 QUICK := tests/api tests/engine tests/inputs tests/model tests/weights tests/service/test_settings.py \

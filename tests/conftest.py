@@ -11,11 +11,18 @@ from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_folder import DEMO, PartsFolder
 
 
+LONGEST_FILES = ("test_gpu_benchmark.py", "test_demo.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that use the server process as slow."""
+    """Marks the tests that use the server process as slow, and runs the longest files first.
+
+    A long file at the end would leave one of the two workers without work for minutes.
+    """
     for item in items:
         if isinstance(item, pytest.Function) and "demo_server" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
 
 
 @pytest.fixture(autouse=True)
