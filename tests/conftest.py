@@ -10,7 +10,6 @@ from server import ROOT, Server
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_folder import DEMO, PartsFolder
 
-
 LONGEST_FILES = ("test_gpu_benchmark.py", "test_demo.py")
 
 
