@@ -63,8 +63,8 @@ def drop_neutral(
 def _check_neutral(value: Any, path: str, neutral: tuple[Any, ...]) -> None:
     if isinstance(value, dict):
         value = {name: member for name, member in value.items() if member is not None}
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is None or any(value == other and (is_number or not isinstance(other, int)) for other in neutral):
+    is_bool = isinstance(value, bool)  # in Python, False equals 0
+    if value is None or (value in neutral and not is_bool):
         return
     accepted = " or ".join(map(json.dumps, (None, *neutral)))
     raise BadRequest(

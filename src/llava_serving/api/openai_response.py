@@ -50,54 +50,62 @@ def completion_body(request: ScoreRequest, completions: Sequence[Completion], te
     return _head(request, "text_completion", "cmpl") | {"choices": choices, "usage": usage(completions)}
 
 
-class ChatCompletionFormat:
+class _ChunkFormat:
+    """The parts that the chunks of both streamed forms share."""
+
+    def __init__(
+        self, request: ScoreRequest, texts: dict[tuple[int, int], AnswerText], kind: str, id_prefix: str
+    ) -> None:
+        self._request = request
+        self._texts = texts
+        self._head = _head(request, kind, id_prefix)
+        self._completions: list[Completion] = []
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        if self._request.include_usage:
+            yield self._head | {"choices": [], "usage": usage(self._completions)}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return self._head | {"choices": [choice]} | ({"usage": None} if self._request.include_usage else {})
+
+
+class ChatCompletionFormat(_ChunkFormat):
     """The chunks of a streamed chat completion."""
 
     def __init__(self, request: ScoreRequest, texts: dict[tuple[int, int], AnswerText]) -> None:
-        self._request = request
-        self._texts = texts
-        self._head = _head(request, "chat.completion.chunk", "chatcmpl")
+        super().__init__(request, texts, "chat.completion.chunk", "chatcmpl")
         self._begun: set[int] = set()
-        self._completions: list[Completion] = []
 
     def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
         text = self._texts[delta.prompt_index, delta.index].push(delta.text)
         logprobs = _chat_logprobs(self._request, delta.logprobs)
         if text or delta.logprobs:
             yield from self._role(delta.index)
-            yield self._chunk(delta.index, {"content": text}, None, logprobs)
+            yield self._delta_chunk(delta.index, {"content": text}, None, logprobs)
 
     def end(self, completion: Completion) -> Iterator[dict[str, Any]]:
         self._completions.append(completion)
         yield from self._role(completion.index)
-        yield self._chunk(completion.index, {}, completion.finish_reason)
-
-    def finish(self) -> Iterator[dict[str, Any]]:
-        if self._request.include_usage:
-            yield self._head | {"choices": [], "usage": usage(self._completions)}
+        yield self._delta_chunk(completion.index, {}, completion.finish_reason)
 
     def _role(self, index: int) -> Iterator[dict[str, Any]]:
         """Yields the chunk with the role before the first other chunk of a sequence."""
         if index not in self._begun:
             self._begun.add(index)
-            yield self._chunk(index, {"role": "assistant", "content": ""}, None)
+            yield self._delta_chunk(index, {"role": "assistant", "content": ""}, None)
 
-    def _chunk(
+    def _delta_chunk(
         self, index: int, delta: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._head | {"choices": [choice]} | ({"usage": None} if self._request.include_usage else {})
+        return self._chunk({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason})
 
 
-class CompletionFormat:
+class CompletionFormat(_ChunkFormat):
     """The chunks of a streamed text completion."""
 
     def __init__(self, request: ScoreRequest, texts: dict[tuple[int, int], AnswerText]) -> None:
-        self._request = request
-        self._texts = texts
-        self._head = _head(request, "text_completion", "cmpl")
+        super().__init__(request, texts, "text_completion", "cmpl")
         self._lengths = dict.fromkeys(texts, 0)  # of the text of each sequence so far
-        self._completions: list[Completion] = []
 
     def delta(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
         key = delta.prompt_index, delta.index
@@ -105,28 +113,18 @@ class CompletionFormat:
         if text or delta.logprobs:
             logprobs = _legacy_logprobs(self._request, delta.logprobs, self._lengths[key])
             self._lengths[key] += len(text)
-            yield self._chunk(*key, text, None, logprobs)
+            yield self._text_chunk(key, text, None, logprobs)
 
     def end(self, completion: Completion) -> Iterator[dict[str, Any]]:
         self._completions.append(completion)
         key = completion.prompt_index, completion.index
-        yield self._chunk(*key, self._texts[key].flush(), completion.finish_reason)
+        yield self._text_chunk(key, self._texts[key].flush(), completion.finish_reason)
 
-    def finish(self) -> Iterator[dict[str, Any]]:
-        if self._request.include_usage:
-            yield self._head | {"choices": [], "usage": usage(self._completions)}
-
-    def _chunk(
-        self,
-        prompt_index: int,
-        index: int,
-        text: str,
-        finish_reason: str | None,
-        logprobs: dict[str, Any] | None = None,
+    def _text_chunk(
+        self, key: tuple[int, int], text: str, finish_reason: str | None, logprobs: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        choice_index = _choice_index(self._request, prompt_index, index)
-        choice = {"text": text, "index": choice_index, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._head | {"choices": [choice]} | ({"usage": None} if self._request.include_usage else {})
+        index = _choice_index(self._request, *key)
+        return self._chunk({"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish_reason})
 
 
 def _head(request: ScoreRequest, kind: str, id_prefix: str) -> dict[str, Any]:
