@@ -16,7 +16,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY_SCRIPTS = {"engine": ROOT / "score.py", "generate": ROOT / "benchmarks" / "generate" / "score.py"}
-THREADS = 128
 
 
 class Server:
@@ -26,7 +25,7 @@ class Server:
         self.port = free_port()
         command = [str(Path(sys.executable).parent / "azmlinfsrv"), "--entry_script", str(ENTRY_SCRIPTS[kind])]
         defaults = {
-            "GUNICORN_CMD_ARGS": f"--threads {THREADS}", "AML_APP_ROOT": str(ROOT), "GOMP_SPINCOUNT": "0",
+            "GUNICORN_CMD_ARGS": "--config python:gunicorn_config", "AML_APP_ROOT": str(ROOT), "GOMP_SPINCOUNT": "0",
             "OMP_WAIT_POLICY": "passive",
         }  # fmt: skip
         with log.open("wb") as out:

@@ -69,7 +69,7 @@ def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Returns a running azmlinfsrv on the embedded demo model."""
     with Server(
         log=tmp_path_factory.mktemp("server") / "log",
-        environment={"GUNICORN_CMD_ARGS": "--threads 96", "AML_APP_ROOT": str(ROOT)},
+        environment={"AML_APP_ROOT": str(ROOT)},
     ) as server:
         server.wait_until_healthy()
         yield server

@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, {str(ROOT)!r})
 from score import init, run
-import llava_serving.api.body
 import llava_serving.service.shutdown
 from llava_serving.model.model_runner import ModelRunner
 
@@ -42,7 +41,6 @@ def faulty_probe(self):
 
 
 ModelRunner.launch, ModelRunner.probe = faulty_launch, faulty_probe
-llava_serving.api.body.STALL_SECONDS = 1.0
 llava_serving.service.shutdown.DRAIN_SECONDS = 2.0
 """
 
@@ -58,7 +56,9 @@ class FaultInjectionServer(Server):
         self._folder = folder
         script = folder / "entry.py"
         script.write_text(ENTRY_SCRIPT)
-        super().__init__(folder / "log", environment=environment, entry_script=script)
+        super().__init__(
+            folder / "log", environment={"LLAVA_READ_TIMEOUT_SECONDS": "1"} | environment, entry_script=script
+        )
 
     def enable(self, fault: str) -> None:
         (self._folder / fault).touch()

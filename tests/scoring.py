@@ -11,6 +11,7 @@ from server import as_base64
 
 from llava_serving.api.http import HttpRequest, HttpResponse
 from llava_serving.service.engine_builder import build_engine
+from llava_serving.service.intake_builder import build_intake
 from llava_serving.service.metrics import Metrics
 from llava_serving.service.request_log import RequestLog
 from llava_serving.service.scorer import Scorer
@@ -26,8 +27,10 @@ def running_scorer(loaded: LoadedModel, **settings: Any) -> Iterator[Scorer]:
     all_settings = Settings(**settings)
     engine = build_engine(loaded, all_settings)
     engine.start()
-    yield Scorer(all_settings, loaded, engine, RequestLog(Metrics(engine.stats)))
+    intake = build_intake(loaded, all_settings)
+    yield Scorer(all_settings, loaded, engine, intake, RequestLog(Metrics(engine.stats)))
     engine.stop()
+    intake.stop()
 
 
 def score(scorer: Scorer, text: str = "a", image: Any = None, **parameters: Any) -> HttpResponse:

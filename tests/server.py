@@ -20,6 +20,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_SECONDS = 120
+# What the deployment files set, and Azure.
+DEPLOYED = {"GUNICORN_CMD_ARGS": "--config python:gunicorn_config", "AML_APP_ROOT": str(ROOT)}
 # The longest time that a test waits for an answer.
 TIMEOUT_SECONDS = 60
 REQUEST_LOG = "llava_serving.service.request_log - "
@@ -101,9 +103,10 @@ class Server:
         command = [str(Path(sys.executable).parent / "azmlinfsrv"), "--entry_script", str(entry_script)]
         command += ["--port", str(self.port), *(["--model_dir", str(model_dir)] if model_dir else [])]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("LLAVA_", "AZUREML_", "AML_", "GUNICORN_"))}
+        variables = clean | DEPLOYED | (environment or {})
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                command, cwd=log.parent, env=clean | (environment or {}), stdout=out, stderr=subprocess.STDOUT
+                command, cwd=log.parent, env=variables, stdout=out, stderr=subprocess.STDOUT
             )
 
     def __enter__(self) -> "Server":

@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from llava_serving.api.connection import Connection
 from llava_serving.api.http import HttpRequest
+from llava_serving.engine.admission import Admission, Places
 from llava_serving.engine.completion import SampledToken
 from llava_serving.engine.prompt import EnginePrompt
 from llava_serving.engine.request_handle import RequestHandle
@@ -22,6 +23,7 @@ from llava_serving.engine.sequence import Sequence, random_numbers
 from llava_serving.engine.sequence_output import SequenceOutput
 from llava_serving.engine.stats import Stats
 from llava_serving.service.engine_builder import vocabulary_of
+from llava_serving.service.intake_builder import build_intake
 from llava_serving.service.metrics import Metrics
 from llava_serving.service.request_log import RequestLog
 from llava_serving.service.scorer import Scorer
@@ -35,12 +37,13 @@ class GenerateEngine:
     def __init__(self, loaded: LoadedModel) -> None:
         self.stats = Stats()
         self._loaded = loaded
+        self._admission = Admission(sys.maxsize)
         self._thread = ThreadPoolExecutor(1)
 
-    def check_admission(self) -> None:
-        pass
+    def reserve(self, num_seqs: int = 1) -> Places:
+        return self._admission.reserve(num_seqs)
 
-    def submit(self, prompts: list[EnginePrompt], handle: RequestHandle) -> None:
+    def submit(self, prompts: list[EnginePrompt], handle: RequestHandle, places: Places) -> None:
         now = time.monotonic()
         handle.expect(sum(prompt.params.n for prompt in prompts))
         for prompt_index, prompt in enumerate(prompts):
@@ -97,7 +100,8 @@ def init() -> None:
     logging.getLogger("llava_serving").parent = logging.getLogger("azmlinfsrv.print")
     settings, loaded = load(PhaseTimes())
     engine = GenerateEngine(loaded)
-    scorer = Scorer(settings, loaded, engine, RequestLog(Metrics(engine.stats)))  # type: ignore[arg-type]
+    intake, request_log = build_intake(loaded, settings), RequestLog(Metrics(engine.stats))
+    scorer = Scorer(settings, loaded, engine, intake, request_log)  # type: ignore[arg-type]
 
 
 @rawhttp

@@ -103,6 +103,32 @@ class Settings(BaseModel):
         description="most seconds for one step of the engine; after a longer one the device counts as hung, and the "
         "service ends itself",
     )
+    host: str | None = Field(
+        default=None,
+        pattern=r"^[0-9A-Za-z:.-]+$",
+        description="the address that the server listens on; by default all addresses, as Azure needs. "
+        "`llava-serving serve` listens on 127.0.0.1",
+    )
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="most open connections; one more closes the connection that was silent for longest",
+    )
+    read_timeout_seconds: float = Field(
+        default=20.0, gt=0, description="most seconds between two bytes of a request, then 408"
+    )
+    receive_timeout_seconds: float = Field(
+        default=120.0, gt=0, description="most seconds until a request has arrived, then 408"
+    )
+    write_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="most seconds for which a client does not read its answer, then it is cut off"
+    )
+    max_received_bytes: int = Field(
+        default=128 * MIB,
+        ge=1,
+        description="most bytes of requests that are held before they are read; then large bodies wait unread, in "
+        "order",
+    )
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="port of a Prometheus endpoint, `/metrics`; none by default"
     )
@@ -112,6 +138,12 @@ class Settings(BaseModel):
     max_image_bytes: int = Field(default=20 * MIB, ge=1, description="most bytes of one encoded image")
     max_image_pixels: int = Field(
         default=50_000_000, ge=1, description="most pixels of one image, both as sent and after scaling for the model"
+    )
+    input_processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes that read bodies above 1 MiB and images above 2.5 megapixels, one at a time each; by "
+        "default one for four cores, at most 4",
     )
     image_url_hosts: Annotated[
         tuple[Annotated[str, Field(pattern=HOST_PATTERN)], ...], BeforeValidator(_split_at_commas)

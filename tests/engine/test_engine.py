@@ -384,6 +384,9 @@ class Broken:
         if self.device_failed:
             raise RuntimeError("device failed")
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, MemoryError)
+
 
 def test_a_failed_step_ends_only_its_own_requests(loaded: LoadedModel, prompts: Prompts) -> None:
     engine_prompts = mixed(prompts)
@@ -460,15 +463,42 @@ def test_a_step_longer_than_the_request_timeout_is_no_failed_device(loaded: Load
         assert reasons == []
 
 
-def test_retry_after_of_429_follows_the_pace_of_the_busy_time(loaded: LoadedModel, prompts: Prompts) -> None:
+def test_retry_after_of_429_is_the_time_until_a_place_is_free(loaded: LoadedModel, prompts: Prompts) -> None:
     with running(loaded, max_num_seqs=1, max_queued_seqs=0, max_sequences=1) as engine:
-        engine._admission._finish_times.extend([0.0] * 64)  # the last answers were long ago
-        handle = begin(engine, prompts.build("a", params=ENDLESS))
+        slow = Broken(engine)
+        slow.fails = lambda: time.sleep(0.05) is not None
+        tokens(engine, prompts.build("a", params=replace(GREEDY, max_new_tokens=10)))  # teaches the pace
+        handle = begin(engine, prompts.build("a", params=replace(ENDLESS, max_new_tokens=100)))
+        began = time.monotonic()
+        time.sleep(0.5)
         with pytest.raises(Overloaded) as refused:
             begin(engine, prompts.build("b"))
+        expected = time.monotonic() - began
         handle.result()
+        expected = time.monotonic() - began - expected
     assert refused.value.retry_after is not None
-    assert 1 <= refused.value.retry_after <= 60
+    assert expected / 2 <= refused.value.retry_after <= 2 * expected + 1
+
+
+def test_out_of_memory_fails_one_step_and_makes_the_next_ones_smaller(loaded: LoadedModel, prompts: Prompts) -> None:
+    with running(loaded, max_num_seqs=2, max_num_batched_tokens=64) as engine:
+        broken = Broken(engine)
+        sizes: list[int] = []
+
+        def launch(batch: Any) -> Any:
+            sizes.append(batch.num_tokens)
+            if batch.num_tokens > 20:
+                raise MemoryError
+            return broken._runner.launch(batch)
+
+        broken.launch = launch  # type: ignore[method-assign]
+        long = prompts.build("0" * 60, params=replace(GREEDY, max_new_tokens=2))
+        for _ in range(2):  # 64 tokens fail, then 32
+            with pytest.raises(InternalError):
+                only(begin(engine, long))
+        assert only(begin(engine, long)).num_tokens == 2
+    assert [size for size in sizes if size > 20] == [62, 32]
+    assert max(sizes[2:]) == 16
 
 
 def test_nan_pixels_fail_only_their_own_request(loaded: LoadedModel, prompts: Prompts) -> None:

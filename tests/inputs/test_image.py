@@ -32,7 +32,7 @@ from image_cases import (
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from llava_serving.errors import BadRequest, RequestError, TooLarge
-from llava_serving.inputs.image import FORMATS, ImageLimits, ImageReader, decode
+from llava_serving.inputs.image import FORMATS, ImageLimits, ImageReader, OpenedImage, decode
 from llava_serving.inputs.prompt import ImageSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -295,7 +295,7 @@ PICTURE_TEXT = base64.b64encode(encode(PICTURE, "PNG")).decode()
 def test_every_error_about_an_image_has_its_path(data: str, error: type[RequestError]) -> None:
     with pytest.raises(error) as error_info:
         ImageReader(ImageLimits(2000, 100), None).read(
-            ImageSource(data, "messages[2].content[1].image_url.url"), lambda picture: picture
+            ImageSource(data, "messages[2].content[1].image_url.url"), OpenedImage.decode
         )
     assert error_info.value.param == "messages[2].content[1].image_url.url"
 
@@ -555,5 +555,5 @@ def test_any_bytes_are_read_or_refused(magic: bytes, content: bytes) -> None:
 @given(data=st.one_of(st.text(max_size=100), st.from_regex(r"(?i)data:[^,]{0,20},?.{0,50}", fullmatch=True)))
 def test_any_short_text_is_refused_with_its_path(data: str) -> None:
     with pytest.raises((BadRequest, TooLarge)) as error_info:  # no text this short is an image
-        ImageReader(LIMITS, None).read(ImageSource(data, "images[0]"), lambda picture: picture)
+        ImageReader(LIMITS, None).read(ImageSource(data, "images[0]"), OpenedImage.decode)
     assert error_info.value.param == "images[0]"

@@ -12,7 +12,7 @@ from image_cases import LIMITS, Pixels, encode
 from PIL import Image
 
 from llava_serving.errors import BadRequest, RequestError, TooLarge
-from llava_serving.inputs.image import ImageReader
+from llava_serving.inputs.image import ImageReader, OpenedImage
 from llava_serving.inputs.image_base64 import decode_base64
 from llava_serving.inputs.prompt import ImageSource
 
@@ -21,7 +21,7 @@ MAX_BYTES = 20 * MIB
 
 
 def read(data: str) -> Pixels:
-    return np.asarray(ImageReader(LIMITS, None).read(ImageSource(data, "images[0]"), lambda picture: picture))
+    return np.asarray(ImageReader(LIMITS, None).read(ImageSource(data, "images[0]"), OpenedImage.decode))
 
 
 def refusal(data: str) -> str:

@@ -21,7 +21,7 @@ from urllib3.connection import HTTPSConnection
 
 from llava_serving.errors import BadRequest, RequestError, TooLarge
 from llava_serving.inputs import image_url
-from llava_serving.inputs.image import ImageLimits, ImageReader
+from llava_serving.inputs.image import ImageLimits, ImageReader, OpenedImage
 from llava_serving.inputs.image_url import AllowListFetcher
 from llava_serving.inputs.prompt import ImageSource
 from llava_serving.settings import Settings
@@ -164,9 +164,7 @@ def test_no_image_url_host_is_allowed_by_default() -> None:
 @pytest.mark.parametrize("url", [URL, "http://a/b", "HTTPS://A/B", "ftp://a/b", "file:///etc/passwd", "s3:bucket/x"])
 def test_a_url_is_refused_with_the_alternatives_if_no_host_is_allowed(url: str) -> None:
     with pytest.raises(BadRequest) as error_info:
-        ImageReader(ImageLimits(1000, 1000), None).read(
-            ImageSource(url, "input_data.images[1]"), lambda picture: picture
-        )
+        ImageReader(ImageLimits(1000, 1000), None).read(ImageSource(url, "input_data.images[1]"), OpenedImage.decode)
     assert error_info.value.code == "image_url_not_allowed"
     assert error_info.value.param == "input_data.images[1]"
     assert "base64" in error_info.value.message
@@ -489,9 +487,9 @@ def test_the_reader_decodes_a_fetched_image_and_an_error_has_the_path_of_the_url
         fetched.append((url, max_bytes))
         return png if url == URL else b"<html>"
 
-    image = ImageReader(limits, fetch).read(ImageSource(URL, "images[0]"), lambda picture: picture)
+    image = ImageReader(limits, fetch).read(ImageSource(URL, "images[0]"), OpenedImage.decode)
     assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (1, 1), (255, 0, 0))
     assert fetched == [(URL, 1000)]
     with pytest.raises(BadRequest) as error_info:
-        ImageReader(limits, fetch).read(ImageSource(URL + "&other", "images[1]"), lambda picture: picture)
+        ImageReader(limits, fetch).read(ImageSource(URL + "&other", "images[1]"), OpenedImage.decode)
     assert error_info.value.param == "images[1]"

@@ -142,8 +142,11 @@ def test_a_deployment_sets_the_server_variables_of_llava_serving_serve(propertie
 def test_every_request_that_azure_admits_has_a_place_and_a_thread(properties: dict[str, Any]) -> None:
     admitted = 2 * properties["requestSettings"]["maxConcurrentRequestsPerInstance"]
     assert admitted == settings(properties).max_live_seqs >= settings(properties).max_sequences
-    threads = int(properties["environmentVariables"]["GUNICORN_CMD_ARGS"].removeprefix("--threads "))
-    assert threads >= admitted + 2  # liveness and readiness
+    assert settings(properties).threads >= admitted
+
+
+def test_gunicorn_gets_the_settings_of_gunicorn_config(properties: dict[str, Any]) -> None:
+    assert properties["environmentVariables"]["GUNICORN_CMD_ARGS"] == "--config python:gunicorn_config"
 
 
 def test_the_service_s_deadline_ends_before_azure_s_timeout(properties: dict[str, Any]) -> None:

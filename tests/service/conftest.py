@@ -22,7 +22,7 @@ def single_seq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faul
     """Returns a server that runs one sequence at a time, and lets one more wait."""
     with FaultInjectionServer(
         tmp_path_factory.mktemp("single_seq_server"),
-        GUNICORN_CMD_ARGS="--threads 18",
+        GUNICORN_CMD_ARGS="--config python:gunicorn_config --threads 18",
         LLAVA_MAX_NUM_SEQS="1",
         LLAVA_MAX_QUEUED_SEQS="1",
         LLAVA_MAX_SEQUENCES="2",

@@ -37,7 +37,7 @@ def test_a_failed_step_ends_only_the_requests_in_its_batch(
 
 
 def test_a_broken_device_ends_the_server(tmp_path: Path) -> None:
-    environment = {"GUNICORN_CMD_ARGS": "--threads 96", "LLAVA_REQUEST_TIMEOUT_SECONDS": "2"}
+    environment = {"LLAVA_REQUEST_TIMEOUT_SECONDS": "2"}
     with FaultInjectionServer(tmp_path, **environment) as server:
         server.wait_until_healthy()
         with server.slow(), server.stream(fixed_length_body("The sky is", stream=True)) as running:
@@ -58,7 +58,7 @@ def test_a_broken_device_ends_the_server(tmp_path: Path) -> None:
 
 
 def test_a_hung_step_ends_the_server_without_another_request(tmp_path: Path) -> None:
-    environment = {"GUNICORN_CMD_ARGS": "--threads 96", "LLAVA_STEP_TIMEOUT_SECONDS": "2"}
+    environment = {"LLAVA_STEP_TIMEOUT_SECONDS": "2"}
     with FaultInjectionServer(tmp_path, **environment) as server:
         server.wait_until_healthy()
         server.enable("hang")
@@ -68,7 +68,7 @@ def test_a_hung_step_ends_the_server_without_another_request(tmp_path: Path) -> 
 
 
 def test_a_step_longer_than_the_request_timeout_does_not_end_the_server(tmp_path: Path) -> None:
-    environment = {"GUNICORN_CMD_ARGS": "--threads 96", "LLAVA_REQUEST_TIMEOUT_SECONDS": "0.5"}
+    environment = {"LLAVA_REQUEST_TIMEOUT_SECONDS": "0.5"}
     with FaultInjectionServer(tmp_path, **environment) as server:
         server.wait_until_healthy()
         server.enable("hang")

@@ -12,7 +12,7 @@ from server_requests import fixed_length_body, score_in_background, streamed_tex
 
 
 def test_sigterm_lets_answers_finish_within_the_drain_time(tmp_path: Path, full_text: str) -> None:
-    environment = {"GUNICORN_CMD_ARGS": "--threads 96"}
+    environment = {}
     with FaultInjectionServer(tmp_path, **environment) as server, contextlib.ExitStack() as stack:
         server.wait_until_healthy()
         stack.enter_context(server.slow())

@@ -1,9 +1,7 @@
-"""The client's connection: whether the client has closed it, and time limits on reading and writing."""
+"""The client's connection: whether the client has closed it."""
 
 import select
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 # macOS has no POLLRDHUP. There, a closed connection is one that has an end of file to read, which stays unseen behind
 # bytes that the client sent after the body.
@@ -29,16 +27,3 @@ class Connection:
             return bool(poll.poll(0)) and (HANGUP != select.POLLIN or self._socket.recv(1, socket.MSG_PEEK) == b"")
         except (OSError, ValueError):  # the connection was reset, or the server has closed it
             return True
-
-    @contextmanager
-    def timeout(self, seconds: float) -> Iterator[None]:
-        """Makes each read and write in the block raise TimeoutError after `seconds` without a byte."""
-        if self._socket is None:
-            yield
-            return
-        previous = self._socket.gettimeout()
-        self._socket.settimeout(seconds)
-        try:
-            yield
-        finally:
-            self._socket.settimeout(previous)

@@ -1,10 +1,10 @@
 """A parsed request: its prompts and how to continue them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..inputs.prompt import Prompt
+from ..inputs.prompt import ImageSource, Prompt
 from .parameters import Parameters
 
 Form = Literal["prompts", "list", "table", "chat", "chat_completion", "completion"]
@@ -31,6 +31,15 @@ class ScoreRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_sequences", len(self.prompts) * self.parameters.n)
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """The images of all prompts, in order."""
+        return tuple(image for prompt in self.prompts for image in prompt.images)
+
+    def without_image_data(self) -> "ScoreRequest":
+        """Returns the request with empty images. A request is kept until its answer ends, and images are large."""
+        return replace(self, prompts=tuple(prompt.without_image_data() for prompt in self.prompts))
 
     def parameter_path(self, name: str) -> str:
         """Returns the path of a parameter as the client wrote it, alias included, for errors about it."""

@@ -18,7 +18,6 @@ from ..engine.completion import Completion
 from ..engine.request_handle import Event, RequestHandle, TextDelta
 from ..errors import ClientClosed, InternalError, RequestError
 from .answer_text import AnswerText, answer_texts
-from .connection import Connection
 from .http import HttpResponse
 from .openai_response import ChatCompletionFormat, CompletionFormat, usage
 from .response import completion_error, error_body, to_json
@@ -32,8 +31,6 @@ HEADERS = {
 }
 STREAM_FAILED = "the service failed on this stream; its log says why"
 DONE = b"data: [DONE]\n\n"
-# A client that does not read its stream holds a thread for this long at most.
-STALL_SECONDS = 30.0
 # Called at the end of a stream, with the completions so far and the error that ended the stream, if one did.
 OnEnd = Callable[[Sequence[Completion], RequestError | None], None]
 
@@ -48,9 +45,7 @@ class EventFormat(Protocol):
     def finish(self) -> Iterator[dict[str, Any]]: ...
 
 
-def stream_response(
-    request: ScoreRequest, handle: RequestHandle, connection: Connection, on_end: OnEnd
-) -> HttpResponse:
+def stream_response(request: ScoreRequest, handle: RequestHandle, on_end: OnEnd) -> HttpResponse:
     """Waits for the first event, so that an error before it has its own status; then streams.
 
     `on_end` is called exactly once if this function returns. Raises RequestError.
@@ -59,7 +54,7 @@ def stream_response(
     first = next(events)
     if isinstance(first, Completion) and (error := completion_error([first])):
         raise error
-    body = EventStream(itertools.chain([first], events), handle, _event_format(request), connection, on_end)
+    body = EventStream(itertools.chain([first], events), handle, _event_format(request), on_end)
     return HttpResponse(200, HEADERS, body)
 
 
@@ -81,32 +76,29 @@ class EventStream:
         events: Iterator[Event],
         handle: RequestHandle,
         event_format: EventFormat,
-        connection: Connection,
         on_end: OnEnd,
     ) -> None:
         self._events = events
         self._handle = handle
         self._format = event_format
-        self._connection = connection
         self._on_end: OnEnd | None = on_end
         self._completions: list[Completion] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._connection.timeout(STALL_SECONDS):
-            try:
-                for event in self._events:
-                    yield from self._render(event)
-                for chunk in self._format.finish():
-                    yield _data(chunk)
-                yield DONE
-            except RequestError as error:
-                yield from self._fail(error)
-            except Exception:
-                logger.exception("a stream failed")
-                self._cancel()
-                yield from self._fail(InternalError("internal_error", STREAM_FAILED))
-            else:
-                self._end(completion_error(self._completions))
+        try:
+            for event in self._events:
+                yield from self._render(event)
+            for chunk in self._format.finish():
+                yield _data(chunk)
+            yield DONE
+        except RequestError as error:
+            yield from self._fail(error)
+        except Exception:
+            logger.exception("a stream failed")
+            self._cancel()
+            yield from self._fail(InternalError("internal_error", STREAM_FAILED))
+        else:
+            self._end(completion_error(self._completions))
 
     def close(self) -> None:
         """Cancels a stream that has not ended, and waits a step or two for its completions, which are then logged."""

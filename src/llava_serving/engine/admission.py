@@ -4,13 +4,13 @@ import math
 import threading
 import time
 from collections import deque
+from types import TracebackType
 
 from ..errors import Overloaded, Unavailable
+from .wait_forecast import WaitForecast
 
 # Clients of a refusing instance retry after this time. Other instances, if there are any, answer at once.
 RESTART_SECONDS = 5
-# The pace of the engine is measured over this many finished sequences.
-PACE_WINDOW = 64
 
 
 class Admission:
@@ -24,22 +24,36 @@ class Admission:
         self._max_live_seqs = max_live_seqs
         self._num_live = 0
         self._refusal: tuple[str, str] | None = None  # error code and message
-        # time.monotonic() when the engine became busy, and when each of the last sequences finished.
-        self._finish_times: deque[float] = deque([0.0], maxlen=PACE_WINDOW)
+        self.forecast = WaitForecast()  # the engine replaces it several times a second
 
     def check(self, num_seqs: int) -> None:
         """Raises Overloaded or Unavailable if `num_seqs` more sequences are not admitted now."""
         with self.lock:
-            if self._refusal is not None:
-                raise Unavailable(*self._refusal, retry_after=RESTART_SECONDS)
+            self.check_refusal()
             num_excess = self._num_excess(num_seqs)
             if num_excess > 0:
                 raise Overloaded(
                     "overloaded",
                     f"{self._num_live} of at most {self._max_live_seqs} sequences are running or waiting; {num_seqs} "
                     "more do not fit now",
-                    retry_after=self._seconds_until_finished(num_excess),
+                    retry_after=max(1, math.ceil(self.forecast.seconds_until(num_excess, time.monotonic()))),
                 )
+
+    def check_refusal(self) -> None:
+        """Raises Unavailable if nothing is admitted any more."""
+        if self._refusal is not None:
+            raise Unavailable(*self._refusal, retry_after=RESTART_SECONDS)
+
+    def reserve(self, num_seqs: int, wait: bool = False) -> "Places":
+        """Counts `num_seqs` sequences as live before they exist. Raises as `check` does.
+
+        With `wait` it waits for capacity, first come, first served, and raises Unavailable only.
+        """
+        with self.lock:
+            if wait:
+                self.wait_for_capacity(num_seqs)
+            self.admit(num_seqs)
+            return Places(self, num_seqs)
 
     def wait_for_capacity(self, num_seqs: int) -> None:
         """Waits until `num_seqs` more sequences fit and no other thread has waited longer, or until the engine refuses.
@@ -62,21 +76,25 @@ class Admission:
         """Counts `num_seqs` sequences as live. Raises as `check` does."""
         with self.lock:
             self.check(num_seqs)
-            if self._num_live == 0:
-                self._finish_times = deque([time.monotonic()], PACE_WINDOW)
             self._num_live += num_seqs
 
-    def release(self) -> None:
-        """Records that one sequence has finished."""
+    def release(self, num_seqs: int = 1) -> None:
+        """Records that sequences have finished."""
         with self.lock:
-            self._num_live -= 1
-            self._finish_times.append(time.monotonic())
+            self._num_live -= num_seqs
             self._notify_next()
 
+    def announce_refusal(self, code: str, message: str) -> None:
+        """Admits nothing any more, and takes no lock: a signal handler may run while its own thread holds the lock.
+
+        The first reason stays. Threads that wait for capacity learn it from `refuse`.
+        """
+        self._refusal = self._refusal or (code, message)
+
     def refuse(self, code: str, message: str) -> None:
-        """Admits nothing any more. The first reason stays."""
+        """Admits nothing any more, and wakes the threads that wait for capacity. The first reason stays."""
+        self.announce_refusal(code, message)
         with self.lock:
-            self._refusal = self._refusal or (code, message)
             for turn in self._waiting:
                 turn.notify()
 
@@ -88,7 +106,30 @@ class Admission:
         if self._waiting:
             self._waiting[0].notify()
 
-    def _seconds_until_finished(self, count: int) -> int:
-        """Estimates when `count` of the live sequences will have finished, at the pace of the last ones."""
-        seconds_each = (time.monotonic() - self._finish_times[0]) / max(1, len(self._finish_times) - 1)
-        return max(1, math.ceil(count * seconds_each))
+
+class Places:
+    """Room for sequences that do not exist yet. Leaving the block gives it back, unless the engine has taken it."""
+
+    def __init__(self, admission: Admission, num_seqs: int) -> None:
+        self._admission = admission
+        self._num_seqs = num_seqs
+
+    def grow_to(self, num_seqs: int) -> None:
+        """Holds room for `num_seqs` sequences in all. Raises as Admission.check does."""
+        if num_seqs > self._num_seqs:
+            self._admission.admit(num_seqs - self._num_seqs)
+            self._num_seqs = num_seqs
+
+    def take(self) -> None:
+        """Leaves the room to the sequences, which are released one by one when they finish."""
+        self._num_seqs = 0
+
+    def __enter__(self) -> "Places":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._num_seqs:
+            self._admission.release(self._num_seqs)
+            self._num_seqs = 0

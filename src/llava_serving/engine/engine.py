@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from ..errors import InternalError, Unavailable
-from .admission import RESTART_SECONDS, Admission
+from .admission import RESTART_SECONDS, Admission, Places
 from .completion import FinishReason, SampledToken
 from .prompt import EnginePrompt
 from .request_handle import RequestHandle
@@ -25,6 +26,7 @@ from .sequence import Sequence, random_numbers
 from .sequence_output import SequenceOutput
 from .stats import Stats
 from .vocabulary import Vocabulary
+from .wait_forecast import Forecaster
 from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,17 @@ class Runner(Protocol):
     def probe(self) -> None:
         """Raises if the device does not compute any more."""
         ...
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Returns whether a step failed because the device has too little memory for it."""
+        ...
+
+
+class _Signal(Enum):
+    """A message to the engine's thread that is no request."""
+
+    STOP = auto()
+    DRAIN = auto()
 
 
 @dataclass(frozen=True)
@@ -89,10 +102,11 @@ class Engine:
         self._prefix_caching = prefix_caching
         self._on_unhealthy = on_unhealthy
         self._admission = Admission(max_live_seqs)
-        self._submissions: SimpleQueue[_Submission | None] = SimpleQueue()  # None ends the thread
+        self._submissions: SimpleQueue[_Submission | _Signal] = SimpleQueue()
         self._next_seq_id = 0
         self._outputs: dict[int, SequenceOutput] = {}  # of every sequence in the scheduler, by seq_id
         self._in_flight: _StepInFlight | None = None
+        self._forecaster = Forecaster(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
         self._watchdog = Watchdog(step_timeout_seconds, self._report_stall)
         self._next_abort = 0.0
         self._drain_deadline = math.inf
@@ -105,7 +119,7 @@ class Engine:
     def stop(self, timeout: float | None = None) -> None:
         """Ends the thread after the step that it is in, and waits for it, at most `timeout` seconds."""
         self.refuse(*DRAINING)
-        self._submissions.put(None)
+        self._submissions.put(_Signal.STOP)
         self._thread.join(timeout)
         self._watchdog.stop()
 
@@ -114,24 +128,32 @@ class Engine:
         self._admission.refuse(code, message)
 
     def drain(self, seconds: float) -> None:
-        """Admits no request any more, and ends the admitted ones within `seconds` with the text they have by then."""
-        self.refuse(*DRAINING)
+        """Admits no request any more, and ends the admitted ones within `seconds` with the text they have by then.
+
+        Takes no lock, so that a signal handler can call it.
+        """
         self._drain_deadline = time.monotonic() + seconds
+        self._admission.announce_refusal(*DRAINING)
+        self._submissions.put(_Signal.DRAIN)
 
-    def check_admission(self, num_seqs: int = 1) -> None:
-        """Raises Overloaded or Unavailable if a request of `num_seqs` sequences is not admitted now."""
-        self._admission.check(num_seqs)
+    def reserve(self, num_seqs: int = 1, wait: bool = False) -> Places:
+        """Returns room for a request of `num_seqs` sequences, before any work is done for it.
 
-    def submit(self, prompts: list[EnginePrompt], handle: RequestHandle, wait: bool = False) -> None:
-        """Queues all prompts of a request, or none. Their events go to `handle`. Raises as `check_admission` does.
+        Raises Overloaded or Unavailable. With `wait` it waits for room, first come, first served, and raises
+        Unavailable only.
+        """
+        return self._admission.reserve(num_seqs, wait)
 
-        With `wait` it waits for capacity, first come, first served, and raises Unavailable only.
+    def submit(self, prompts: list[EnginePrompt], handle: RequestHandle, places: Places | None = None) -> None:
+        """Queues all prompts of a request, or none. Their events go to `handle`.
+
+        The sequences take `places`, which grow if the request has more of them. Raises as `reserve` does.
         """
         num_seqs = sum(prompt.params.n for prompt in prompts)
-        with self._admission.lock:
-            if wait:
-                self._admission.wait_for_capacity(num_seqs)
-            self._admission.admit(num_seqs)
+        with places or self.reserve(num_seqs) as held, self._admission.lock:
+            self._admission.check_refusal()
+            held.grow_to(num_seqs)
+            held.take()
             handle.expect(num_seqs)
             self._submissions.put(_Submission(prompts, handle, time.monotonic()))
 
@@ -146,6 +168,7 @@ class Engine:
         elif launched is not None:  # its input is the output of the failed step
             self._fail_step(launched.batch)
         self._watchdog.end_step(next_in_flight=self._in_flight is not None)
+        self._forecast(time.monotonic())
 
     def _launch(self) -> _StepInFlight | None:
         batch = self._scheduler.schedule()
@@ -157,8 +180,8 @@ class Engine:
             self._outputs[chunk.seq.seq_id].schedule(now)
         try:
             collect = self._runner.launch(batch)
-        except Exception:
-            self._log_and_fail_step(batch)
+        except Exception as error:
+            self._log_and_fail_step(batch, error)
             return None
         self._scheduler.advance(batch)
         return _StepInFlight(batch, collect)
@@ -167,8 +190,8 @@ class Engine:
         """Reads the step's tokens, and posts their events. Returns False if the step failed."""
         try:
             tokens = step.collect()
-        except Exception:
-            self._log_and_fail_step(step.batch)
+        except Exception as error:
+            self._log_and_fail_step(step.batch, error)
             return False
         self._postprocess(step.batch, tokens)
         return True
@@ -208,13 +231,18 @@ class Engine:
     def _take_submissions(self) -> bool:
         """Adds the submitted sequences. Waits for some if there is no other work. Returns False at the end."""
         while True:
+            if not self._has_work:
+                self._forecaster.pause()
             try:
                 submission = self._submissions.get(block=not self._has_work)
             except Empty:
                 return True
-            if submission is None:
+            if submission is _Signal.STOP:
                 return False
-            self._add(submission)
+            if isinstance(submission, _Submission):
+                self._add(submission)
+            else:
+                self.refuse(*DRAINING)  # wakes the threads that wait for room
 
     def _add(self, submission: _Submission) -> None:
         # Sequences of one request share their prompt's blocks even without the prefix cache.
@@ -252,9 +280,19 @@ class Engine:
     def _finish(self, output: SequenceOutput, reason: FinishReason, now: float) -> None:
         self._remove(output)
         output.finish(reason, now)
+        if reason in ("stop", "length"):
+            self._forecaster.answer_ended(output.seq)
 
-    def _log_and_fail_step(self, batch: Batch) -> None:
-        logger.exception("a step failed; it ends %d sequences", len(batch.scheduled))
+    def _forecast(self, now: float) -> None:
+        """Tells the admission when the live sequences will have finished."""
+        self._forecaster.step_ended(now)
+        if self._forecaster.is_due(now):
+            self._admission.forecast = self._forecaster.forecast(self._scheduler.running, self._scheduler.waiting, now)
+
+    def _log_and_fail_step(self, batch: Batch, error: Exception) -> None:
+        logger.error("a step failed; it ends %d sequences", len(batch.scheduled), exc_info=error)
+        if self._runner.is_out_of_memory(error):
+            logger.warning("the device is out of memory; from now on %s", self._scheduler.shrink())
         self._fail_step(batch)
 
     def _fail_step(self, batch: Batch) -> None:
@@ -275,7 +313,7 @@ class Engine:
         self.refuse(*UNHEALTHY)
         handles = {output.handle for output in self._outputs.values()}
         while not self._submissions.empty():
-            if (submission := self._submissions.get()) is not None:
+            if isinstance(submission := self._submissions.get(), _Submission):
                 handles.add(submission.handle)
         for handle in handles:
             handle.post(Unavailable(*UNHEALTHY, retry_after=RESTART_SECONDS))

@@ -10,7 +10,7 @@ The scheduler knows no tensor, text, clock or caller.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .block_manager import BlockManager
@@ -55,17 +55,26 @@ class Scheduler:
 
     def __init__(self, blocks: BlockManager, max_num_seqs: int, max_num_batched_tokens: int, stats: Stats) -> None:
         assert max_num_batched_tokens >= max_num_seqs >= 1, "each running sequence needs a token in every step"
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
         self._blocks = blocks
-        self._max_num_seqs = max_num_seqs
-        self._max_num_batched_tokens = max_num_batched_tokens
         self._stats = stats
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self._num_batch_indices = max_num_seqs
         self._free_batch_indices = list(range(max_num_seqs))
 
     @property
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
+
+    @property
+    def running(self) -> Iterable[Sequence]:
+        return self._running
+
+    @property
+    def waiting(self) -> Iterable[Sequence]:
+        return self._waiting
 
     def __iter__(self) -> Iterator[Sequence]:
         """Yields every sequence, the oldest first."""
@@ -114,6 +123,17 @@ class Scheduler:
         """Shares no cached block any more. A failed step leaves unknown contents in its blocks."""
         self._blocks.reset_prefix_cache()
 
+    def shrink(self) -> str:
+        """Makes steps smaller after one that did not fit into the device's memory. Returns the new limit as text.
+
+        First fewer tokens run in a step, down to one per sequence, then fewer sequences. Running sequences go on.
+        """
+        if self.max_num_batched_tokens > self._num_batch_indices:
+            self.max_num_batched_tokens = max(self._num_batch_indices, self.max_num_batched_tokens // 2)
+            return f"a step has at most {self.max_num_batched_tokens} tokens"
+        self.max_num_seqs = max(1, self.max_num_seqs // 2)
+        return f"at most {self.max_num_seqs} sequences run together"
+
     def check_integrity(self) -> None:
         """Raises AssertionError if a block is leaked, or if a sequence is in a wrong queue."""
         self._blocks.check_integrity([seq.block_table for seq in self._running])
@@ -121,7 +141,7 @@ class Scheduler:
         assert order == sorted(order), "running sequences arrived before waiting ones"
         assert not any(seq.block_table for seq in self._waiting)
         indices = [*self._free_batch_indices, *(seq.batch_index for seq in self._running)]
-        assert sorted(indices) == list(range(self._max_num_seqs)), "each running sequence has its own batch index"
+        assert sorted(indices) == list(range(self._num_batch_indices)), "each running sequence has its own batch index"
 
     def _schedule_running(self, batch: Batch) -> bool:
         """Adds the running sequences to the batch. Returns whether one of them was preempted."""
@@ -146,7 +166,7 @@ class Scheduler:
 
     def _admit(self, batch: Batch) -> None:
         """Starts waiting sequences, in order, as long as there is room for them."""
-        while self._waiting and len(self._running) < self._max_num_seqs and self._token_budget(batch) > 0:
+        while self._waiting and len(self._running) < self.max_num_seqs and self._token_budget(batch) > 0:
             seq = self._waiting[0]
             # At least one token must run: the first new token is sampled from its logits.
             num_full = (seq.num_tokens - 1) // self._blocks.block_size
@@ -176,7 +196,7 @@ class Scheduler:
         batch.scheduled.append(ScheduledChunk.next_of(seq, num_tokens))
 
     def _token_budget(self, batch: Batch) -> int:
-        return self._max_num_batched_tokens - batch.num_tokens
+        return self.max_num_batched_tokens - batch.num_tokens
 
     def _missing_blocks(self, seq: Sequence, num_tokens: int) -> int:
         return max(0, self._blocks.blocks_for(seq.num_computed + num_tokens) - len(seq.block_table))

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image
 
 from ..errors import StartupError, TooLarge
 from ..model_files import read_json
+
+Pixels = npt.NDArray[np.float32]
 
 # OpenAI's statistics, for checkpoints without a preprocessor file (openai/CLIP clip/clip.py _transform).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -42,34 +44,34 @@ class ClipPreprocessor:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
-    def __call__(self, image: Image.Image, max_pixels: int) -> torch.Tensor:
-        """Returns the pixels of an RGB picture, (3, size, size) float32.
-
-        Raises TooLarge if the scaled picture would have more than `max_pixels`: a picture of 1 x 100,000 pixels is a
-        small file and an enormous resize.
-        """
-        width, height = self._scaled_size(image, max_pixels)
+    def __call__(self, image: Image.Image) -> Pixels:
+        """Returns the pixels of an RGB picture, (3, size, size) float32."""
+        width, height = self._scaled_size(*image.size)
         left, top = (width - self.size) // 2, (height - self.size) // 2
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         pixels = np.asarray(image.crop((left, top, left + self.size, top + self.size)))
         # The reference scales in float64 and goes on in float32. The same types give the same rounding.
         scaled = (pixels.astype(np.float64) * (1 / 255)).astype(np.float32)
         normalized = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return torch.from_numpy(normalized.transpose(2, 0, 1).copy())
+        return np.ascontiguousarray(normalized.transpose(2, 0, 1), np.float32)
 
-    def _scaled_size(self, image: Image.Image, max_pixels: int) -> tuple[int, int]:
-        width, height = image.size
-        if width <= height:
-            scaled = self.size, int(self.size * height / width)
-        else:
-            scaled = int(self.size * width / height), self.size
+    def check_size(self, width: int, height: int, max_pixels: int) -> None:
+        """Raises TooLarge if the scaled picture would have more than `max_pixels`.
+
+        A picture of 1 x 100,000 pixels is a small file and an enormous resize. A quarter turn changes nothing about it.
+        """
+        scaled = self._scaled_size(width, height)
         if scaled[0] * scaled[1] > max_pixels:
             raise TooLarge(
                 "image_too_large",
                 f"the image has {width} x {height} pixels; scaled to a shorter edge of {self.size} pixels it would "
                 f"have more than the {max_pixels:,} pixels that are accepted; crop it",
             )
-        return scaled
+
+    def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
+        if width <= height:
+            return self.size, int(self.size * height / width)
+        return int(self.size * width / height), self.size
 
 
 def load_preprocessor(directory: Path, image_size: int) -> ClipPreprocessor:

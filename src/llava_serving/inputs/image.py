@@ -1,12 +1,11 @@
 """Images of a request: from base64 or a URL to an upright RGB picture. Checks every limit before it decodes."""
 
-import os
 import re
 import struct
-import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TypeVar
@@ -58,49 +57,81 @@ class ImageLimits:
     max_pixels: int
 
 
+@dataclass(frozen=True)
+class OpenedImage:
+    """A picture whose header is read and whose size is accepted. Its pixels are not decoded yet."""
+
+    image: ImageFile.ImageFile
+    orientation: int | None
+
+    @property
+    def num_pixels(self) -> int:
+        width, height = self.image.size
+        return width * height
+
+    def decode(self) -> Image.Image:
+        """Returns the upright RGB picture, once. Raises BadRequest if the file is damaged."""
+        try:
+            self.image.load()
+            rgb = to_rgb(self.image)
+            if rgb is not self.image:
+                self.image.close()  # frees its pixels before a turn makes another copy
+            return apply_orientation(rgb, self.orientation)
+        except DECODE_ERRORS as error:
+            raise BadRequest(
+                "invalid_image", f"the {self.image.format} image is damaged and cannot be decoded: {error}"
+            ) from None
+
+
 class ImageReader:
-    """Reads the images of requests. `fetch_url` is None if the operator allows no URLs."""
+    """Reads the images of requests. `fetch_url` is None if the operator allows no URLs.
+
+    Every error has the path `source.path`.
+    """
 
     def __init__(self, limits: ImageLimits, fetch_url: UrlFetcher | None) -> None:
         self._limits = limits
         self._fetch_url = fetch_url
-        # Decoding an image takes a core. One core stays free for the engine, so that large images do not delay the
-        # tokens of other requests.
-        self._decode_slots = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) - 1))
 
-    def read(self, source: ImageSource, process: Callable[[Image.Image], Result]) -> Result:
-        """Returns `process(picture)` for the picture: RGB, upright, the first frame of an animation.
+    def read(self, source: ImageSource, process: Callable[[OpenedImage], Result]) -> Result:
+        """Returns `process(opened)` for the picture: the first frame of an animation.
 
-        Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge, with the path `source.path`.
+        Raises BadRequest (not an image, damaged, a URL that is not allowed) or TooLarge.
         """
-        try:
-            encoded = self._encoded(source.data)
-            with self._decode_slots:
-                return process(self._picture(encoded, source.data))
-        except RequestError as error:
-            error.param = source.path
-            raise
+        return self.process(self.file_of(source), source, process)
 
-    def _encoded(self, data: str) -> bytes:
-        """Returns the bytes of the image file."""
-        if not _is_url(data):
-            return decode_base64(data, self._limits.max_bytes)
-        if self._fetch_url is None:
-            raise BadRequest(
-                "image_url_not_allowed",
-                "this deployment does not fetch image URLs; send the image as base64 or as a data: URI",
-            )
-        return self._fetch_url(unwrap(data), self._limits.max_bytes)
+    def file_of(self, source: ImageSource) -> bytes:
+        """Returns the bytes of the image file. Raises BadRequest or TooLarge."""
+        with _errors_about(source):
+            if not _is_url(source.data):
+                return decode_base64(source.data, self._limits.max_bytes)
+            if self._fetch_url is None:
+                raise BadRequest(
+                    "image_url_not_allowed",
+                    "this deployment does not fetch image URLs; send the image as base64 or as a data: URI",
+                )
+            return self._fetch_url(unwrap(source.data), self._limits.max_bytes)
 
-    def _picture(self, encoded: bytes, data: str) -> Image.Image:
-        """Decodes the file. A path can be valid base64, so the error about a file says what `data` looks like."""
-        try:
-            return decode(encoded, self._limits)
-        except BadRequest as error:
-            mistake = None if _is_url(data) else likely_mistake(data)
-            if mistake is None:
-                raise
-            raise BadRequest(error.code, f"{error.message}: {mistake}") from None
+    def process(self, file: bytes, source: ImageSource, process: Callable[[OpenedImage], Result]) -> Result:
+        """Returns `process(opened)` for the picture in the bytes of an image file. Raises BadRequest or TooLarge."""
+        with _errors_about(source):
+            try:
+                return process(open_image(file, self._limits))
+            except BadRequest as error:
+                # A path can be valid base64, so the error about a file says what its text looks like.
+                mistake = None if _is_url(source.data) else likely_mistake(source.data)
+                if mistake is None:
+                    raise
+                raise BadRequest(error.code, f"{error.message}: {mistake}") from None
+
+
+@contextmanager
+def _errors_about(source: ImageSource) -> Iterator[None]:
+    try:
+        yield
+    except RequestError as error:
+        error.param = source.path
+        raise
 
 
 def _is_url(data: str) -> bool:
@@ -111,17 +142,15 @@ def _is_url(data: str) -> bool:
 
 def decode(encoded: bytes, limits: ImageLimits) -> Image.Image:
     """Returns an upright RGB picture from the bytes of a file in one of FORMATS. Raises BadRequest or TooLarge."""
+    return open_image(encoded, limits).decode()
+
+
+def open_image(encoded: bytes, limits: ImageLimits) -> OpenedImage:
+    """Reads the header of a file in one of FORMATS, and no pixels. Raises BadRequest or TooLarge."""
     if len(encoded) > limits.max_bytes:
         raise too_many_bytes(limits.max_bytes)
     parts = split_metadata(encoded)
-    image = _open(parts.picture, limits)
-    try:
-        image.load()
-        return apply_orientation(to_rgb(image), read_orientation(parts.exif, parts.xmp))
-    except DECODE_ERRORS as error:
-        raise BadRequest(
-            "invalid_image", f"the {image.format} image is damaged and cannot be decoded: {error}"
-        ) from None
+    return OpenedImage(_open(parts.picture, limits), read_orientation(parts.exif, parts.xmp))
 
 
 def split_metadata(encoded: bytes) -> ImageParts:
@@ -179,4 +208,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey becomes its high byte, as in Pillow's own conversion of 16-bit RGB.
         image = image.convert("I").point(lambda value: value / 256).convert("L")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -5,7 +5,7 @@ Puts texts and chats into a conversation template (templates.py) and images into
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import BadRequest
@@ -67,6 +67,10 @@ class Prompt:
         """The prompt as characters, each image as `<image>`. `return_full_text` returns it before the answer."""
         return "".join(_segment_text(segment) for segment in self.segments)
 
+    def without_image_data(self) -> "Prompt":
+        """Returns the prompt with images that have their paths and no data."""
+        return replace(self, segments=tuple(_without_image_data(segment) for segment in self.segments))
+
 
 def raw_prompt(source: TextInput) -> Prompt:
     """Returns the text unchanged, to be continued. Each `<image>` in it becomes the next image."""
@@ -110,6 +114,10 @@ def _conversation(
         else:
             segments += [template.assistant_prefix, *content, *template.assistant_suffix]
     return Prompt(_join_texts([*segments, template.generation_prompt]), True, path, template.separator)
+
+
+def _without_image_data(segment: Segment) -> Segment:
+    return ImageSource("", segment.path) if isinstance(segment, ImageSource) else segment
 
 
 def _segment_text(segment: Segment) -> str:

@@ -81,6 +81,11 @@ class Tokenizer:
             for segment in _strip_texts(segments)
         )
 
+    @property
+    def longest_token(self) -> int:
+        """The number of characters of the longest token."""
+        return self._longest_token
+
     def _special_ids(self, segment: ImageSource | EosToken) -> list[int]:
         return self.image.ids if isinstance(segment, ImageSource) else [self.eos_id]
 

@@ -81,6 +81,7 @@ class ModelRunner:
     @torch.inference_mode()
     def probe(self) -> None:
         """Runs one token through the model, without writing to a sequence's blocks. Raises if the device fails."""
+        torch.cuda.empty_cache()  # of the step that failed; does nothing without CUDA
         null_block = self.stages[0].cache.null_block
         plans = self._attention_plans([TokenRange(-1, 0, 1, [null_block])])
         zero = np.zeros(1, np.int64)
@@ -88,6 +89,9 @@ class ModelRunner:
         hidden = self._run_stages(self._embed(staged), self._bind(plans, staged))
         self._clear([null_block])
         float(hidden.sum())  # waits for the device
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, torch.OutOfMemoryError)
 
     def enable_static_decode(self, max_num_seqs: int) -> None:
         """Pads decode steps to a few batch sizes from now on. On a GPU this captures one graph per size."""

@@ -1,57 +1,33 @@
-"""From a ScoreRequest to the engine's prompts: limits, token ids, and pixels."""
+"""From a ScoreRequest to the engine's prompts: token ids, pixels, and the limit of the context."""
 
 import hashlib
-from functools import partial
+from collections.abc import Callable
+
+import torch
 
 from ..api.score_request import ScoreRequest
 from ..engine.prompt import EnginePrompt, PromptImage
 from ..errors import BadRequest, ContextExceeded
-from ..inputs.image import ImageLimits, ImageReader
-from ..inputs.image_url import AllowListFetcher
+from ..inputs.clip_preprocessor import Pixels
 from ..inputs.prompt import ImageSource, Prompt
 from ..settings import Settings
 from ..weights.loader import LoadedModel
+
+ReadImage = Callable[[ImageSource], Pixels]
 
 
 class PromptBuilder:
     """Builds prompts for one loaded model, from any number of threads."""
 
     def __init__(self, settings: Settings, loaded: LoadedModel) -> None:
-        self._settings = settings
         self._tokenizer = loaded.tokenizer
-        self._preprocess = partial(loaded.preprocessor, max_pixels=settings.max_image_pixels)
         self._context_limit = _ContextLimit(loaded.context_length, settings.default_max_new_tokens)
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        hosts = settings.image_url_hosts
-        fetch = AllowListFetcher(hosts, settings.image_url_timeout_seconds) if hosts else None
-        self._images = ImageReader(limits, fetch)
 
-    def build(self, request: ScoreRequest) -> list[EnginePrompt]:
+    def build(self, request: ScoreRequest, read_image: ReadImage) -> list[EnginePrompt]:
         """Returns one EnginePrompt per prompt. Raises the RequestError that names the offending part."""
-        self._check_num_sequences(request)
-        self._check_num_images(request)
-        return [self._build_prompt(request, prompt) for prompt in request.prompts]
+        return [self._build_prompt(request, prompt, read_image) for prompt in request.prompts]
 
-    def _check_num_sequences(self, request: ScoreRequest) -> None:
-        if request.num_sequences > self._settings.max_sequences:
-            path_of_prompts = request.prompts[0].path.rpartition("[")[0]
-            raise BadRequest(
-                "too_many_sequences",
-                f"the request asks for {request.num_sequences} sequences (prompts x n); at most "
-                f"{self._settings.max_sequences} are accepted",
-                request.parameter_path("n") if request.parameters.n > 1 else path_of_prompts,
-            )
-
-    def _check_num_images(self, request: ScoreRequest) -> None:
-        images = [image for prompt in request.prompts for image in prompt.images]
-        if len(images) > self._settings.max_images:
-            raise BadRequest(
-                "too_many_images",
-                f"the request holds {len(images)} images; at most {self._settings.max_images} are accepted",
-                images[self._settings.max_images].path,
-            )
-
-    def _build_prompt(self, request: ScoreRequest, prompt: Prompt) -> EnginePrompt:
+    def _build_prompt(self, request: ScoreRequest, prompt: Prompt, read_image: ReadImage) -> EnginePrompt:
         """Checks the length before it tokenizes, and again before it reads images: a refusal costs little."""
         min_tokens = self._tokenizer.min_token_count(prompt.segments)
         self._context_limit.check_prompt(prompt, min_tokens, at_least=True)
@@ -62,13 +38,12 @@ class PromptBuilder:
         params = request.parameters.sampling_params(max_new_tokens, prompt.separator, request.logprobs)
         images = []
         for source, start in zip(prompt.images, encoded.image_starts, strict=True):
-            images.append(self._read_image(source, start))
+            images.append(self._prompt_image(read_image(source), start))
         return EnginePrompt(encoded.token_ids, tuple(images), params)
 
-    def _read_image(self, source: ImageSource, start: int) -> PromptImage:
-        pixels = self._images.read(source, self._preprocess)
-        digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
-        return PromptImage(start, self._tokenizer.image.count, digest, pixels)
+    def _prompt_image(self, pixels: Pixels, start: int) -> PromptImage:
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+        return PromptImage(start, self._tokenizer.image.count, digest, torch.from_numpy(pixels))
 
 
 class _ContextLimit:

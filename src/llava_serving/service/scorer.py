@@ -1,23 +1,28 @@
 """One request from its bytes to its HttpResponse.
 
-The path: api (bytes to a ScoreRequest), prompt_builder (token ids and pixels), engine (completions), api (response).
+The path: intake (bytes to a ScoreRequest and pixels), prompt_builder (token ids), engine (completions), api (response).
 """
 
 import logging
+import math
 import re
 import time
 from functools import partial
 from typing import Any
 
-from ..api.body import discard_body, read_body
+from ..api.body import body_length, body_pieces
 from ..api.http import HttpRequest, HttpResponse
 from ..api.model_info import asks_for_model_info, model_info
-from ..api.request_parser import RequestParser
+from ..api.paths import SCORE
 from ..api.response import answer_body, answer_response, completion_error, error_response, json_response
+from ..api.score_request import ScoreRequest
 from ..api.stream import stream_response
 from ..engine.engine import Engine
+from ..engine.prompt import EnginePrompt
 from ..engine.request_handle import RequestHandle
 from ..errors import InternalError, RequestError, TooLarge, Unavailable
+from ..intake.input_processes import Caller
+from ..intake.intake import IncomingBody, Intake, ParsedRequest
 from ..settings import Settings
 from ..weights.loader import LoadedModel
 from .prompt_builder import PromptBuilder
@@ -31,12 +36,14 @@ TIME_LIMIT_SHARE = 0.9
 class Scorer:
     """Answers requests about one loaded model, from any number of threads."""
 
-    def __init__(self, settings: Settings, loaded: LoadedModel, engine: Engine, request_log: RequestLog) -> None:
+    def __init__(
+        self, settings: Settings, loaded: LoadedModel, engine: Engine, intake: Intake, request_log: RequestLog
+    ) -> None:
         self._settings = settings
         self._loaded = loaded
         self._engine = engine
+        self._intake = intake
         self._request_log = request_log
-        self._parser = RequestParser(loaded.template)
         self._prompts = PromptBuilder(settings, loaded)
 
     @property
@@ -72,36 +79,45 @@ class Scorer:
         """
         if len(body) > self._settings.max_body_bytes:
             raise TooLarge("body_too_large", f"the request has more than {self._settings.max_body_bytes:,} bytes")
-        request = self._parser.parse(body)
-        prompts = self._prompts.build(request)
+        caller = Caller(math.inf)
+        parsed = self._intake.parse(IncomingBody([body], len(body), accepts_stream=False, path=SCORE), caller)
         handle = RequestHandle()
-        self._engine.submit(prompts, handle, wait=True)
+        with self._engine.reserve(parsed.request.num_sequences, wait=True) as places:
+            self._engine.submit(self._build_prompts(parsed, caller), handle, places)
         completions = handle.result()
         if any(completion.finish_reason == "deadline" for completion in completions):
             raise Unavailable("draining", "the service was shut down before the end of this answer")
-        return answer_body(request, completions)
+        return answer_body(parsed.request, completions)
 
     def _score(self, http: HttpRequest, record: RequestRecord) -> HttpResponse:
         deadline = time.monotonic() + self._time_limit_seconds(http)
-        request = self._parser.parse(self._read_body(http), _accepts_stream(http), http.path)
-        record.describe(request)
-        prompts = self._prompts.build(request)
-        handle = RequestHandle(request.stream, deadline, http.connection.is_disconnected)
-        self._engine.submit(prompts, handle)
+        handle = RequestHandle(deadline=deadline, is_disconnected=http.connection.is_disconnected)
+        request = self._submit(http, record, handle)
         if request.stream:
-            return stream_response(request, handle, http.connection, partial(self._request_log.write, record))
+            return stream_response(request, handle, partial(self._request_log.write, record))
         completions = handle.result()
         error = completion_error(completions)
         self._request_log.write(record, completions, error)
         return answer_response(request, completions) if error is None else error_response(error)
 
-    def _read_body(self, http: HttpRequest) -> bytes:
-        try:
-            self._engine.check_admission()  # before the work of reading and decoding
-            return read_body(http, self._settings.max_body_bytes)
-        except RequestError:
-            discard_body(http, 2 * self._settings.max_body_bytes)
-            raise
+    def _submit(self, http: HttpRequest, record: RequestRecord, handle: RequestHandle) -> ScoreRequest:
+        """Reads a request, and submits it to the engine. Returns it without its images, which are large.
+
+        A place in the engine comes first, so that no work is done for a request that is refused then.
+        """
+        caller = Caller(handle.deadline, handle.is_disconnected)
+        with self._engine.reserve() as places:
+            pieces = body_pieces(http, self._settings.max_body_bytes)
+            body = IncomingBody(pieces, body_length(http), _accepts_stream(http), http.path)
+            parsed = self._intake.parse(body, caller)
+            record.describe(parsed.request)
+            places.grow_to(parsed.request.num_sequences)
+            handle.streaming = parsed.request.stream
+            self._engine.submit(self._build_prompts(parsed, caller), handle, places)
+        return parsed.request.without_image_data()
+
+    def _build_prompts(self, parsed: ParsedRequest, caller: Caller) -> list[EnginePrompt]:
+        return self._prompts.build(parsed.request, lambda source: self._intake.image(parsed, source, caller))
 
     def _time_limit_seconds(self, http: HttpRequest) -> float:
         """Returns the deployment's limit, or a shorter one that the client's proxy sends."""

@@ -12,6 +12,7 @@ from ..settings import Settings
 from ..weights.loader import LoadedModel, load_model
 from ..weights.model_folder import PartsFolder, find_model
 from .engine_builder import build_engine, warm_up
+from .intake_builder import build_intake
 from .metrics import Metrics, metric_readers
 from .request_log import RequestLog
 from .scorer import Scorer
@@ -27,19 +28,22 @@ def start() -> Scorer:
     """Returns the scorer for the environment's `LLAVA_*` settings and AZUREML_MODEL_DIR. Raises StartupError."""
     phases = PhaseTimes()
     settings, loaded = load(phases)
+    intake = build_intake(loaded, settings)
+    atexit.register(intake.stop)
     engine = build_engine(loaded, settings)
     engine.start()
     # If the interpreter ends while a thread is inside torch, the process aborts.
     atexit.register(engine.stop, EXIT_SECONDS)
     phases.end("engine")
     warm_up(engine, loaded)
+    intake.check()
     phases.end("first answer")
     on_sigterm(engine.drain)
     readers = metric_readers(os.environ, settings.metrics_port)
     # The server's own variable, and its default.
     metrics = Metrics(engine.stats, readers, os.environ.get("SERVICE_NAME", "ML service"))
     logger.info("ready: %s", phases)
-    return Scorer(settings, loaded, engine, RequestLog(metrics))
+    return Scorer(settings, loaded, engine, intake, RequestLog(metrics))
 
 
 class PhaseTimes:

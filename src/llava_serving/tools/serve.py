@@ -24,19 +24,26 @@ EXAMPLE_IMAGE = ROOT / "demo" / "pictures" / "shapes.png"
 # Waiting OpenMP threads sleep. If they spin, they take the cores from the web threads. deployment.yml sets the same.
 OPENMP_ENVIRONMENT = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"}
 PROBE_TIMEOUT_SECONDS = 5.0
+LOCAL_HOST = "127.0.0.1"
+ALL_HOSTS = ("0.0.0.0", "::")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port_number, default=5001)
+    parser.add_argument(
+        "--host", help=f"the address to listen on, 0.0.0.0 for all; default: LLAVA_HOST, else {LOCAL_HOST}"
+    )
     parser.add_argument("--model-dir", type=Path, help="default: AZUREML_MODEL_DIR, else the embedded demo model")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the server in the foreground until it ends, and returns its exit status. Returns 1 if it cannot start."""
     signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
+    host = arguments.host or os.environ.get("LLAVA_HOST") or LOCAL_HOST
+    address = _address(host, arguments.port)
     try:
-        _check_port_is_free(arguments.port)
-        environment = server_environment(os.environ)
+        _check_port_is_free(host, arguments.port)
+        environment = server_environment(os.environ | {"LLAVA_HOST": host})
         # The server reports a missing model too, but in the middle of a hundred lines.
         find_model(str(arguments.model_dir) if arguments.model_dir else environment.get("AZUREML_MODEL_DIR"))
     except StartupError as error:
@@ -44,12 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     server = subprocess.Popen(server_command(arguments.port, arguments.model_dir), env=environment)
     try:
-        if wait_until_healthy(server, arguments.port):
-            print(f"\nReady. Ask about a picture:\n\n{example_command(arguments.port)}\n", flush=True)
+        if wait_until_healthy(server, address):
+            print(f"\nReady. Ask about a picture:\n\n{example_command(address)}\n", flush=True)
         return server.wait()
-    except KeyboardInterrupt:  # Ctrl-C may have reached the server too; a second signal does no harm
-        server.terminate()
-        return server.wait()
+    except KeyboardInterrupt:  # Ctrl-C may have reached the server too, which then ends at once
+        return _stop(server)
 
 
 def server_command(port: int, model_dir: Path | None) -> list[str]:
@@ -61,22 +67,22 @@ def server_command(port: int, model_dir: Path | None) -> list[str]:
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns `environment` with defaults for the server.
 
-    gunicorn gets as many threads as the settings admit requests: without threads it takes one request at a time. The
-    server looks for its config files only beside score.py.
+    gunicorn takes its settings from gunicorn_config.py. The server looks for that file, and for its own config files,
+    in AML_APP_ROOT. Raises StartupError if a setting is not valid.
     """
-    threads = Settings.from_environment(environment).threads
+    Settings.from_environment(environment)
     return (
         OPENMP_ENVIRONMENT
-        | {"GUNICORN_CMD_ARGS": f"--threads {threads}", "AML_APP_ROOT": str(ROOT)}
+        | {"GUNICORN_CMD_ARGS": "--config python:gunicorn_config", "AML_APP_ROOT": str(ROOT)}
         | dict(environment)
     )
 
 
-def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int) -> bool:
+def wait_until_healthy(server: "subprocess.Popen[bytes]", address: str) -> bool:
     """Returns True when the probe answers, which is after init(). Returns False if the server ends before that."""
     while server.poll() is None:
         try:
-            probe = urllib3.request("GET", f"http://127.0.0.1:{port}/", timeout=PROBE_TIMEOUT_SECONDS, retries=False)
+            probe = urllib3.request("GET", f"http://{address}/", timeout=PROBE_TIMEOUT_SECONDS, retries=False)
             if probe.status == 200:
                 return True
         except urllib3.exceptions.HTTPError:
@@ -85,10 +91,10 @@ def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int) -> bool:
     return False
 
 
-def example_command(port: int) -> str:
+def example_command(address: str) -> str:
     """Returns a command that works in any POSIX shell and in any folder."""
     return (
-        f"curl -s http://127.0.0.1:{port}/score -H 'Content-Type: application/json' -d @- <<END\n"
+        f"curl -s http://{address}/score -H 'Content-Type: application/json' -d @- <<END\n"
         '{"input_data": {"input_string": ["What is in the image?"],\n'
         f'                "images": ["$(base64 < "{EXAMPLE_IMAGE}" | tr -d \'\\n\')"]}}}}\n'
         "END"
@@ -102,11 +108,27 @@ def _port_number(argument: str) -> int:
     return port
 
 
-def _check_port_is_free(port: int) -> None:
+def _address(host: str, port: int) -> str:
+    """Returns the host and port at which this machine reaches the server."""
+    reachable = LOCAL_HOST if host in ALL_HOSTS else host
+    return f"[{reachable}]:{port}" if ":" in reachable else f"{reachable}:{port}"
+
+
+def _check_port_is_free(host: str, port: int) -> None:
     """Raises StartupError if something listens on the port."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if probe.connect_ex((LOCAL_HOST if host in ALL_HOSTS[:1] else host, port)) == 0:
             raise StartupError(f"port {port} is taken; choose another with --port (make serve PORT=...)")
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> int:
+    """Lets the server end its answers. A second signal ends it at once. Returns its exit status."""
+    while True:
+        server.terminate()
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _raise_keyboard_interrupt(*_: object) -> None:

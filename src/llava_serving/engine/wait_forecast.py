@@ -1,0 +1,97 @@
+"""When live sequences will have finished: the basis of `Retry-After`."""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .sequence import Sequence
+
+# A forecast costs time of the engine's thread, so it is made this often at most.
+FORECAST_INTERVAL_SECONDS = 0.1
+# The weight of the newest value in a moving average.
+NEWEST = 0.1
+
+
+@dataclass(frozen=True)
+class WaitForecast:
+    """The expected number of steps of each live sequence at the time `made_at`, in seconds of time.monotonic.
+
+    `waiting` sequences start in order, whenever one of `max_running` has finished.
+    """
+
+    made_at: float = 0.0
+    seconds_per_step: float = 0.0
+    max_running: int = 1
+    running: tuple[float, ...] = ()
+    waiting: tuple[float, ...] = ()
+
+    def seconds_until(self, count: int, now: float) -> float:
+        """Returns the seconds until `count` sequences will have finished, 0 if it should have happened before."""
+        finishes = sorted(self._finishes())
+        if not finishes:
+            return 0.0
+        steps = finishes[min(count, len(finishes)) - 1]
+        return max(0.0, self.made_at + steps * self.seconds_per_step - now)
+
+    def _finishes(self) -> Iterable[float]:
+        """Yields after how many steps each sequence finishes."""
+        running = list(self.running)
+        heapq.heapify(running)
+        for steps in self.waiting:
+            start = 0.0
+            if len(running) >= self.max_running:
+                start = heapq.heappop(running)
+                yield start
+            heapq.heappush(running, start + steps)
+        yield from running
+
+
+@dataclass
+class Forecaster:
+    """Learns the duration of a step and the length of answers, and makes a WaitForecast from them.
+
+    The engine's thread owns it.
+    """
+
+    max_running: int
+    max_step_tokens: int
+    _step_seconds: float = 0.0
+    _last_step: float | None = None
+    # Generated tokens as a share of max_new_tokens, of answers that may end earlier.
+    _answer_share: float = 1.0
+    _next: float = 0.0
+
+    def step_ended(self, now: float) -> None:
+        """Records the end of a step. `pause` separates steps between which the engine had no work."""
+        if self._last_step is not None:
+            seconds = now - self._last_step
+            self._step_seconds += (seconds - self._step_seconds) * (NEWEST if self._step_seconds else 1.0)
+        self._last_step = now
+
+    def pause(self) -> None:
+        self._last_step = None
+
+    def answer_ended(self, seq: Sequence) -> None:
+        """Records how much of its `max_new_tokens` a finished sequence has used."""
+        if not seq.params.ignore_eos:
+            share = seq.num_generated / seq.params.max_new_tokens
+            self._answer_share += (share - self._answer_share) * NEWEST
+
+    def is_due(self, now: float) -> bool:
+        return now >= self._next
+
+    def forecast(self, running: Iterable[Sequence], waiting: Iterable[Sequence], now: float) -> WaitForecast:
+        """Returns the forecast for the live sequences, `waiting` in the order in which they start."""
+        self._next = now + FORECAST_INTERVAL_SECONDS
+        return WaitForecast(
+            made_at=now,
+            seconds_per_step=self._step_seconds,
+            max_running=self.max_running,
+            running=tuple(self._expected_steps(seq) for seq in running),
+            waiting=tuple(self._expected_steps(seq) for seq in waiting),
+        )
+
+    def _expected_steps(self, seq: Sequence) -> float:
+        share = 1.0 if seq.params.ignore_eos else self._answer_share
+        answer = max(1.0, share * seq.params.max_new_tokens - seq.num_generated)
+        return answer + seq.num_uncomputed // self.max_step_tokens
