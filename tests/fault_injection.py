@@ -8,6 +8,7 @@ from server import ROOT, Server
 
 # score.py, with shorter time limits and a ModelRunner that has a fault while a file with the fault's name exists.
 ENTRY_SCRIPT = f"""
+import os
 import sys
 import time
 from pathlib import Path
@@ -41,7 +42,7 @@ def faulty_probe(self):
 
 
 ModelRunner.launch, ModelRunner.probe = faulty_launch, faulty_probe
-llava_serving.service.shutdown.DRAIN_SECONDS = 2.0
+llava_serving.service.shutdown.DRAIN_SECONDS = float(os.environ["DRAIN_SECONDS"])
 """
 
 
@@ -52,7 +53,7 @@ class FaultInjectionServer(Server):
     step. `broken` fails every step and every probe of the device. `environment` holds environment variables.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, drain_seconds: float = 2.0, **environment: str) -> None:
         self._folder = folder
         script = folder / "entry.py"
         script.write_text(ENTRY_SCRIPT)

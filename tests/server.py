@@ -141,7 +141,14 @@ class Server:
 
     def terminate(self) -> None:
         """Sends SIGTERM, as Azure does before it removes a container."""
-        self._process.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def request_records(self, request_id: str) -> list[dict[str, Any]]:
         """Returns the request log's records of requests with this x-ms-client-request-id."""

@@ -48,7 +48,8 @@ class InputProcesses:
 
     def __init__(self, config: IntakeConfig, count: int) -> None:
         self._lock = threading.Lock()
-        self._idle = deque(_InputProcess(config) for _ in range(count))
+        self._processes = [_InputProcess(config) for _ in range(count)]
+        self._idle = deque(self._processes)
         self._waiting: deque[_Turn] = deque()
 
     def check(self) -> None:
@@ -73,6 +74,10 @@ class InputProcesses:
             kind, code, message, param = reply.refusal
             raise kind(code, message, param)
         return reply.result
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes]
 
     def stop(self) -> None:
         """Ends the idle processes. One that works ends when this process does."""
@@ -126,6 +131,10 @@ class _InputProcess:
     def __init__(self, config: IntakeConfig) -> None:
         self._config = config
         self._start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def run(self, job: Job, pieces: Iterable[bytes], caller: Caller) -> Reply:
         """Returns the reply to a job. Kills the process if nobody waits for it any more."""

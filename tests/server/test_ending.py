@@ -1,0 +1,55 @@
+"""The signals that end the real server process: the first in order, the second at once."""
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from fault_injection import FaultInjectionServer
+from server import TIMEOUT_SECONDS, Server
+from server_requests import fixed_length_body, score_in_background
+
+pytestmark = pytest.mark.slow
+
+
+def refuses_connections(server: Server) -> bool:
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_sigterm_refuses_new_connections_while_an_answer_is_under_way(tmp_path: Path) -> None:
+    with FaultInjectionServer(tmp_path) as server, contextlib.ExitStack() as stack:
+        server.wait_until_healthy()
+        stack.enter_context(server.slow())
+        stream = stack.enter_context(server.stream(fixed_length_body("The sky is", stream=True)))
+        events = iter(stream)
+        next(events)
+        server.terminate()
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not refuses_connections(server):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        *_, last = events
+        assert last.data == "[DONE]"
+        assert server.wait_until_ended() == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_server_without_the_answers_under_way(tmp_path: Path, second: signal.Signals) -> None:
+    with FaultInjectionServer(tmp_path, drain_seconds=60) as server:
+        server.wait_until_healthy()
+        server.enable("hang")
+        (request,) = score_in_background(server, fixed_length_body("The sky is"))
+        time.sleep(0.5)
+        server.terminate()
+        time.sleep(0.5)
+        assert server.is_running
+        server.send_signal(second)
+        began = time.monotonic()
+        server.wait_until_ended()
+        assert time.monotonic() - began < 8
+        assert request.exception(TIMEOUT_SECONDS) is not None
