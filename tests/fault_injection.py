@@ -58,7 +58,9 @@ class FaultInjectionServer(Server):
         script = folder / "entry.py"
         script.write_text(ENTRY_SCRIPT)
         super().__init__(
-            folder / "log", environment={"LLAVA_READ_TIMEOUT_SECONDS": "1"} | environment, entry_script=script
+            folder / "log",
+            environment={"LLAVA_READ_TIMEOUT_SECONDS": "1", "DRAIN_SECONDS": str(drain_seconds)} | environment,
+            entry_script=script,
         )
 
     def enable(self, fault: str) -> None:

@@ -273,7 +273,7 @@ PATH = "input_data.parameters."
         (chat_completion("a", tols=[]), "tols", "did you mean 'tools'?"),
         (chat_completion("a", max_tokens=5, max_completion_tokens=6), "max_completion_tokens", "same as 'max_tokens'"),
         ({"input_data": {"input_strng": ["a"]}}, "input_data.input_strng", "did you mean 'input_string'?"),
-        ({"input_data": [{"role": "user", "content": "a"}]}, "input_data", "a list of messages belongs into"),
+        ({"input_data": [{"role": "user", "content": "a"}]}, "input_data", "a list of messages belongs in {"),
         (b"\x1f\x8b\x08\x00abc", None, "compressed with gzip"),
         (b"  ", None, "the body is empty"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'developer', 'user' or 'assistant'"),

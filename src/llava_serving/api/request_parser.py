@@ -5,6 +5,8 @@ inputs/image.py, later.
 """
 
 import codecs
+import contextlib
+import json
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -30,6 +32,7 @@ from .score_request import Form, ScoreRequest
 
 DATA_KEYS = ("input_data", "inputs")
 GZIP_MAGIC = b"\x1f\x8b"
+MAX_QUOTED = 64  # characters of a key in a message
 TEXT_COLUMNS = [column for column in get_args(Column) if column not in ("image", "input_string")]
 ACCEPTED = (
     'accepted are {"input_data": {"input_string": [...], "images": [...], "parameters": {...}}}, '
@@ -77,7 +80,7 @@ class RequestParser:
         if isinstance(data, str):
             data = [data]
         if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
-            message = f'a list of messages belongs into {{"{key}": {{"input_string": [...]}}}}, or into messages'
+            message = f'a list of messages belongs in {{"{key}": {{"input_string": [...]}}}}, or in messages'
             raise BadRequest("invalid_request", message, key)
         if isinstance(data, list):
             return self._parse_list(data, key, self._find_parameters(content, {}, key))
@@ -196,11 +199,29 @@ def _parse_json(body: bytes) -> Any:
         raise BadRequest("invalid_json", "the body is compressed with gzip, which is not accepted: send plain JSON")
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
         raise BadRequest("invalid_json", "the body is in UTF-16 or UTF-32: send JSON in UTF-8")
+    # Windows' editors and shells begin a file with a byte order mark.
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        # Windows' editors and shells begin a file with a byte order mark.
-        return pydantic_core.from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
+        content = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise BadRequest("invalid_json", f"the body is not valid JSON: {error}") from None
+    _check_keys(body)
+    return content
+
+
+def _check_keys(body: bytes) -> None:
+    """Raises BadRequest if an object has a key twice. Parsers differ in which value counts (RFC 8259, section 4)."""
+    with contextlib.suppress(ValueError, RecursionError):  # what is JSON is decided already
+        json.loads(body, object_pairs_hook=_unique_pairs)
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in names if names.count(name) > 1)
+        raise BadRequest("invalid_json", f"an object has the key {name[:MAX_QUOTED]!r} twice; send it once", None)
+    return content
 
 
 def _image_sources(entry: str | list[str] | None, path: str) -> tuple[ImageSource, ...]:
