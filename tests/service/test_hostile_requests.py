@@ -146,7 +146,7 @@ def broken_requests() -> list[bytes]:
         get("/info", b"SCRIPT-NAME: /x\r\nSCRIPT_NAME: /x\r\nX-Forwarded-Host: x\r\n"),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         post(CHUNKED, b"zz\r\n"), post(CHUNKED, b"5\r\n{}"), post(b"Content-Encoding: gzip\r\n" + LENGTH),
-        *AMBIGUOUS.values(),
+        *(request + SECOND_REQUEST for request in AMBIGUOUS.values()),
     ]  # fmt: skip
 
 
