@@ -123,7 +123,11 @@ class Server:
 
     @property
     def log(self) -> str:
-        return self._log.read_text("utf-8", "replace")
+        return self.log_bytes.decode("utf-8", "replace")
+
+    @property
+    def log_bytes(self) -> bytes:
+        return self._log.read_bytes()
 
     def wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS

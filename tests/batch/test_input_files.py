@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from batch_cases import DEFAULTS, ROOT, refuse, run_columns
+from batch_cases import DEFAULTS, ROOT, read_csv, refuse, run_columns
 
 from llava_serving.batch.input_files import find_input_files
 from llava_serving.batch.input_names import input_name
 from llava_serving.batch.input_row import RowDefaults
+from llava_serving.batch.result_files import ResultFiles
 from llava_serving.batch.row_reader import read_input_rows
 from llava_serving.batch.runner import BatchRunner
 
@@ -95,6 +96,26 @@ def test_the_results_are_utf_8_even_if_a_file_name_is_not(tmp_path: Path) -> Non
     (columns,) = run_columns(runner, (image, input_name(image, tmp_path)))
     assert columns[0] == "caf\\xe9.png"
     assert columns[3].encode() == b"image_too_large: caf\\xe9.png has more than 1 bytes"
+
+
+def test_a_name_with_a_line_break_is_one_record_of_the_results_and_one_line_of_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "a\n2026-01-01 forged: 'line'\r\x1b[31m.csv"
+    (tmp_path / name).write_text('input_string,"x\nforged"\n?,1\n')
+
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    runner = BatchRunner(fail, 1, DEFAULTS)
+    output = tmp_path / "out"
+    output.mkdir()
+    ResultFiles(output).write(runner.run([(tmp_path / name, name)]))
+    (record,) = read_csv(output / "predictions.csv")
+    assert record[0] == name.replace("\r", "\n")
+    assert len((output / "answers.jsonl").read_text().splitlines()) == 1
+    assert len(caplog.messages) == 2, "a warning about the column x, and the failed row"
+    assert all(message.isprintable() for message in caplog.messages)
 
 
 def test_names_do_not_depend_on_the_mount_path(monkeypatch: pytest.MonkeyPatch) -> None:

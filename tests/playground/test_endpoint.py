@@ -190,3 +190,17 @@ def test_page_answers_to_its_own_address_only(keyed: Playground) -> None:
     assert raised.value.code == 400
     with urllib.request.urlopen(keyed.url) as response:
         assert "connect-src 'self'" in response.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("origin", ["https://attacker.example", "null", "http://127.0.0.1:1"])
+def test_page_of_another_site_uploads_nothing(keyed: Playground, origin: str) -> None:
+    """A browser sends a form of another site's page without asking this page, but with the site's name in Origin."""
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    url = f"{keyed.url.rstrip('/')}/gradio_api/upload"
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(urllib.request.Request(url, form, headers | {"Origin": origin}))
+    assert raised.value.code == 403
+    own = headers | {"Origin": keyed.url.rstrip("/")}
+    with urllib.request.urlopen(urllib.request.Request(url, form, own)) as response:
+        assert response.status == 200

@@ -29,7 +29,7 @@ def read_csv_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[Inpu
             yield InputRow(name, None, BadRequest("invalid_table", _header_error(first_line)))
             return
         if ignored := [column for column in columns if column not in (PROMPT_COLUMN, IMAGE_COLUMN)]:
-            logger.warning("%s: columns %s are not used", name, ", ".join(ignored))
+            logger.warning("%r: columns %s are not used", name, ", ".join(map(repr, ignored)))
         for index, record in enumerate(records):
             try:
                 yield InputRow(name, index, _request(_cells(record, columns), path.parent, defaults))

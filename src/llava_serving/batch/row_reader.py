@@ -31,7 +31,7 @@ def read_input_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[In
         message = f"the file cannot be read: {error.strerror or error}"
         yield InputRow(name, None, BadRequest("unreadable_input", message))
     except Exception as error:
-        logger.exception("%s could not be read to its end", name)
+        logger.exception("%r could not be read to its end", name)
         message = f"the file could not be read to its end ({type(error).__name__}); the log says why"
         yield InputRow(name, None, InternalError("unreadable_input", message))
 

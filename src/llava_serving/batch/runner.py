@@ -82,7 +82,7 @@ class BatchRunner:
         except RequestError as error:
             row_error = error
         except Exception:
-            logger.exception("row %s of %s failed", row.index, row.file)
+            logger.exception("row %s of %r failed", row.index, row.file)
             row_error = InternalError("internal_error", "the service failed on this row; its log says why")
         return RowResult(row.file, row.index, None, error_body(row_error)["error"])
 

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -55,6 +56,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.url.lower().startswith(("http://", "https://")):
             raise ValueError(f"{self.url} is not a URL that begins with https:// or http://")
+        if "@" in urlsplit(self.url).netloc:
+            raise ValueError("the URL holds a user or a password, which messages would repeat: leave it out")
         if not 0 < self.timeout <= MAX_TIMEOUT_SECONDS:
             raise ValueError(f"the timeout must be over 0 s and at most {MAX_TIMEOUT_SECONDS:.0f}, not {self.timeout}")
         if self.retries < 0:

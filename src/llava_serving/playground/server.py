@@ -7,7 +7,9 @@ from pathlib import Path
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..client.endpoint import Endpoint
@@ -42,12 +44,28 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
+class OwnOrigin:
+    """Refuses requests that a browser sends for a page of another site, such as uploads, which need no permission."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            if headers.get("origin") not in (None, f"http://{headers.get('host')}"):
+                await PlainTextResponse("a page of another site may not call the playground", 403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 def serve(endpoint: Endpoint, target: Target, port: int) -> None:
     """Serves the page until the process is told to end."""
     with tempfile.TemporaryDirectory(prefix="llava-playground-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploaded images end together with this process
         app = FastAPI(openapi_url=None)
         app.add_middleware(SecurityHeaders)
+        app.add_middleware(OwnOrigin)
         # Another site's name that resolves to 127.0.0.1 gets no answer, so that no other page can spend the key.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
         app = gr.mount_gradio_app(

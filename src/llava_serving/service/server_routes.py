@@ -9,15 +9,21 @@ import logging
 import re
 
 from ..api.paths import CHAT_COMPLETIONS, COMPLETIONS, INFO, MODELS
+from .log_escape import ControlCharacterFilter
 
 logger = logging.getLogger(__name__)
+SERVER_LOGGER = "azmlinfsrv"
 # The scorer refuses a method with an error object; the server would answer in another form.
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 RULES = (*CHAT_COMPLETIONS, *COMPLETIONS, MODELS, f"{MODELS}/<path:name>", INFO)
 
 
 def add_openai_routes() -> None:
-    """Adds the URL rules. Logs a warning if the server does not take them."""
+    """Adds the URL rules. Logs a warning if the server does not take them.
+
+    One of the rules accepts any name of a model, and the server logs this name as the caller wrote it.
+    """
+    logging.getLogger(SERVER_LOGGER).addFilter(ControlCharacterFilter())
     try:
         # The server is imported here, because batch endpoints and commands run without it.
         from azureml_inference_server_http.server.routes import handle_score, main_blueprint

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -27,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api", choices=("score", "openai"), default="score", help="the form of the requests")
     parser.add_argument("--model", default="llava", help="the model name in the openai form")
     parser.add_argument(
-        "--header", action="append", default=[], metavar="NAME:VALUE", help="an HTTP header, such as Authorization"
-    )
+        "--header", action="append", type=header, default=[], metavar="NAME:VALUE",
+        help="an HTTP header; a process list shows it, so set AZUREML_ENDPOINT_KEY for a key",
+    )  # fmt: skip
     parser.add_argument("--no-stream", action="store_true", help="ask for complete answers, which have no TTFT")
     parser.add_argument(
         "--workload", choices=WORKLOADS, default="image", help="default: image, which is one image per request"
@@ -60,6 +62,19 @@ def token_range(text: str) -> tuple[int, int]:
     return minimum, maximum
 
 
+def header(text: str) -> tuple[str, str]:
+    """Returns the name and the value of NAME:VALUE. The message about another text does not repeat it."""
+    name, colon, value = text.partition(":")
+    if not colon or not is_header(text):
+        raise argparse.ArgumentTypeError("a header is NAME:VALUE in printable ASCII")
+    return name, value
+
+
+def is_header(text: str) -> bool:
+    """Returns whether a header can hold `text`. http.client repeats other texts, also a key, in its message."""
+    return text.isascii() and text.isprintable()
+
+
 def limit(text: str) -> tuple[str, float]:
     """Returns the name and the seconds of NAME:MS."""
     name, _, milliseconds = text.partition(":")
@@ -69,11 +84,13 @@ def limit(text: str) -> tuple[str, float]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures and prints. Returns 0 if there was an answer and no error but 429, else 1."""
-    key = os.environ.get(KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
-    headers |= dict(header.split(":", 1) for header in arguments.header)
-    target = Target(arguments.url, arguments.api, not arguments.no_stream, headers)
+    """Measures and prints. Returns 0 if there was an answer and no error but 429, 2 for an invalid key, else 1."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not is_header(key):
+        print("llava-serving: the key has characters that are not printable ASCII", file=sys.stderr)
+        return 2
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    target = Target(arguments.url, arguments.api, not arguments.no_stream, headers | dict(arguments.header))
     workload = Workload(arguments.workload, arguments.image_size, arguments.output_tokens)
     count = arguments.warmup + arguments.num_requests
     bodies = list(request_bodies(target, arguments.model, workload, count, arguments.seed))

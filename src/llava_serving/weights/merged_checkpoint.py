@@ -17,7 +17,7 @@ MODEL_EMBEDDING = from_delta_name(EMBEDDING)
 def empty_merged_model(directory: Path) -> LlavaForConditionalGeneration:
     """Returns the model of config.json, without memory. Raises StartupError if the service cannot run it."""
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         _check_supported(config, directory)
         return empty_model(config)
     except StartupError:
