@@ -165,7 +165,7 @@ def init():
 def test_if_the_server_takes_no_rules_the_log_says_so_and_score_answers(tmp_path: Path) -> None:
     entry_script = tmp_path / "refusing.py"
     entry_script.write_text(REFUSING.format(root=str(ROOT)))
-    with Server(tmp_path / "log", environment={"AML_APP_ROOT": str(tmp_path)}, entry_script=entry_script) as server:
+    with Server(tmp_path / "log", entry_script=entry_script) as server:
         server.wait_until_healthy()
         assert server.score({"input_data": ["the meaning of life is"]}).json == [MEANING]
         assert server.request("GET", "/v1/models").status == 404

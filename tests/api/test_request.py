@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -551,3 +552,41 @@ def test_a_template_other_than_the_model_s_is_refused_and_the_model_s_is_applied
     assert error.value.param == "input_data.parameters.template"
     (prompt,) = RequestParser(V1).parse(body.replace(b"v0", b"v1")).prompts
     assert prompt.text.endswith(" USER: a ASSISTANT:")
+
+
+MANY = 50_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input_data": [1] * MANY},
+        {"input_data": {"input_string": [1] * MANY}},
+        {"input_data": {"input_string": ["a"], "images": [[1] * MANY]}},
+        {"input_data": {"input_string": ["a"]} | {f"name{i}": 1 for i in range(MANY)}},
+        {"input_data": {"columns": [1] * MANY, "data": [["a"]]}},
+        {"input_data": {"columns": ["text"], "data": [[1] * MANY] * 2}},
+        {"messages": [1] * MANY},
+        {"messages": [{"role": "user", "content": [1] * MANY}]},
+        {"messages": [{"role": "user", "content": "a"}], **{f"name{i}": 1 for i in range(MANY)}},
+        {"input_data": {"input_string": ["a"], "parameters": {"stop": [1] * MANY}}},
+    ],
+)
+def test_refusing_fifty_thousand_wrong_items_takes_less_than_16_mib(body: dict[str, Any]) -> None:
+    encoded = json.dumps(body).encode()
+    tracemalloc.start()
+    with pytest.raises(BadRequest):
+        RequestParser(V0).parse(encoded)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20 + 2 * len(encoded)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"messages": [], "messages": [{"role": "user", "content": "a"}]}', b'{"input_data": {"a": 1, "a": 1}}']
+)
+def test_an_object_that_has_a_key_twice_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest) as refused:
+        RequestParser(V0).parse(body)
+    assert refused.value.code == "invalid_json"
+    assert "twice" in refused.value.message

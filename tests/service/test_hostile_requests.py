@@ -51,6 +51,7 @@ AMBIGUOUS = {
     "chunks and a length": post(CHUNKED + LENGTH, CHUNKS),
     "chunked twice": post(CHUNKED + CHUNKED, CHUNKS),
     "chunked in a list twice": post(b"Transfer-Encoding: chunked, chunked\r\n", CHUNKS),
+    "gzip below chunks": post(b"Transfer-Encoding: gzip, chunked\r\n", CHUNKS),
     "an identity encoding": post(b"Transfer-Encoding: identity\r\n" + LENGTH),
     "an unknown encoding": post(b"Transfer-Encoding: xchunked\r\n", CHUNKS),
     "an encoding behind a vertical tab": post(b"Transfer-Encoding: \x0bchunked\r\n", CHUNKS),

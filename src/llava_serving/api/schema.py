@@ -11,9 +11,12 @@ from pydantic_core import ErrorDetails
 from ..errors import BadRequest
 
 MAX_TOP_LOGPROBS = 20
+MAX_NAME_CHARACTERS = 100  # of a name that may be a misspelt one
 Column = Literal["image", "prompt", "direct_question", "text", "input_string"]
-Images = list[str | list[str] | None]
-Texts = Annotated[list[str], Field(min_length=1)]
+# Each list ends at its first wrong item: pydantic's errors about a million items take 500 MB.
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Images = Annotated[list[str | Strings | None], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 
 
 def as_list(value: object) -> object:
@@ -39,10 +42,11 @@ class StrictModel(BaseModel):
     def _normalize(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        unknown = next((name for name, value in data.items() if name not in cls.model_fields and value is not None), "")
         return {
             name: int(value) if isinstance(value, float) and value.is_integer() and cls._is_integer(name) else value
             for name, value in data.items()
-            if value is not None
+            if value is not None and (name in cls.model_fields or name == unknown)  # one error about names is enough
         }
 
     @classmethod
@@ -52,20 +56,18 @@ class StrictModel(BaseModel):
 
 
 class PromptsBody(StrictModel):
-    input_string: Annotated[
-        list[str], BeforeValidator(as_list, json_schema_input_type=str | Texts), Field(min_length=1)
-    ]
+    input_string: Annotated[Texts, BeforeValidator(as_list, json_schema_input_type=str | Texts)]
     images: Annotated[Images | None, BeforeValidator(as_list, json_schema_input_type=str | Images | None)] = None
 
 
 class ListBody(StrictModel):
-    input_data: Annotated[list[str], Field(min_length=1)]
+    input_data: Texts
 
 
 class TableBody(StrictModel):
-    columns: Annotated[list[Column], Field(min_length=1)]
+    columns: Annotated[list[Column], Field(min_length=1, fail_fast=True)]
     index: list[Any] | None = None
-    data: Annotated[list[list[str | None]], Field(min_length=1)]
+    data: Annotated[list[Annotated[list[str | None], Field(fail_fast=True)]], Field(min_length=1, fail_fast=True)]
 
 
 class ImageUrl(StrictModel):
@@ -87,12 +89,12 @@ class Part(StrictModel):
 
 class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
     name: Any = None  # the templates have no place for names
 
 
 class ChatBody(StrictModel):
-    input_string: Annotated[list[Message], Field(min_length=1)]
+    input_string: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 
 
 class StreamOptions(StrictModel):
@@ -104,7 +106,7 @@ class StreamOptions(StrictModel):
 class ChatCompletionBody(StrictModel):
     """OpenAI's chat completion, without the parameters and the fields of openai_fields.py."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     model: str = ""
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -114,7 +116,7 @@ class ChatCompletionBody(StrictModel):
 class CompletionBody(StrictModel):
     """OpenAI's legacy text completion, without the parameters and the fields of openai_fields.py."""
 
-    prompt: Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | Texts), Field(min_length=1)]
+    prompt: Annotated[Texts, BeforeValidator(as_list, json_schema_input_type=str | Texts)]
     model: str = ""
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -191,7 +193,8 @@ def accepted_names(name: str, known: Iterable[str], hidden: Iterable[str] = ()) 
     """
     known = sorted(known)
     snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    nearest = difflib.get_close_matches(snake_case, [*known, *hidden], n=1, cutoff=0.7)
+    long = len(name) > MAX_NAME_CHARACTERS  # comparing it would take minutes
+    nearest = [] if long else difflib.get_close_matches(snake_case, [*known, *hidden], n=1, cutoff=0.7)
     suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"{suggestion}accepted are {', '.join(known)}"
 

@@ -28,6 +28,11 @@ LINGER_SILENCE_SECONDS = 1.0
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 HEAD_TOO_LARGE = error_response(431, "headers_too_large", f"the headers have more than {MAX_HEAD_BYTES:,} bytes")
 HEAD_TIMEOUT = error_response(408, "headers_timeout", "the headers did not arrive in time")
+UNKNOWN_END = error_response(
+    400,
+    "malformed_request",
+    "the headers do not say in one way where the body ends: send one Content-Length, or chunks",
+)
 
 Deliver = Callable[[ClientConnection, IncomingRequest], None]
 
@@ -162,12 +167,13 @@ class Receiver:
         try:
             leftover = incoming.push(data)
         except HeadTooLarge:
-            connection.send(HEAD_TOO_LARGE)
-            self._stop_waiting(connection)
-            self._linger(connection)
+            self._refuse(connection, HEAD_TOO_LARGE)
             return
         except UnknownEnd:
-            leftover = b""
+            if not incoming.framing.has_body:
+                self._refuse(connection, UNKNOWN_END)
+                return
+            leftover = b""  # the service answers that the body cannot be read
         self._held_bytes += incoming.num_bytes - before
         if leftover is not None or self._is_too_large(incoming):
             connection.leftover = leftover or b""
@@ -180,6 +186,11 @@ class Receiver:
             if not self._may_read(connection):
                 self._stop_waiting(connection)
                 self._paused[connection] = None
+
+    def _refuse(self, connection: ClientConnection, answer: bytes) -> None:
+        connection.send(answer)
+        self._stop_waiting(connection)
+        self._linger(connection)
 
     def _is_too_large(self, incoming: IncomingRequest) -> bool:
         framing = incoming.framing

@@ -23,7 +23,7 @@ class HeadTooLarge(Exception):
 
 
 class UnknownEnd(Exception):
-    """The request does not say where it ends, or says it in two ways. gunicorn refuses it."""
+    """The request does not say where it ends, or says it in two ways."""
 
 
 class _Body(Protocol):
@@ -42,6 +42,11 @@ class RequestFraming:
         self.body_start = 0  # in the bytes that were pushed last
         self._partial_head = bytearray()
         self._body: _Body | None = None
+
+    @property
+    def has_body(self) -> bool:
+        """Returns whether the head is complete and says where the body ends. A body may have no bytes."""
+        return self._body is not None
 
     def push(self, data: bytes) -> int | None:
         """Returns how many bytes of `data` belong to the request, once it is complete.
