@@ -133,6 +133,11 @@ def replace_linears(layers: Iterable[nn.Module], device: torch.device, dtype: to
                 layer.set_submodule(names[linear], replacement)
 
 
+def packed_bytes(num_weights: int) -> int:
+    """Returns the bytes of packed weights and their scales."""
+    return num_weights // 2 + num_weights // WEIGHTS_PER_BLOCK * torch.float32.itemsize
+
+
 def _num_quantization_blocks(linear: nn.Linear) -> int:
     """Returns how many blocks the weight fills. Raises StartupError if the last one is not full."""
     blocks, rest = divmod(linear.out_features * linear.in_features, WEIGHTS_PER_BLOCK)

@@ -17,8 +17,14 @@ from ..model.kv_cache import BLOCK_SIZE
 from ..model.runner_builder import build_runner
 from ..settings import Settings
 from ..weights.loader import LoadedModel
+from ..weights.out_of_memory import out_of_memory_refused
 from .device_defaults import engine_config
 from .shutdown import exit_unhealthy
+
+WITHOUT_MEMORY = (
+    "lower LLAVA_KV_CACHE_GIB (or LLAVA_GPU_MEMORY_UTILIZATION on a GPU), LLAVA_MAX_NUM_SEQS or "
+    "LLAVA_MAX_NUM_BATCHED_TOKENS"
+)
 
 
 def build_engine(loaded: LoadedModel, settings: Settings, backend: Backend | None = None) -> Engine:
@@ -27,7 +33,8 @@ def build_engine(loaded: LoadedModel, settings: Settings, backend: Backend | Non
     Without `backend` the fastest one for the device is chosen.
     """
     stats, config = Stats(), engine_config(settings, loaded.model.device)
-    runner, num_blocks = build_runner(loaded.model, vocabulary_of(loaded), config, stats, backend)
+    with out_of_memory_refused("the engine was built", WITHOUT_MEMORY):
+        runner, num_blocks = build_runner(loaded.model, vocabulary_of(loaded), config, stats, backend)
     blocks = BlockManager(num_blocks, BLOCK_SIZE)
     return assemble_engine(runner, blocks, vocabulary_of(loaded), config, stats, settings.step_timeout_seconds)
 

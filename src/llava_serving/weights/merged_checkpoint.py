@@ -8,6 +8,7 @@ from ..errors import StartupError
 from ..model_files import read_json
 from .delta import MergedTensor, in_file_order, is_recomputed
 from .expected_shapes import check_tensors
+from .out_of_memory import is_out_of_memory
 from .placement import empty_model
 from .storage.checkpoint import Checkpoint
 from .supported_config import check_merged_config
@@ -27,6 +28,8 @@ def empty_merged_model(directory: Path) -> LlavaForConditionalGeneration:
     except StartupError:
         raise
     except Exception as error:  # of a dozen unrelated types, most without the file's name
+        if is_out_of_memory(error):
+            raise
         raise StartupError(
             f"{directory} cannot be loaded as LlavaForConditionalGeneration ({type(error).__name__}): its config.json "
             "is missing, damaged or of another model"
