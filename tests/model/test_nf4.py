@@ -46,6 +46,14 @@ def random_nf4(out_features: int, in_features: int, step: int) -> tuple[NF4Linea
 
 
 @pytest.mark.parametrize("rows", [1, 7])
+def test_blocks_may_cross_the_rows_of_an_nf4_layer(rows: int) -> None:
+    """The demo model's rows have 160 and 432 weights, and a block has 64."""
+    linear, weight = random_nf4(96, 160, 96)
+    states = torch.randn(rows, 160)
+    assert torch.allclose(linear(states), states @ dequantized(weight).T, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("step", [5, 96])
 def test_an_nf4_layer_computes_with_the_nearest_of_16_values_in_4_5_bits_per_weight(rows: int, step: int) -> None:
     linear, weight = random_nf4(96, 128, step)

@@ -3,15 +3,22 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from reference import tensors
-from server import Server
+from server import ROOT, Server
 
 from llava_serving.errors import StartupError
-from llava_serving.service.self_check import self_check, sentence_loss
+from llava_serving.model import gathered_attention
+from llava_serving.model.backend import CPU, TORCH, Backend
+from llava_serving.model.kv_cache import KVCache
+from llava_serving.model.torch_kernels import TorchKernels
+from llava_serving.service.engine_builder import build_model_runner
+from llava_serving.service.self_check import runner_logits, self_check, sentence_loss
+from llava_serving.settings import Settings
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_folder import DEMO, NEEDS_BASE, PartsFolder
 
@@ -33,8 +40,113 @@ def model_without_base(tmp_path: Path) -> Path:
     return model_dir
 
 
-def test_the_demo_model_passes_the_self_check(demo_loaded: LoadedModel) -> None:
-    self_check(demo_loaded)
+@pytest.fixture(scope="module")
+def demo_in_bfloat16() -> LoadedModel:
+    """Returns the demo model in the dtype whose tolerance is the largest."""
+    return load_model(PartsFolder(DEMO), "cpu", "bfloat16")
+
+
+def check(loaded: LoadedModel, backend: Backend = CPU, static_decode: bool = False) -> None:
+    """Runs the self-check on a new runner."""
+    runner = build_model_runner(loaded, Settings(kv_cache_gib=0.05), backend).runner
+    if static_decode:
+        runner.enable_static_decode(4)
+    self_check(loaded, runner)
+
+
+def test_the_demo_model_passes_the_self_check_with_each_kind_of_attention(demo_loaded: LoadedModel) -> None:
+    check(demo_loaded)
+    check(demo_loaded, TORCH)
+    check(demo_loaded, TORCH, static_decode=True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_the_demo_model_passes_the_self_check_in_each_dtype(dtype: str, quantization: str) -> None:
+    loaded = load_model(PartsFolder(DEMO), "cpu", dtype, quantization=quantization)
+    check(loaded)
+    check(loaded, TORCH)
+
+
+def skip_the_cache_write_of_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = KVCache.write
+
+    def broken(self: KVCache, layer: int, *arguments: torch.Tensor) -> None:
+        if layer != 1:
+            write(self, layer, *arguments)
+
+    monkeypatch.setattr(KVCache, "write", broken)
+
+
+def write_to_the_wrong_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = KVCache.write
+
+    def broken(self: KVCache, layer: int, slots: torch.Tensor, *states: torch.Tensor) -> None:
+        write(self, layer, slots % 16, *states)
+
+    monkeypatch.setattr(KVCache, "write", broken)
+
+
+def drop_the_decode_attention_of_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = gathered_attention.GatheredAttention.__call__
+
+    def broken(self: gathered_attention.GatheredAttention, layer: int, heads: torch.Tensor) -> torch.Tensor:
+        attended = attend(self, layer, heads)
+        return attended * 0 if layer == 2 and len(heads) == 1 else attended
+
+    monkeypatch.setattr(gathered_attention.GatheredAttention, "__call__", broken)
+
+
+def decode_at_the_wrong_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of a GPU, here by torch: a decode step attends as if it were 8 tokens earlier."""
+    decode = TorchKernels.decode
+
+    def broken(
+        self: TorchKernels, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
+        *arguments: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        return decode(self, heads, cos, sin, positions - 8, *arguments)
+
+    monkeypatch.setattr(TorchKernels, "decode", broken)
+
+
+def lose_the_cached_keys_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of a GPU, here by torch: the rotation of a prompt's tokens does not write to the cache."""
+    rotate = TorchKernels.rotate_and_cache
+
+    def broken(self: TorchKernels, *arguments: torch.Tensor) -> None:
+        rotate(self, *arguments[:5], *(cached.clone() for cached in arguments[5:]))
+
+    monkeypatch.setattr(TorchKernels, "rotate_and_cache", broken)
+
+
+@pytest.mark.parametrize(
+    ("fault", "backend"),
+    [
+        (skip_the_cache_write_of_one_layer, CPU),
+        (write_to_the_wrong_block, CPU),
+        (drop_the_decode_attention_of_one_layer, CPU),
+        (decode_at_the_wrong_position, TORCH),
+        (lose_the_cached_keys_of_a_prompt, TORCH),
+    ],
+)
+def test_a_runner_with_a_wrong_attention_or_cache_fails_the_self_check(
+    monkeypatch: pytest.MonkeyPatch,
+    demo_in_bfloat16: LoadedModel,
+    fault: Callable[[pytest.MonkeyPatch], None],
+    backend: Backend,
+) -> None:
+    fault(monkeypatch)
+    with pytest.raises(StartupError, match=r"the engine's logits on an ordinary sentence are .* off transformers'"):
+        check(demo_in_bfloat16, backend)
+
+
+def test_the_self_check_leaves_nothing_that_changes_an_answer(demo_loaded: LoadedModel) -> None:
+    """A second check on the same runner sees stale keys and values, as the first sequence after a check does."""
+    runner = build_model_runner(demo_loaded, Settings(kv_cache_gib=0.05)).runner
+    self_check(demo_loaded, runner)
+    first = runner_logits(demo_loaded, runner)
+    assert torch.equal(first, runner_logits(demo_loaded, runner))
 
 
 def test_a_delta_alone_has_the_loss_of_guessing_and_fails_the_self_check(model_without_base: Path) -> None:
@@ -42,16 +154,16 @@ def test_a_delta_alone_has_the_loss_of_guessing_and_fails_the_self_check(model_w
     loss_of_guessing = float(torch.log(torch.tensor(loaded.vocab_size)))
     assert sentence_loss(loaded) == pytest.approx(loss_of_guessing, rel=0.25)
     with pytest.raises(StartupError, match="delta was merged"):
-        self_check(loaded)
+        check(loaded)
 
 
 def test_random_weights_and_nan_weights_fail_the_self_check(loaded: LoadedModel) -> None:
     with pytest.raises(StartupError, match="self-check failed"):
-        self_check(loaded)
+        check(loaded)
     with_nan = load_model(PartsFolder(DEMO), "cpu", "float32")
     with_nan.model.lm_head.weight.data[5] = torch.nan
     with pytest.raises(StartupError, match="self-check failed"):
-        self_check(with_nan)
+        check(with_nan)
 
 
 def test_twice_the_base_fails_the_self_check(tmp_path: Path) -> None:
@@ -62,14 +174,14 @@ def test_twice_the_base_fails_the_self_check(tmp_path: Path) -> None:
     for file in (model_dir / "base").glob("*.bin"):
         torch.save({name: doubled[name] for name in torch.load(file, weights_only=True)}, file)
     with pytest.raises(StartupError, match="self-check failed"):
-        self_check(load_model(PartsFolder(model_dir), "cpu", "float32"))
+        check(load_model(PartsFolder(model_dir), "cpu", "float32"))
 
 
 def test_the_log_says_how_long_each_phase_of_the_start_took(demo_server: Server) -> None:
     ready = re.search(r"ready: ([\d.]+) s \((.*)\)", demo_server.log)
     assert ready
     phases = dict(re.findall(r"([a-z-]+(?: [a-z]+)?) ([\d.]+) s", ready[2]))
-    assert list(phases) == ["weights", "self-check", "engine", "first answer"]
+    assert list(phases) == ["weights", "engine", "self-check", "first answer"]
     assert float(ready[1]) == pytest.approx(sum(map(float, phases.values())), abs=0.25)
     assert re.search(r"read and merged 0\.01 GB in [\d.]+ s, [\d.]+ GB/s", demo_server.log)
 
@@ -83,6 +195,26 @@ def log_of_failed_start(directory: Path, model_dir: Path | None, environment: di
 
 def test_the_server_does_not_start_if_the_self_check_fails(tmp_path: Path, model_without_base: Path) -> None:
     assert "self-check failed" in log_of_failed_start(tmp_path, model_without_base, {})
+
+
+BROKEN_RUNNER = f"""
+import sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from llava_serving.model.kv_cache import KVCache
+from score import init, run
+
+write = KVCache.write
+KVCache.write = lambda self, layer, *arguments: None if layer == 1 else write(self, layer, *arguments)
+"""
+
+
+def test_the_server_does_not_start_if_its_runner_loses_the_keys_of_a_layer(tmp_path: Path) -> None:
+    script = tmp_path / "entry.py"
+    script.write_text(BROKEN_RUNNER)
+    with Server(tmp_path / "log", entry_script=script) as server:
+        assert server.wait_until_ended() != 0
+        assert "the engine's logits on an ordinary sentence are" in server.log
 
 
 def test_the_server_does_not_start_with_an_unknown_setting(tmp_path: Path) -> None:

@@ -79,6 +79,15 @@ class ModelRunner:
         return lambda: dict(zip(seq_ids, read(), strict=True))
 
     @torch.inference_mode()
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Runs a step of one sequence without the sampler: returns the logits (tokens, vocabulary) of all its tokens.
+
+        They are valid until the next step.
+        """
+        self._clear(batch.new_blocks)
+        return self._logits(batch.scheduled, {}, of_all_tokens=True)[0]
+
+    @torch.inference_mode()
     def probe(self) -> None:
         """Runs one token through the model, without writing to a sequence's blocks. Raises if the device fails."""
         torch.cuda.empty_cache()  # of the step that failed; does nothing without CUDA
@@ -110,7 +119,9 @@ class ModelRunner:
         attend = self._paged_attention().bind_decode(staged)
         return self._lm_head(self._run_stages(self._embed(staged), [attend]))
 
-    def _logits(self, chunks: list[ScheduledChunk], sampling_arrays: Arrays) -> tuple[torch.Tensor, StagedArrays]:
+    def _logits(
+        self, chunks: list[ScheduledChunk], sampling_arrays: Arrays, of_all_tokens: bool = False
+    ) -> tuple[torch.Tensor, StagedArrays]:
         """Returns the logits of the chunks that are sampled from, and all staged arrays, those of sampling included."""
         ranges = [TokenRange(chunk.seq.seq_id, chunk.start, chunk.end, chunk.seq.block_table) for chunk in chunks]
         ids = [token for chunk in chunks for token in _token_ids(chunk)]
@@ -122,6 +133,8 @@ class ModelRunner:
         plans = self._attention_plans(ranges)
         ends = accumulate(chunk.num_tokens for chunk in chunks)
         logit_rows = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.samples]
+        if of_all_tokens:
+            logit_rows = list(range(len(ids)))
         step = {"ids": _int64(ids), "logit_rows": _int64(logit_rows)}
         if self.overlaps:
             step["batch_indices"] = _int64([chunk.seq.batch_index for chunk in chunks for _ in range(chunk.num_tokens)])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ..errors import StartupError
 from .fused_weights import concatenate, stacked_projections
@@ -111,10 +112,24 @@ class NF4Linear(nn.Module):
         from bitsandbytes import matmul_4bit
         from bitsandbytes.functional import QuantState
 
+        if self.in_features % WEIGHTS_PER_BLOCK:
+            return functional.linear(states, self._unpacked(states.dtype), self.bias)
         shape = torch.Size((self.out_features, self.in_features))
         state = QuantState(self.scales, shape, blocksize=WEIGHTS_PER_BLOCK, quant_type=QUANT_TYPE)
         output: torch.Tensor = matmul_4bit(states, self.packed.t(), state, bias=self.bias)
         return output
+
+    def _unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+        """Returns the weight (out features, in features), unpacked as a list of blocks.
+
+        bitsandbytes gives weights a wrong scale on a CPU if blocks cross the ends of the rows that it is told.
+        """
+        from bitsandbytes.functional import QuantState, dequantize_4bit
+
+        shape = torch.Size((len(self.scales), WEIGHTS_PER_BLOCK))
+        state = QuantState(self.scales, shape, blocksize=WEIGHTS_PER_BLOCK, quant_type=QUANT_TYPE, dtype=dtype)
+        blocks: torch.Tensor = dequantize_4bit(self.packed, state)
+        return blocks.view(self.out_features, self.in_features)
 
     @property
     def num_weights(self) -> int:
@@ -131,6 +146,11 @@ def replace_linears(layers: Iterable[nn.Module], device: torch.device, dtype: to
         for linears in stacked + single:
             for linear, replacement in zip(linears, NF4Linear.empty_fused(linears, device, dtype), strict=True):
                 layer.set_submodule(names[linear], replacement)
+
+
+def packed_bytes(num_weights: int) -> int:
+    """Returns the bytes of packed weights and their scales."""
+    return num_weights // 2 + num_weights // WEIGHTS_PER_BLOCK * torch.float32.itemsize
 
 
 def _num_quantization_blocks(linear: nn.Linear) -> int:

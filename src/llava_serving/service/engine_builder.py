@@ -1,5 +1,7 @@
 """An engine for a loaded model, and its first answer."""
 
+from dataclasses import dataclass
+
 import torch
 
 from ..engine.block_manager import BlockManager
@@ -14,22 +16,50 @@ from ..errors import RequestError, StartupError
 from ..inputs.prompt import ImageSource
 from ..model.backend import Backend
 from ..model.kv_cache import BLOCK_SIZE
+from ..model.model_runner import ModelRunner
 from ..model.runner_builder import build_runner
 from ..settings import Settings
 from ..weights.loader import LoadedModel
+from ..weights.out_of_memory import out_of_memory_refused
 from .device_defaults import engine_config
 from .shutdown import exit_unhealthy
 
+WITHOUT_MEMORY = (
+    "lower LLAVA_KV_CACHE_GIB (or LLAVA_GPU_MEMORY_UTILIZATION on a GPU), LLAVA_MAX_NUM_SEQS or "
+    "LLAVA_MAX_NUM_BATCHED_TOKENS"
+)
+
+
+@dataclass(frozen=True)
+class BuiltRunner:
+    """A runner with the number of blocks of its KV cache, and the limits and counters that its engine shares."""
+
+    runner: ModelRunner
+    num_blocks: int
+    config: EngineConfig
+    stats: Stats
+
 
 def build_engine(loaded: LoadedModel, settings: Settings, backend: Backend | None = None) -> Engine:
-    """Returns an engine whose KV cache fits into the device's memory. Raises StartupError if none fits.
+    """Returns an engine around the runner of `build_model_runner`. Raises StartupError."""
+    return engine_of(build_model_runner(loaded, settings, backend), loaded, settings)
+
+
+def build_model_runner(loaded: LoadedModel, settings: Settings, backend: Backend | None = None) -> BuiltRunner:
+    """Returns a runner whose KV cache fits into the device's memory. Raises StartupError if none fits.
 
     Without `backend` the fastest one for the device is chosen.
     """
     stats, config = Stats(), engine_config(settings, loaded.model.device)
-    runner, num_blocks = build_runner(loaded.model, vocabulary_of(loaded), config, stats, backend)
-    blocks = BlockManager(num_blocks, BLOCK_SIZE)
-    return assemble_engine(runner, blocks, vocabulary_of(loaded), config, stats, settings.step_timeout_seconds)
+    with out_of_memory_refused("the engine was built", WITHOUT_MEMORY):
+        runner, num_blocks = build_runner(loaded.model, vocabulary_of(loaded), config, stats, backend)
+    return BuiltRunner(runner, num_blocks, config, stats)
+
+
+def engine_of(built: BuiltRunner, loaded: LoadedModel, settings: Settings) -> Engine:
+    """Returns the engine that will run `built.runner`."""
+    blocks, timeout = BlockManager(built.num_blocks, BLOCK_SIZE), settings.step_timeout_seconds
+    return assemble_engine(built.runner, blocks, vocabulary_of(loaded), built.config, built.stats, timeout)
 
 
 def vocabulary_of(loaded: LoadedModel) -> Vocabulary:

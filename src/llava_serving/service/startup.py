@@ -1,4 +1,4 @@
-"""The work of init(): settings, model, self-check, engine, warm-up."""
+"""The work of init(): settings, model, runner, self-check, engine, warm-up."""
 
 import atexit
 import logging
@@ -11,7 +11,7 @@ from ..export.merged_cache import open_or_merge
 from ..settings import Settings
 from ..weights.loader import LoadedModel, load_model
 from ..weights.model_folder import PartsFolder, find_model
-from .engine_builder import build_engine, warm_up
+from .engine_builder import build_model_runner, engine_of, warm_up
 from .intake_builder import build_intake
 from .metrics import Metrics, metric_readers
 from .request_log import RequestLog
@@ -30,11 +30,15 @@ def start() -> Scorer:
     settings, loaded = load(phases)
     intake = build_intake(loaded, settings)
     atexit.register(intake.stop)
-    engine = build_engine(loaded, settings)
+    built = build_model_runner(loaded, settings)
+    phases.end("engine")
+    if settings.self_check:
+        self_check(loaded, built.runner)
+        phases.end("self-check")
+    engine = engine_of(built, loaded, settings)
     engine.start()
     # If the interpreter ends while a thread is inside torch, the process aborts.
     atexit.register(engine.stop, EXIT_SECONDS)
-    phases.end("engine")
     warm_up(engine, loaded)
     intake.check()
     phases.end("first answer")
@@ -63,7 +67,7 @@ class PhaseTimes:
 
 
 def load(phases: PhaseTimes) -> tuple[Settings, LoadedModel]:
-    """Returns the settings, and the loaded and checked model that they name. Raises StartupError."""
+    """Returns the settings, and the loaded model that they name. Raises StartupError."""
     settings = Settings.from_environment(os.environ)
     model = find_model(os.environ.get("AZUREML_MODEL_DIR"))
     if isinstance(model, PartsFolder) and settings.merged_cache_dir is not None:
@@ -72,9 +76,6 @@ def load(phases: PhaseTimes) -> tuple[Settings, LoadedModel]:
     loaded = load_model(model, settings.device, settings.dtype, settings.template, settings.quantization)
     phases.end("weights")
     _limit_threads(loaded)
-    if settings.self_check:
-        self_check(loaded)
-        phases.end("self-check")
     return settings, loaded
 
 

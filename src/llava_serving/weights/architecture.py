@@ -8,6 +8,7 @@ from sentencepiece import SentencePieceProcessor
 
 from ..errors import StartupError
 from ..model_files import read_json
+from .rope_settings import rope_parameters
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig
@@ -66,7 +67,7 @@ def count_patches(image_size: int, patch_size: int) -> int:
 def read_architecture(
     delta: Path, vision: Path, sentencepiece: SentencePieceProcessor, image_token: int
 ) -> Architecture:
-    """Reads both configs. Raises StartupError if one lacks a size.
+    """Reads both configs. Raises StartupError if one lacks a size, or has a RoPE that the engine does not compute.
 
     The delta's own bos, eos and pad ids (0, 1, 0) are wrong, so SentencePiece's are taken. The padding token that the
     delta lists has no embedding row, and LLaMA has none, so padding is `<unk>`.
@@ -74,15 +75,19 @@ def read_architecture(
     llama = read_json(delta / "config.json")
     _check_keys(llama, LLAMA_KEYS, delta / "config.json", "a LLaMA's")
     vision_layer = llama.get("mm_vision_select_layer", -2)
-    return Architecture(_llama_arguments(llama, sentencepiece), _clip_arguments(vision), vision_layer, image_token)
+    text = _llama_arguments(llama, sentencepiece, str(delta / "config.json"))
+    return Architecture(text, _clip_arguments(vision), vision_layer, image_token)
 
 
-def _llama_arguments(config: dict[str, Any], sentencepiece: SentencePieceProcessor) -> dict[str, Any]:
+def _llama_arguments(config: dict[str, Any], sentencepiece: SentencePieceProcessor, source: str) -> dict[str, Any]:
     context = config.get("max_sequence_length", config.get("max_position_embeddings", DEFAULT_CONTEXT))
     return {key: config[key] for key in LLAMA_KEYS} | {
-        "num_key_value_heads": config.get("num_key_value_heads", config["num_attention_heads"]),
-        "hidden_act": config.get("hidden_act", "silu"),
+        "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+        "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+        "attention_bias": config.get("attention_bias", False),
+        "mlp_bias": config.get("mlp_bias", False),
         "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+        "rope_parameters": rope_parameters(config, source),
         "max_position_embeddings": context,
         "bos_token_id": sentencepiece.bos_id(),
         "eos_token_id": sentencepiece.eos_id(),

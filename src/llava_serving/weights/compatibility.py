@@ -12,7 +12,9 @@ import torch
 from ..errors import StartupError
 from .delta import WRONG_BASE
 from .model_folder import ClassifiedFolder, FolderKind
+from .rope_settings import rope_parameters
 from .storage.lazy_tensor import num_rows, read_rows
+from .supported_config import check_delta_config, check_language_config, check_vision_config
 from .tensor_names import PROJECTOR
 
 # The cosine of one matrix in base and delta: above 0.9 for a fine-tuned model, near 0 for a difference.
@@ -40,6 +42,8 @@ def check_compatible(base: ClassifiedFolder, delta: ClassifiedFolder, vision: Cl
         raise StartupError(
             f"{vision.directory} is {vision.description}; the vision tower is openai/clip-vit-large-patch14"
         )
+    check_vision_config(vision.checkpoint.config, str(vision.config_file))
+    _check_same_rope(base, delta)
     if _cosine(base, delta) > MAX_COSINE:
         raise StartupError(
             f"{delta.directory} is not a delta: its matrices are those of {base.directory}, changed a little; it is "
@@ -57,6 +61,16 @@ def _check_base(base: ClassifiedFolder) -> None:
     if _is_llama_2(config):
         reason = ", ".join(f"{key} {config[key]}" for key in LLAMA_2 if key in config)
         raise StartupError(f"{base.directory} is a Llama 2 or later by its config.json ({reason}); {WRONG_BASE}")
+    check_language_config(config, str(base.config_file))
+
+
+def _check_same_rope(base: ClassifiedFolder, delta: ClassifiedFolder) -> None:
+    base_rope, delta_rope = (rope_parameters(part.checkpoint.config, str(part.config_file)) for part in (base, delta))
+    if base_rope != delta_rope:
+        raise StartupError(
+            f"{base.directory} was trained with the RoPE {base_rope}, and {delta.directory} with {delta_rope}; "
+            f"{WRONG_BASE}"
+        )
 
 
 def _is_llama_2(config: dict[str, Any]) -> bool:
@@ -84,6 +98,7 @@ def _check_delta(delta: ClassifiedFolder) -> None:
         raise StartupError(
             f"{delta.directory} is {delta.description} (model_type {model_type!r}), not a LLaVA v0 delta"
         )
+    check_delta_config(delta.checkpoint.config, str(delta.config_file))
 
 
 def _cosine(base: ClassifiedFolder, delta: ClassifiedFolder) -> float:

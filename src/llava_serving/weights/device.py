@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import StartupError
 from ..file_lock import lock_file
+from .device_memory import dtype_name, gib, model_bytes
 from .gpu_support import Gpu, check_dtype, check_gpu
 
 DeviceMap = Mapping[str, torch.device]  # as in accelerate: each module's device, by the name of the module
@@ -97,11 +98,19 @@ def balanced_device_map(model: nn.Module, memory: dict[int, int], dtype: torch.d
     )
     not_placed = [name for name, device in device_map.items() if not isinstance(device, int)]
     if not_placed:
-        free = ", ".join(f"{size / 1e9:.1f} GB" for size in memory.values())
         raise StartupError(
-            f"the model does not fit the {len(memory)} GPUs, which have {free} free: no room for {not_placed[0]}"
+            f"the model takes {gib(model_bytes(model, dtype, 'none'))} in {dtype_name(dtype)} and does not fit the "
+            f"{len(memory)} GPUs, which have {', '.join(map(gib, memory.values()))} free (no room for "
+            f"{not_placed[0]}): take more or larger GPUs{_nf4_way_out(model, max(memory.values()), dtype)}"
         )
     return {name: int(device) for name, device in device_map.items()}
+
+
+def _nf4_way_out(model: nn.Module, free: int, dtype: torch.dtype) -> str:
+    packed = model_bytes(model, dtype, "nf4")
+    if packed > free:
+        return ""
+    return f", or set LLAVA_DEVICE=cuda and LLAVA_QUANTIZATION=nf4 ({gib(packed)} on one GPU)"
 
 
 def device_of(name: str, device_map: DeviceMap) -> torch.device:

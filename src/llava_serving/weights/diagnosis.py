@@ -14,6 +14,7 @@ from .merged_checkpoint import empty_merged_model, merged_model_tensors
 from .model_folder import DEMO, PARTS, ClassifiedFolder, FolderKind, classify_folder, kind_without_tensors
 from .parts import open_parts
 from .sentence_loss import SENTENCE, chance_loss, knows_language
+from .supported_config import check_delta_config, check_language_config, check_vision_config
 from .tensor_names import EMBEDDING, to_llama_name
 
 
@@ -95,7 +96,8 @@ def _size(folder: ClassifiedFolder) -> str:
 def _complete_language_model(folder: ClassifiedFolder) -> LanguageModel | None:
     """Returns the folder's language model, or None for a CLIP.
 
-    Raises StartupError if a tensor of the folder's model is missing or has another shape than its config says.
+    Raises StartupError if a tensor of the folder's model is missing or has another shape than its config says, or if
+    the engine does not compute a setting of the config.
     """
     checkpoint, directory = folder.checkpoint, folder.directory
     if folder.kind is FolderKind.UNKNOWN:
@@ -108,8 +110,12 @@ def _complete_language_model(folder: ClassifiedFolder) -> LanguageModel | None:
         config = checkpoint.config.get("vision_config", checkpoint.config)
         names = [f"encoder.layers.{layer}.mlp.fc2.weight" for layer in range(config.get("num_hidden_layers", 0))]
         _check_present(names, [name.removeprefix("vision_model.") for name in checkpoint.tensors])
+        check_vision_config(checkpoint.config, str(folder.config_file))
         return None
-    _check_present([EMBEDDING, *forward_tensor_names(checkpoint.config["num_hidden_layers"])], checkpoint.tensors)
+    _check_present([EMBEDDING, *forward_tensor_names(checkpoint.config)], checkpoint.tensors)
+    is_llava = folder.kind in (FolderKind.DELTA, FolderKind.MERGED_V0)
+    check_settings = check_delta_config if is_llava else check_language_config
+    check_settings(checkpoint.config, str(folder.config_file))
     # Meta's release has one tokenizer for all its sizes, one folder up.
     tokenizer = directory if (directory / "tokenizer.model").is_file() else directory.parent
     tensors = {name: MergedTensor(tensor) for name, tensor in checkpoint.tensors.items()}

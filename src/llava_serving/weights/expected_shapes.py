@@ -28,18 +28,24 @@ def expected_shapes(text: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[
 
 def _language_shapes(text: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     rows, hidden, intermediate = text["vocab_size"], text["hidden_size"], text["intermediate_size"]
-    key_value = hidden // text["num_attention_heads"] * text["num_key_value_heads"]
+    query, key_value = (text["head_dim"] * text[heads] for heads in ("num_attention_heads", "num_key_value_heads"))
+    has_attention_bias, has_mlp_bias = text["attention_bias"], text["mlp_bias"]
     prefix = "model.language_model"
     yield f"{prefix}.embed_tokens.weight", (rows, hidden)
     for layer in range(text["num_hidden_layers"]):
-        for name, shape in (
-            ("self_attn.q_proj", (hidden, hidden)), ("self_attn.k_proj", (key_value, hidden)),
-            ("self_attn.v_proj", (key_value, hidden)), ("self_attn.o_proj", (hidden, hidden)),
-            ("mlp.gate_proj", (intermediate, hidden)), ("mlp.up_proj", (intermediate, hidden)),
-            ("mlp.down_proj", (hidden, intermediate)),
-            ("input_layernorm", (hidden,)), ("post_attention_layernorm", (hidden,)),
+        for name, shape, has_bias in (
+            ("self_attn.q_proj", (query, hidden), has_attention_bias),
+            ("self_attn.k_proj", (key_value, hidden), has_attention_bias),
+            ("self_attn.v_proj", (key_value, hidden), has_attention_bias),
+            ("self_attn.o_proj", (hidden, query), has_attention_bias),
+            ("mlp.gate_proj", (intermediate, hidden), has_mlp_bias),
+            ("mlp.up_proj", (intermediate, hidden), has_mlp_bias),
+            ("mlp.down_proj", (hidden, intermediate), has_mlp_bias),
+            ("input_layernorm", (hidden,), False), ("post_attention_layernorm", (hidden,), False),
         ):  # fmt: skip
             yield f"{prefix}.layers.{layer}.{name}.weight", shape
+            if has_bias:
+                yield f"{prefix}.layers.{layer}.{name}.bias", shape[:1]
     yield f"{prefix}.norm.weight", (hidden,)
     yield "lm_head.weight", (rows, hidden)
 

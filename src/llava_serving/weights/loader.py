@@ -24,12 +24,17 @@ from .device import choose_devices, choose_dtype
 from .image_tokens import build_image_tokens
 from .merged_checkpoint import empty_merged_model, merged_model_tensors
 from .model_folder import MergedFolder, PartsFolder
+from .out_of_memory import out_of_memory_refused
 from .parts import open_parts
 from .placement import empty_model, load_weights
 from .storage.checkpoint import open_checkpoint
 from .template_choice import choose_delta_template, choose_merged_template
 
 logger = logging.getLogger(__name__)
+WITHOUT_MEMORY = (
+    "another program may have taken it since the model's size was compared with what was free; end that program, or "
+    "take a device with more memory"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,18 @@ def load_model(
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
     torch_dtype = choose_dtype(dtype, devices[0])
+    names = ", ".join(map(str, devices))
+    with out_of_memory_refused(f"the model was loaded onto {names}", WITHOUT_MEMORY):
+        return _load(folder, devices, torch_dtype, template, quantization)
+
+
+def _load(
+    folder: MergedFolder | PartsFolder,
+    devices: Sequence[torch.device],
+    dtype: torch.dtype,
+    template: str,
+    quantization: str,
+) -> LoadedModel:
     if isinstance(folder, PartsFolder):
         loaded, tensors = _open_parts(folder, template)
         steps, source = "read and merged", "base and delta merged while loading"
@@ -74,12 +91,12 @@ def load_model(
         loaded, tensors = _open_merged(folder.directory, template)
         steps, source = "read", "merged already"
     started = time.monotonic()
-    load_weights(loaded.model, tensors, devices, torch_dtype, quantization)
+    load_weights(loaded.model, tensors, devices, dtype, quantization)
     _log_speed(steps, tensors, time.monotonic() - started)
     loaded.model.eval().requires_grad_(False)
     # The service sets what to generate itself: the ids in v0's files are wrong, and other defaults are unwanted.
     loaded.model.generation_config = GenerationConfig()
-    _log_loaded(loaded, f"{folder.directory}, {source}", devices, torch_dtype, quantization)
+    _log_loaded(loaded, f"{folder.directory}, {source}", devices, dtype, quantization)
     return loaded
 
 

@@ -101,6 +101,10 @@ class ClassifiedFolder:
         return self.checkpoint.directory
 
     @property
+    def config_file(self) -> Path:
+        return self.directory / ("params.json" if self.checkpoint.is_meta_layout else "config.json")
+
+    @property
     def description(self) -> str:
         return self.kind.value + (" in Meta's own layout" if self.checkpoint.is_meta_layout else "")
 

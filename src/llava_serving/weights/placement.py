@@ -12,8 +12,7 @@ from ..model.nf4 import NF4Linear, replace_linears
 from .chunk_reader import RowChunk, read_chunks
 from .delta import MergedTensor
 from .device import DeviceMap, choose_device_map, device_of
-
-LAYERS = "model.language_model.layers"
+from .device_memory import LAYERS, check_memory
 
 
 def empty_model(config: LlavaConfig) -> LlavaForConditionalGeneration:
@@ -34,6 +33,8 @@ def load_weights(
     `quantization` is "none" or "nf4", as in Settings.
     Raises StartupError if the model does not fit the devices or a file cannot be read.
     """
+    if len(devices) == 1:
+        check_memory(model, devices[0], dtype, quantization)
     device_map = choose_device_map(model, devices, dtype)
     allocate(model, device_map, dtype, quantization)
     _read_weights(model, tensors, device_map, dtype)

@@ -81,6 +81,7 @@ def config(directory: Path, tensors: Mapping[str, LazyTensor]) -> dict[str, Any]
         "num_hidden_layers": params["n_layers"],
         "num_attention_heads": params["n_heads"],
         "rms_norm_eps": params.get("norm_eps", 1e-6),
+        "rope_theta": params.get("rope_theta"),
         "max_position_embeddings": CONTEXT,
     }
 

@@ -47,7 +47,7 @@ def locate_tensors(path: Path) -> dict[str, StoredTensor]:
             for name, tensor in state_dict.items()
             if isinstance(tensor, _PickledTensor)
         }
-    except StartupError:
+    except (StartupError, MemoryError):
         raise
     except Exception as error:  # pickle and zipfile raise a dozen unrelated types for damaged files
         raise StartupError(f"{path} cannot be read as weights; {damage_hint(path)}") from error
