@@ -44,9 +44,9 @@ class Phase:
         return SmallCaller(self.service.port, self.ledger, busy=busy)
 
     def idle_mib(self) -> float:
-        """Returns the memory of the idle service, as soon as it has not changed for a second, or after ten."""
+        """Returns the memory of the idle service, as soon as it has not changed for a second, or after five."""
         memory = memory_mib(self.service.pid)
-        for _ in range(10):
+        for _ in range(5):
             time.sleep(1)
             before, memory = memory, memory_mib(self.service.pid)
             if abs(memory - before) < STEADY_MIB:

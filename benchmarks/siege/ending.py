@@ -10,6 +10,7 @@ from .caller import Caller
 from .context import Phase
 from .ledger import Ledger
 from .service import Service
+from .sizes import Sizes
 
 ATTEMPT_SECONDS = 0.05
 REFUSED_SECONDS, SECOND_SIGNAL_SECONDS = 1.0, 5.0
@@ -21,7 +22,7 @@ def measure(phase: Phase) -> dict[str, Any]:
 
 
 def _once(phase: Phase) -> dict[str, Any]:
-    threads = _begin_answers(phase.service, phase.ledger, phase.sizes.end_answers)
+    threads = _begin_answers(phase.service, phase.ledger, phase.sizes)
     started = time.monotonic()
     phase.service.terminate()
     attempts, waiting = _connect_until_the_end(phase.service, started)
@@ -50,7 +51,7 @@ def _twice(phase: Phase) -> dict[str, Any]:
     """Callers of a service that is told to end now may be cut off, so their outcomes are not in the table."""
     ledger = Ledger()
     with Service(phase.folder / "second.log", phase.sizes.environment) as service:
-        threads = _begin_answers(service, ledger, phase.sizes.end_answers)
+        threads = _begin_answers(service, ledger, phase.sizes)
         service.terminate()
         time.sleep(0.5)
         started = time.monotonic()
@@ -67,17 +68,17 @@ def _twice(phase: Phase) -> dict[str, Any]:
     return {"exit_status": status, "seconds_after_the_second": seconds, "requests": ledger.as_json()}
 
 
-def _begin_answers(service: Service, ledger: Ledger, count: int) -> list[threading.Thread]:
-    """Returns the threads of `count` callers with long answers, half of them streams. All are admitted."""
+def _begin_answers(service: Service, ledger: Ledger, sizes: Sizes) -> list[threading.Thread]:
+    """Returns the threads of callers with long answers, half of them streams. All are admitted."""
 
     def send(stream: bool) -> None:
-        Caller(service.port, ledger).send(long_request(stream), busy=True)
+        Caller(service.port, ledger).send(long_request(stream, sizes.answer_tokens), busy=True)
 
-    threads = [threading.Thread(target=send, args=(index % 2 == 0,)) for index in range(count)]
+    threads = [threading.Thread(target=send, args=(index % 2 == 0,)) for index in range(sizes.end_answers)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 5
-    while _live(service) < count and time.monotonic() < deadline:
+    while _live(service) < sizes.end_answers and time.monotonic() < deadline:
         time.sleep(0.02)
     return threads
 

@@ -38,14 +38,12 @@ def print_table(content: dict[str, Any]) -> None:
     for name, counts in rows.items():
         print(" ".join([f"{name:10}", *(f"{counts[column]:15,}" for column in COLUMNS)]))
     print()
-    for name in ("mib", "processes", "threads", "descriptors"):
-        print(
-            f"{name:12} {content['at_the_start'][name]:10,.0f} at the start {content['at_the_end'][name]:10,.0f} at the end"
-        )
+    before, after = content["at_the_start"], content["at_the_end"]
+    for name in before:
+        print(f"{name:12} {before[name]:10,.0f} at the start {after[name]:10,.0f} at the end")
     print(f"left in use: {content['left_in_use']}, tracebacks in the log: {content['tracebacks']}")
-    print(
-        f"worst probe: {_seconds(content['worst_probe_seconds'])}, worst small request: {_seconds(content['worst_small_seconds'])}"
-    )
+    print(f"worst probe: {_seconds(content['worst_probe_seconds'])}")
+    print(f"worst small request: {_seconds(content['worst_small_seconds'])}")
     print("\n".join(["", "missed:", *content["missed"]]) if content["missed"] else "\nevery requirement is met")
 
 

@@ -26,11 +26,8 @@ def measure(phase: Phase) -> dict[str, Any]:
     callers = 2 * phase.service.capacity
     threads = [threading.Thread(target=_call, args=(phase, seed, until)) for seed in range(callers)]
     phase.report(f"{callers} callers for {seconds:.0f} s")
-    with (
-        MemoryCurve(phase.service.pid, MEMORY_SECONDS) as curve,
-        phase.probe() as probe,
-        phase.small_caller(True) as small,
-    ):
+    memory, small_caller = MemoryCurve(phase.service.pid, MEMORY_SECONDS), phase.small_caller(busy=True)
+    with memory as curve, phase.probe() as probe, small_caller as small:
         for thread in threads:
             thread.start()
         for thread in threads:
