@@ -86,6 +86,7 @@ class Caller:
             # The server may have answered before the whole body was sent. http.client reads only after a whole request.
             response = http.client.HTTPResponse(self._connection.sock, method=request.method)
             response.begin()
+            self._connection.close()  # the next request needs a new one; the response still reads from this one
             return response
         return self._connection.getresponse()
 

@@ -33,9 +33,9 @@ def main(description: str | None) -> int:
     sizes = short() if arguments.short else full(arguments.minutes)
     with tempfile.TemporaryDirectory() as folder:
         content = _besiege(sizes, arguments.phases, Path(folder))
-    report.print_table(content)
     if arguments.output:
         report.write(arguments.output, content)
+    report.print_table(content)
     return 1 if content["missed"] else 0
 
 

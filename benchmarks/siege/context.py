@@ -44,10 +44,10 @@ class Phase:
         return SmallCaller(self.service.port, self.ledger, busy=busy)
 
     def idle_mib(self) -> float:
-        """Returns the memory of the idle service, as soon as it has not changed for a second, or after five."""
+        """Returns the memory of the idle service, as soon as it is steady, or after five looks."""
         memory = memory_mib(self.service.pid)
         for _ in range(5):
-            time.sleep(1)
+            time.sleep(self.sizes.settle_seconds)
             before, memory = memory, memory_mib(self.service.pid)
             if abs(memory - before) < STEADY_MIB:
                 break

@@ -32,7 +32,7 @@ def measure(phase: Phase) -> dict[str, Any]:
         cases[name] = _measure_case(phase, name, make, status)
     for name, make_bytes in BODIES.items():
         for size in (phase.sizes.bad_body_bytes // 10, phase.sizes.bad_body_bytes):
-            sized = f"{name}, {size / MIB:.1f} MiB"
+            sized = f"{name}, {size / MIB:.2g} MiB"
             cases[sized] = _measure_case(phase, sized, lambda: _whole(make_bytes(size)), 400)  # noqa: B023
             if cases[sized]["memory"]["peak_over_idle_mib"] >= MOST_MIB:
                 break

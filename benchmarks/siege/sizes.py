@@ -7,6 +7,8 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Sizes:
+    # seconds between two looks at the memory, which is steady if they agree
+    settle_seconds: float = 1.0
     # slow: connections of each kind, connections that send a byte a second, and how long all of them stay
     slow_connections: int = 600
     drippers: int = 50
@@ -27,7 +29,7 @@ class Sizes:
     neighbour_seconds: float = 20.0
     # soak
     soak_minutes: float = 30.0
-    # neighbour, end: tokens of an answer; almost all of the demo model's context of 512
+    # queue, neighbour, end: tokens of an answer; almost all of the demo model's context of 512
     answer_tokens: int = 480
     # end: answers under way at SIGTERM, half of them streams
     end_answers: int = 16
@@ -42,9 +44,9 @@ def short() -> Sizes:
     """Returns counts with which all phases together take less than a minute on two busy cores."""
     return Sizes(
         slow_connections=60, drippers=5, slow_seconds=2,
-        picture_side=1000, picture_callers=4, picture_rounds=1, quiet_seconds=1, rest_seconds=1,
-        tall_pixels=1_000_000, bad_body_bytes=MIB,
-        queue_rounds=1, noise_bytes=MIB, neighbour_seconds=1, soak_minutes=0.07, answer_tokens=120, end_answers=4,
+        picture_side=1000, picture_callers=4, picture_rounds=1, quiet_seconds=1, rest_seconds=1, settle_seconds=0.3,
+        tall_pixels=1_000_000, bad_body_bytes=MIB // 10,
+        queue_rounds=1, noise_bytes=MIB, neighbour_seconds=1, soak_minutes=0.06, answer_tokens=120, end_answers=4,
         environment={
             "LLAVA_MAX_NUM_SEQS": "4", "LLAVA_MAX_QUEUED_SEQS": "4", "LLAVA_MAX_SEQUENCES": "4",
             "LLAVA_MAX_BODY_BYTES": str(4 * MIB),
