@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from servers import free_port
 
 from llava_serving.settings import MIN_DEFAULT_SEQS, Settings
-from llava_serving.tools.serve import server_command, server_environment, wait_until_healthy
+from llava_serving.tools.serve import server_command, server_environment
 
 from .processes import process_tree
 
@@ -52,7 +53,7 @@ class Service:
         return self._log.read_text("utf-8", "replace").count("Traceback")
 
     def __enter__(self) -> "Service":
-        if not wait_until_healthy(self._process, self.port):
+        if not self._becomes_healthy():
             raise SystemExit(f"the service ended before it was healthy:\n{self._log.read_text()[-2000:]}")
         return self
 
@@ -78,6 +79,15 @@ class Service:
                 os.kill(pid, signal.SIGKILL)
             self._process.wait()
             return None
+
+    def _becomes_healthy(self) -> bool:
+        while self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5):
+                    return True
+            except OSError:
+                time.sleep(0.2)
+        return False
 
     def metrics(self) -> dict[str, float]:
         """Returns METRICS from the metrics port."""
