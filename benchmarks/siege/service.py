@@ -29,7 +29,8 @@ class Service:
 
     def __init__(self, log: Path, environment: dict[str, str]) -> None:
         self.port, self._metrics_port = free_port(), free_port()
-        variables = dict(os.environ) | environment | {"LLAVA_METRICS_PORT": str(self._metrics_port)}
+        private = {"LLAVA_HOST": "127.0.0.1", "LLAVA_METRICS_PORT": str(self._metrics_port)}
+        variables = dict(os.environ) | environment | private
         self.settings = Settings.from_environment(variables)
         self._log = log
         self.command = server_command(self.port, None)
