@@ -35,7 +35,7 @@ def start() -> Scorer:
     warm_up(engine, loaded)
     phases.end("first answer")
     on_sigterm(engine.drain)
-    readers = metric_readers(os.environ, settings.metrics_port)
+    readers = metric_readers(os.environ, settings.metrics_host, settings.metrics_port)
     # The server's own variable, and its default.
     metrics = Metrics(engine.stats, readers, os.environ.get("SERVICE_NAME", "ML service"))
     logger.info("ready: %s", phases)
