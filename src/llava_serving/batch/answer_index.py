@@ -44,6 +44,8 @@ class AnswerIndex:
         self._database.execute(
             "CREATE TABLE locations (digest BLOB PRIMARY KEY, file_number INTEGER, offset INTEGER) WITHOUT ROWID"
         )
+        # One transaction without an end: at each commit SQLite would walk through all changed pages in the memory.
+        self._database.execute("BEGIN")
 
     def add(self, answers: Iterable[tuple[AnswerKey, Location]]) -> None:
         """Adds answers. A later answer of the same request replaces an earlier one."""
