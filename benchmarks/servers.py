@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from llava_serving.cpu_cores import available_cores
+
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY_SCRIPTS = {"engine": ROOT / "score.py", "generate": ROOT / "benchmarks" / "generate" / "score.py"}
 
@@ -76,7 +78,7 @@ def machine() -> dict[str, Any]:
     packages = ("torch", "transformers", "azureml-inference-server-http", "gunicorn")
     return {
         "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "python": platform.python_version(),
         "commit": commit,
         **{package: version(package) for package in packages},

@@ -13,6 +13,12 @@ from pathlib import Path
 
 SETTING_PREFIXES = ("LLAVA_", "AZUREML_", "AML_", "GUNICORN_", "WORKER_")
 STOP_SECONDS = 30
+# Azure's server has no option for its address, and listens on all of them. Here only the gateway may reach it.
+LOCAL_SERVER = """
+from azureml_inference_server_http import amlserver
+amlserver.DEFAULT_HOST = "127.0.0.1"
+amlserver.run()
+"""
 
 
 def environment(code: Path, entry_script: str, model: Path | None, variables: Mapping[str, str]) -> dict[str, str]:
@@ -44,7 +50,7 @@ def mount_model(source: Path, asset: str, folder: Path) -> Path:
 
 
 class Container:
-    """One process of azmlinfsrv."""
+    """One process of azmlinfsrv, which listens on 127.0.0.1."""
 
     def __init__(self, folder: Path, entry_script: str, environment: Mapping[str, str]) -> None:
         with socket.socket() as probe:
@@ -52,7 +58,7 @@ class Container:
             self.port: int = probe.getsockname()[1]
         self.folder = folder
         self._log = folder / "log"
-        command = [sys.executable, "-m", "azureml_inference_server_http", "--port", str(self.port)]
+        command = [sys.executable, "-c", LOCAL_SERVER, "--port", str(self.port)]
         command += ["--entry_script", str(Path(environment["AML_APP_ROOT"]) / entry_script)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -2,10 +2,11 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from opentelemetry.sdk.metrics.export import MetricReader
 from PIL import Image
 from server import as_base64
 
@@ -22,13 +23,13 @@ PICTURE = as_base64(Image.new("RGB", (40, 30), "red"))
 
 
 @contextmanager
-def running_scorer(loaded: LoadedModel, **settings: Any) -> Iterator[Scorer]:
-    """Yields a scorer whose engine runs until the end of the block."""
+def running_scorer(loaded: LoadedModel, readers: Iterable[MetricReader] = (), **settings: Any) -> Iterator[Scorer]:
+    """Yields a scorer whose engine runs until the end of the block. `readers` get its metrics."""
     all_settings = Settings(**settings)
     engine = build_engine(loaded, all_settings)
     engine.start()
     intake = build_intake(loaded, all_settings)
-    yield Scorer(all_settings, loaded, engine, intake, RequestLog(Metrics(engine.stats)))
+    yield Scorer(all_settings, loaded, engine, intake, RequestLog(Metrics(engine.stats, readers)))
     engine.stop()
     intake.stop()
 

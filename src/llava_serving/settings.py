@@ -124,13 +124,18 @@ class Settings(BaseModel):
         default=30.0, gt=0, description="most seconds for which a client does not read its answer, then it is cut off"
     )
     max_received_bytes: int = Field(
-        default=128 * MIB,
+        default=64 * MIB,
         ge=1,
         description="most bytes of requests that are held before they are read; then large bodies wait unread, in "
         "order",
     )
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="port of a Prometheus endpoint, `/metrics`; none by default"
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="address on which that endpoint listens; `0.0.0.0` for a scraper outside the container",
     )
     max_sequences: int = Field(default=64, ge=1, description="most sequences (prompts x `n`) in one request")
     max_images: int = Field(default=16, ge=1, description="most images in one request")

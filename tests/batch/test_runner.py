@@ -140,7 +140,7 @@ def test_a_full_disk_is_logged_once(
 ) -> None:
     saved_answers = SavedAnswers(tmp_path / "kept")
     assert len(run_columns(BatchRunner(json.loads, 1, DEFAULTS, saved_answers), files[0])) == 3
-    saved_answers._file = open("/dev/full", "w")  # noqa: SIM115
+    saved_answers._file = open("/dev/full", "wb")  # noqa: SIM115
     results = run_columns(BatchRunner(json.loads, 1, DEFAULTS, saved_answers), *files[1:])
     assert [row[3] for row in results] == [None] * 6
     assert caplog.text.count("answers are not saved") == 1

@@ -41,8 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(body)
         self.server.headers.append(dict(self.headers))
         action = self.server.script.pop(0) if self.server.script else "answer"
-        if action == "429":
-            self.send_response(429)
+        if action.isdecimal():
+            self.send_response(int(action))
             self.send_header("Retry-After", "3")
             self.end_headers()
         elif action == "drop":
@@ -137,6 +137,15 @@ def test_429_and_failures_are_counted_apart(server: ScriptedServer, capsys: pyte
     assert (status, results["ok"], results["errors"]) == (1, 5, {"ValueError": 1})
     server.script = ["answer", "429"]
     assert run_bench(server.url, capsys)[0] == 0
+
+
+@pytest.mark.parametrize("failure", ["429", "502", "503", "504", "drop"])
+def test_no_request_is_sent_twice(server: ScriptedServer, capsys: pytest.CaptureFixture[str], failure: str) -> None:
+    server.script = ["answer", failure, failure]
+    _, results = run_bench(server.url, capsys)
+    assert (results["ok"], results["refused"] + results["failed"]) == (4, 2)
+    sent = [json.dumps(body) for body in server.bodies]
+    assert len(sent) == len(set(sent)) == 7
 
 
 def test_refused_connection_fails_every_request(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import socket
 import threading
 
 import pytest
+from scripted_server import StartServer
 
 from llava_serving.client import Endpoint, EndpointError
 
@@ -30,11 +31,33 @@ def test_abort_ends_a_request_that_waits_for_its_answer() -> None:
             assert not thread.is_alive()
             while connection.recv(65536):
                 pass
+        listener.settimeout(2)
+        with pytest.raises(TimeoutError):  # the request is not sent again
+            listener.accept()
     assert errors[0].status is None
 
 
+def test_abort_ends_the_wait_for_a_retry(start_server: StartServer) -> None:
+    server = start_server((503, {"Retry-After": "60"}, b"{}"))
+    endpoint = Endpoint(server.url)
+    errors: list[EndpointError] = []
+
+    def ask() -> None:
+        with pytest.raises(EndpointError) as raised:
+            endpoint.score({})
+        errors.append(raised.value)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    server.wait_for_requests(1)
+    while thread.is_alive():  # the thread may not have read the response yet
+        endpoint.abort()
+        thread.join(0.05)
+    assert len(server.request_headers) == 1
+
+
 def test_abort_without_a_request_does_nothing() -> None:
-    endpoint = Endpoint("http://127.0.0.1:9/score")
+    endpoint = Endpoint("http://127.0.0.1:9/score", retries=0)
     endpoint.abort()
     with pytest.raises(EndpointError):
         endpoint.score({})

@@ -1,20 +1,17 @@
 """`llava-serving score` and llava_serving.client, against the real server and against a scripted one."""
 
 import base64
-import email.utils
 import io
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from scripted_server import OK, StartServer
 from server import Server
 
 from llava_serving.client import Endpoint, EndpointError, ask
@@ -25,7 +22,6 @@ SHAPES = DEMO / "pictures" / "shapes.png"
 DIGIT = DEMO / "pictures" / "digit.png"
 ABOUT_SHAPES = "a red circle, a blue cross, a yellow triangle"
 Score = Callable[..., tuple[int, str, str]]
-StartServer = Callable[..., "ScriptedServer"]
 
 
 @pytest.fixture
@@ -125,6 +121,8 @@ def test_body_is_read_from_a_file_and_from_standard_input(
         (("--timeout", "0", "a"), "the timeout must be over 0 s"),
         (("--timeout", "inf", "a"), "the timeout must be over 0 s"),
         (("--retries", "-1", "a"), "the number of retries must be 0 or more"),
+        (("--retry-seconds", "-1", "a"), "the time for retries must be 0 s or more"),
+        (("--retry-seconds", "nan", "a"), "the time for retries must be 0 s or more"),
         (("--url", "127.0.0.1:5001/score", "a"), "is not a URL that begins with https://"),
         (("--deployment", "gr\nün", "a"), "is not a deployment name"),
         (("--parameter", "prompts=1", "a"), "prompts is not a parameter"),
@@ -141,7 +139,7 @@ def test_error_of_the_service_is_printed(score: Score) -> None:
     status, out, err = score("--parameter", "temperature=-1", "a")
     assert (status, out) == (1, "")
     assert "400 invalid_parameter" in err
-    assert score("a", url="http://127.0.0.1:9/score")[0] == 1
+    assert score("--retries", "0", "a", url="http://127.0.0.1:9/score")[0] == 1
 
 
 def test_url_without_a_path_gets_a_hint(score: Score, demo_server: Server) -> None:
@@ -150,88 +148,13 @@ def test_url_without_a_path_gets_a_hint(score: Score, demo_server: Server) -> No
     assert "a scoring URI ends in /score" in err
 
 
-Response = tuple[int, dict[str, str], bytes]  # status, headers, body
-
-
-class ScriptedServer(ThreadingHTTPServer):
-    """Sends the given responses in order, then the last one again and again; records headers and times of requests."""
-
-    def __init__(self, *responses: Response) -> None:
-        self.responses = list(responses)
-        self.request_headers: list[dict[str, str]] = []
-        self.times: list[float] = []
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/score"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, ScriptedServer)
-        self.server.request_headers.append({name.lower(): value for name, value in self.headers.items()})
-        self.server.times.append(time.monotonic())
-        self.rfile.read(int(self.headers["Content-Length"]))
-        responses = self.server.responses
-        status, headers, body = responses.pop(0) if len(responses) > 1 else responses[0]
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-OK = (200, {"x-llava-total-ms": "1.0"}, b'[{"0": "fine"}]')
-
-
-@pytest.fixture
-def start_server() -> Iterator[StartServer]:
-    """Starts scripted servers and stops them after the test."""
-    started: list[ScriptedServer] = []
-
-    def start(*responses: Response) -> ScriptedServer:
-        server = ScriptedServer(*responses)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_429_and_503_are_retried_after_the_seconds_of_retry_after(start_server: StartServer, status: int) -> None:
-    server = start_server((status, {"Retry-After": "1"}, b"{}"), OK)
-    answer = Endpoint(server.url).score(ask(["a"]))
-    assert answer.body == [{"0": "fine"}]
-    assert answer.headers["x-llava-total-ms"] == "1.0"
-    assert 0.9 < server.times[1] - server.times[0] < 5
-
-
 def test_azure_s_424_is_read_as_the_status_of_the_service(start_server: StartServer) -> None:
-    around_busy = (424, {"ms-azureml-model-error-statuscode": "429", "Retry-After": "0"}, b"{}")
-    assert Endpoint(start_server(around_busy, OK).url).score(ask(["a"])).body == [{"0": "fine"}]
     refused = json.dumps({"error": {"code": "invalid_image", "message": "no"}}).encode()
     server = start_server((424, {"ms-azureml-model-error-statuscode": "400"}, refused), OK)
     with pytest.raises(EndpointError, match=r"^400 invalid_image: no") as raised:
         Endpoint(server.url).score(ask(["a"]))
     assert raised.value.status == 400
     assert len(server.request_headers) == 1  # no retry
-
-
-@pytest.mark.parametrize(
-    "retry_after", ["soon", "Fri, 31 Dec 99999 23:59:59 GMT", "Fri, 31 Dec 9999999999 23:59:59 GMT"]
-)
-def test_invalid_retry_after_is_ignored(start_server: StartServer, retry_after: str) -> None:
-    assert Endpoint(start_server((429, {"Retry-After": retry_after}, b"{}"), OK).url).score(ask(["a"])).body == [
-        {"0": "fine"}
-    ]
 
 
 def test_proxy_of_the_environment_is_used(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,41 +171,6 @@ def test_proxy_of_the_environment_is_used(start_server: StartServer, monkeypatch
     monkeypatch.setenv("http_proxy", "nonsense://proxy")
     with pytest.raises(ValueError, match="proxy"):
         Endpoint("http://llava.example/score")
-
-
-def test_retry_after_may_be_a_date(start_server: StartServer) -> None:
-    server = start_server((503, {"Retry-After": email.utils.formatdate(time.time() + 3, usegmt=True)}, b"{}"), OK)
-    Endpoint(server.url).score(ask(["a"]))
-    assert server.times[1] - server.times[0] > 1.5
-
-
-def test_retry_after_of_an_hour_raises_at_once(start_server: StartServer) -> None:
-    server = start_server((429, {"Retry-After": "3600"}, b'{"error": {"code": "overloaded", "message": "full"}}'), OK)
-    with pytest.raises(EndpointError, match=r"^429 overloaded: full \(retry in 3600 s\)"):
-        Endpoint(server.url).score(ask(["a"]))
-    assert len(server.request_headers) == 1
-
-
-def test_retry_is_logged(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
-    Endpoint(start_server((429, {"Retry-After": "0"}, b'{"message": "full"}'), OK).url).score(ask(["a"]))
-    assert "429: full; retrying in 0 s" in caplog.text
-
-
-def test_retry_delay_doubles_without_retry_after(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr("llava_serving.client.endpoint.time.sleep", slept.append)
-    with pytest.raises(EndpointError):
-        Endpoint(start_server((429, {}, b"{}")).url).score(ask(["a"]))
-    assert len(slept) == 4
-    assert all(limit / 2 <= seconds <= limit for seconds, limit in zip(slept, (1, 2, 4, 8), strict=True))
-
-
-def test_last_error_is_raised_after_all_retries(start_server: StartServer) -> None:
-    full = b'{"error": {"code": "overloaded", "message": "the queue is full"}}'
-    server = start_server((429, {"Retry-After": "0"}, full))
-    with pytest.raises(EndpointError, match="429 overloaded: the queue is full") as raised:
-        Endpoint(server.url, retries=2).score(ask(["a"]))
-    assert (raised.value.status, len(server.request_headers)) == (429, 3)
 
 
 @pytest.mark.parametrize("body", [b'{"message": "who are you?"}', b"who are you?"])

@@ -1,4 +1,4 @@
-"""An endpoint whose behavior a test chooses: it wants a key, is busy, writes slowly, or never begins."""
+"""An endpoint whose behavior a test chooses: it wants a key, is busy, fails, writes slowly, or never begins."""
 
 import json
 import threading
@@ -16,7 +16,8 @@ WORD_SECONDS = 0.1
 class ScriptedEndpoint(ThreadingHTTPServer):
     """Answers each request as the next of `behaviors` says, and as "stream" when there are no more.
 
-    "busy" is a 429 with Retry-After. "stream" writes a word every tenth of a second. "silence" sends nothing.
+    "busy" is a 429 with Retry-After. "gateway timeout" is a front end's 504, and "deadline" is the service's own.
+    "reset" closes the connection. "stream" writes a word every tenth of a second. "silence" sends nothing.
     "hostile" writes Markdown and HTML that would load an image of another host and run a script.
     """
 
@@ -44,17 +45,25 @@ class _Handler(BaseHTTPRequestHandler):
         behavior = endpoint.behaviors.pop(0) if endpoint.behaviors else "stream"
         if behavior == "busy":
             self._refuse(429, "overloaded", "the queue is full")
+        elif behavior == "gateway timeout":
+            self._send(504, b"upstream request timeout")
+        elif behavior == "deadline":
+            self._refuse(504, "deadline_exceeded", "no token was generated before the deadline")
+        elif behavior == "reset":
+            self.close_connection = True
         elif behavior == "silence":
             self._wait_for_disconnect()
         else:
             self._stream([HOSTILE] if behavior == "hostile" else [f" word{number}" for number in range(WORDS)])
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        content = json.dumps({"error": {"code": code, "message": message}}).encode()
+        error = {"code": code, "message": message, "param": None, "type": "server_error"}
+        self._send(status, json.dumps({"error": error}).encode(), **{"Retry-After": "2"})
+
+    def _send(self, status: int, content: bytes, **headers: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Retry-After", "2")
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 

@@ -31,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "LLAVA_MAX_RECEIVED_BYTES": str(MAX_RECEIVED_BYTES),
         "LLAVA_READ_TIMEOUT_SECONDS": "2",
         "LLAVA_RECEIVE_TIMEOUT_SECONDS": "4",
+        "LLAVA_WRITE_TIMEOUT_SECONDS": "1",
     }
     with Server(tmp_path_factory.mktemp("server") / "log", environment=environment) as server:
         server.wait_until_healthy()
@@ -159,6 +160,33 @@ def test_a_server_keeps_no_connection_of_clients_that_left(server: Server) -> No
     while (established := num_connections(server)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert established == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_does_not_read_its_answer_is_cut_off(server: Server, stream: bool) -> None:
+    request_id = f"unread-{stream}"
+    body = {
+        "messages": [{"role": "user", "content": "a"}], "n": 16, "max_tokens": 400, "ignore_eos": True,
+        "temperature": 1, "seed": 1, "logprobs": True, "top_logprobs": 20, "stream": stream,
+    }  # fmt: skip
+    request = raw_post(json.dumps(body).encode(), request_id=request_id).replace(b"/score", b"/v1/chat/completions", 1)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(request)
+        record = server.wait_for_record(request_id)
+        assert record["status"] == (499 if stream else 200)
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while "did not read its answer" not in server.log:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        connection.settimeout(TIMEOUT_SECONDS)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := connection.recv(65536):
+                answer += piece
+    assert not answer.endswith((b"data: [DONE]\n\n", b"0\r\n\r\n", b"}"))
+    assert "Traceback" not in server.log
 
 
 def num_connections(server: Server) -> int:

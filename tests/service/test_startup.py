@@ -16,6 +16,7 @@ from llava_serving.model import gathered_attention
 from llava_serving.model.backend import CPU, TORCH, Backend
 from llava_serving.model.kv_cache import KVCache
 from llava_serving.model.torch_kernels import TorchKernels
+from llava_serving.service import startup
 from llava_serving.service.engine_builder import build_model_runner
 from llava_serving.service.self_check import runner_logits, self_check, sentence_loss
 from llava_serving.settings import Settings
@@ -236,3 +237,27 @@ def test_the_server_finds_a_merged_model_two_folders_deep(tmp_path: Path, merged
         response = server.score({"input_data": {"input_string": ["a"], "parameters": {"max_new_tokens": 3}}})
         assert response.status == 200, response.body
         assert json.loads(response.body)[0]["0"].startswith("a")
+
+
+@pytest.mark.parametrize(
+    ("small_model", "omp_num_threads", "cores", "threads"),
+    [(10**9, None, 1, 1), (10**9, "4", 1, 2), (1, None, 1, 1), (1, None, 2, 2), (1, None, 64, 2), (1, "4", 1, 2)],
+)
+def test_a_start_uses_no_more_threads_than_a_quota_allows_unless_the_environment_sets_them(
+    parts_dir: Path, monkeypatch: pytest.MonkeyPatch,
+    small_model: int, omp_num_threads: str | None, cores: int, threads: int,
+) -> None:  # fmt: skip
+    before = torch.get_num_threads()
+    monkeypatch.setattr(startup, "SMALL_MODEL", small_model)
+    monkeypatch.setattr(startup, "available_cores", lambda: cores)
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(parts_dir))
+    monkeypatch.setenv("LLAVA_SELF_CHECK", "false")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp_num_threads is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp_num_threads)
+    torch.set_num_threads(2)
+    try:
+        startup.load(startup.PhaseTimes())
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -11,10 +11,11 @@ from typing import Any
 from ..api.response import error_body
 from ..errors import InternalError, RequestError, Unavailable
 from ..progress import Progress
+from .answer_index import AnswerKey
 from .input_row import InputRow, RowDefaults
 from .row_reader import read_input_rows
 from .row_result import RowResult
-from .saved_answers import RowKey, SavedAnswers
+from .saved_answers import SavedAnswers
 
 logger = logging.getLogger(__name__)
 MAX_PENDING_BYTES = 512 * 2**20
@@ -76,7 +77,7 @@ class BatchRunner:
         try:
             if isinstance(row.request, RequestError):
                 raise row.request
-            return RowResult(row.file, row.index, self._get_answer((row.file, row.index), row.request), None)
+            return RowResult(row.file, row.index, self._get_answer(row, row.request), None)
         except Unavailable:
             raise
         except RequestError as error:
@@ -86,14 +87,14 @@ class BatchRunner:
             row_error = InternalError("internal_error", "the service failed on this row; its log says why")
         return RowResult(row.file, row.index, None, error_body(row_error)["error"])
 
-    def _get_answer(self, row: RowKey, request: bytes) -> Any:
+    def _get_answer(self, row: InputRow, request: bytes) -> Any:
         if self._saved_answers is None:
             return self._answer(request)
-        digest = hashlib.blake2b(request, digest_size=16).hexdigest()
-        answer = self._saved_answers.get(row, digest)
+        key = AnswerKey(row.file, row.index, hashlib.blake2b(request, digest_size=16).hexdigest())
+        answer = self._saved_answers.get(key)
         if answer is None:
             answer = self._answer(request)
-            self._saved_answers.save(row, digest, answer)
+            self._saved_answers.save(key, answer)
         return answer
 
 

@@ -1,4 +1,4 @@
-"""One request of a load test and its measured outcome.
+"""One request of a load test and its measured outcome. A request is sent once: a retry would change what is measured.
 
 Sends with http.client, because a request costs 0.24 ms less CPU than with urllib3 2.8 (0.27 and 0.51 ms on 2 cores).
 """

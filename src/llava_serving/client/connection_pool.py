@@ -1,6 +1,7 @@
 """HTTP connections to an endpoint, directly or through the environment's proxy."""
 
 import contextlib
+import http.client
 import socket
 import urllib.request
 import weakref
@@ -31,17 +32,35 @@ def connection_pool(url: str) -> urllib3.PoolManager:
 
 
 def track_connections(pool: urllib3.HTTPConnectionPool) -> "weakref.WeakSet[HTTPConnection]":
-    """Returns a set that will hold every connection of `pool` that is in use or kept for the next request."""
+    """Returns a set that will hold every connection of `pool` that is in use or kept for the next request.
+
+    A request on these connections raises urllib3's ProtocolError around a ConnectionError only if the connection ends
+    before the first byte of the response.
+    """
     connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
     new_connection: Callable[..., Any] = pool.ConnectionCls
 
     def tracked(*arguments: Any, **options: Any) -> HTTPConnection:
         connection: HTTPConnection = new_connection(*arguments, **options)
+        connection.response_class = _Response
         connections.add(connection)
         return connection
 
     pool.ConnectionCls = tracked  # type: ignore[assignment]
     return connections
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that tells a connection which ends before the response from one which ends within its head."""
+
+    def begin(self) -> None:
+        """Reads the head. Raises ConnectionError without a first byte, and IncompleteRead for the rest of the head."""
+        if not self.fp.peek(1):
+            raise http.client.RemoteDisconnected("the connection was closed without a response")
+        try:
+            super().begin()
+        except ConnectionError as error:
+            raise http.client.IncompleteRead(b"") from error
 
 
 def cut(connection: HTTPConnection) -> None:

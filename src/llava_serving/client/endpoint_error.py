@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from .retry_delay import retry_after
+from .transient_failures import is_transient_response
 
 # Azure answers 424 if the container answered with an error, and puts the container's status into this header.
 MODEL_ERROR_STATUS = 424
@@ -18,15 +19,25 @@ class EndpointError(Exception):
 
     `status` is the HTTP status. Where Azure wraps a status of the service in 424, `status` is the service's. It is None
     without a connection, and for a stream that ended with an error. `retry_after`: seconds of Retry-After, or None.
+    `is_transient`: the same request may be sent again, and may succeed (transient_failures.py says when).
     """
 
-    def __init__(self, status: int | None, code: str, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int | None,
+        code: str,
+        message: str,
+        retry_after: float | None = None,
+        *,
+        is_transient: bool = False,
+    ) -> None:
         prefix = " ".join(filter(None, (str(status or ""), code)))
         super().__init__(f"{prefix}: {message}" if prefix else message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.is_transient = is_transient
 
 
 def error_from_response(response: urllib3.BaseHTTPResponse, url: str) -> EndpointError:
@@ -38,13 +49,20 @@ def error_from_response(response: urllib3.BaseHTTPResponse, url: str) -> Endpoin
         text = response.data.decode("utf-8", "replace")
     except urllib3.exceptions.HTTPError:
         text = ""
+    error = _error_value(text)
+    code, message = code_and_message(error, text[:500] or response.reason or "")
+    hint = "" if urlsplit(url).path.rstrip("/") else " (a scoring URI ends in /score)"
+    is_transient = is_transient_response(status, error)
+    return EndpointError(status, code, message + hint, retry_after(response), is_transient=is_transient)
+
+
+def _error_value(text: str) -> Any:
+    """Returns the value of `error` in a JSON object, the object if it has none, or None if `text` is no JSON object."""
     try:
         content = json.loads(text)
-        code, message = code_and_message(content.get("error", content), text)
-    except (ValueError, AttributeError):
-        code, message = "", text[:500] or response.reason or ""
-    hint = "" if urlsplit(url).path.rstrip("/") else " (a scoring URI ends in /score)"
-    return EndpointError(status, code, message + hint, retry_after(response))
+    except ValueError:
+        return None
+    return content.get("error", content) if isinstance(content, dict) else None
 
 
 def code_and_message(error: Any, text: str) -> tuple[str, str]:

@@ -1,10 +1,10 @@
-"""The time until a busy endpoint is asked again."""
+"""The time until a request is sent again."""
 
 import random
 
 import urllib3
 
-MAX_RETRY_DELAY_SECONDS = 60.0
+MAX_JITTER_SECONDS = 10.0
 
 
 def retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
@@ -17,9 +17,12 @@ def retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
     return None
 
 
-def retry_delay(attempt: int) -> float:
-    """Returns seconds for an endpoint that names none: a random delay that grows with `attempt`.
+def retry_delay(attempt: int, minimum: float | None) -> float:
+    """Returns seconds to wait after attempt number `attempt`, counted from 0: `minimum` and a random time.
 
-    The delay is random so that clients which were refused together do not all come back together.
+    `minimum` is the endpoint's Retry-After, if it sent one. The random time is uniform between 0 and a limit that
+    doubles with each attempt ("full jitter" of Marc Brooker's "Exponential Backoff And Jitter"), also after
+    Retry-After: clients that were refused together do not all come back together.
     """
-    return min(2.0**attempt, MAX_RETRY_DELAY_SECONDS) * random.uniform(0.5, 1.0)
+    limit = min(1 << attempt, MAX_JITTER_SECONDS)
+    return (minimum or 0.0) + random.uniform(0.0, limit)

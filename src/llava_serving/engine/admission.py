@@ -32,11 +32,12 @@ class Admission:
             self.check_refusal()
             num_excess = self._num_excess(num_seqs)
             if num_excess > 0:
+                seconds = self.forecast.seconds_until(num_excess, self._num_live, time.monotonic())
                 raise Overloaded(
                     "overloaded",
                     f"{self._num_live} of at most {self._max_live_seqs} sequences are running or waiting; {num_seqs} "
                     "more do not fit now",
-                    retry_after=max(1, math.ceil(self.forecast.seconds_until(num_excess, time.monotonic()))),
+                    retry_after=max(1, math.ceil(seconds)),
                 )
 
     def check_refusal(self) -> None:

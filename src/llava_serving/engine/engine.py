@@ -261,6 +261,7 @@ class Engine:
                 self._outputs[seq.seq_id] = SequenceOutput(
                     seq, self._vocabulary, submission.handle, prompt_index, index, submission.submitted_at
                 )
+                self._forecaster.submitted(seq)
                 self._scheduler.add(seq, seq.num_tokens + seq.params.max_new_tokens)
 
     def _abort(self, now: float) -> None:

@@ -24,20 +24,25 @@ class WaitForecast:
     max_running: int = 1
     running: tuple[float, ...] = ()
     waiting: tuple[float, ...] = ()
+    typical: float = 0.0  # steps of a whole answer
 
-    def seconds_until(self, count: int, now: float) -> float:
-        """Returns the seconds until `count` sequences will have finished, 0 if it should have happened before."""
-        finishes = sorted(self._finishes())
+    def seconds_until(self, count: int, num_live: int, now: float) -> float:
+        """Returns the seconds until `count` of `num_live` sequences will have finished, 0 if it is overdue.
+
+        Sequences that were admitted after the forecast was made count as typical ones.
+        """
+        num_unknown = max(0, num_live - len(self.running) - len(self.waiting))
+        finishes = sorted(self._finishes((*self.waiting, *[self.typical] * num_unknown)))
         if not finishes:
             return 0.0
         steps = finishes[min(count, len(finishes)) - 1]
         return max(0.0, self.made_at + steps * self.seconds_per_step - now)
 
-    def _finishes(self) -> Iterable[float]:
+    def _finishes(self, waiting: Iterable[float]) -> Iterable[float]:
         """Yields after how many steps each sequence finishes."""
         running = list(self.running)
         heapq.heapify(running)
-        for steps in self.waiting:
+        for steps in waiting:
             start = 0.0
             if len(running) >= self.max_running:
                 start = heapq.heappop(running)
@@ -59,6 +64,7 @@ class Forecaster:
     _last_step: float | None = None
     # Generated tokens as a share of max_new_tokens, of answers that may end earlier.
     _answer_share: float = 1.0
+    _typical: float = 0.0
     _next: float = 0.0
 
     def step_ended(self, now: float) -> None:
@@ -77,6 +83,11 @@ class Forecaster:
             share = seq.num_generated / seq.params.max_new_tokens
             self._answer_share += (share - self._answer_share) * NEWEST
 
+    def submitted(self, seq: Sequence) -> None:
+        """Records the length of an answer that is asked for."""
+        steps = self._expected_steps(seq)
+        self._typical += (steps - self._typical) * (NEWEST if self._typical else 1.0)
+
     def is_due(self, now: float) -> bool:
         return now >= self._next
 
@@ -89,6 +100,7 @@ class Forecaster:
             max_running=self.max_running,
             running=tuple(self._expected_steps(seq) for seq in running),
             waiting=tuple(self._expected_steps(seq) for seq in waiting),
+            typical=self._typical,
         )
 
     def _expected_steps(self, seq: Sequence) -> float:

@@ -37,6 +37,8 @@ DECODE_ERRORS = (
 JPEG_SCAN = b"\xff\xda\0"
 MAX_JPEG_SCANS = 100
 
+STRIP_ROWS = 256  # that are converted at once
+
 # By EXIF orientation.
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -206,6 +208,15 @@ def apply_orientation(image: Image.Image, orientation: int | None) -> Image.Imag
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts to RGB with Pillow as the authors did, which drops alpha. Pillow would clip 16-bit grey."""
     if image.mode.startswith("I"):
-        # 16-bit grey becomes its high byte, as in Pillow's own conversion of 16-bit RGB.
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
+        return _deep_gray_to_rgb(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep_gray_to_rgb(image: Image.Image) -> Image.Image:
+    """Converts 16-bit grey by its high byte, as Pillow does with 16-bit RGB. In strips: copies take 4 bytes a pixel."""
+    rgb = Image.new("RGB", image.size)
+    width, height = image.size
+    for top in range(0, height, STRIP_ROWS):
+        strip = image.crop((0, top, width, min(top + STRIP_ROWS, height)))
+        rgb.paste(strip.convert("I").point(lambda value: value / 256).convert("L").convert("RGB"), (0, top))
+    return rgb

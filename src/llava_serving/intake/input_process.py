@@ -24,6 +24,9 @@ from .request_reader import IntakeConfig, RequestReader
 NICENESS = 5
 # Beside the body and the picture.
 SPARE_BYTES = 256 * 1024 * 1024
+# Lists, objects and their items in a body. The largest request that is accepted has fewer than a thousand, besides
+# commas in its texts, and a body of commas alone would take thirty times its size as Python's objects.
+MAX_JSON_ITEMS = 200_000
 # A body exists as bytes, as pieces, and as text. A picture exists as decoded, as RGB, and turned upright, each with at
 # most 4 bytes a pixel.
 BODY_COPIES, BYTES_PER_PIXEL = 4, 12
@@ -44,18 +47,47 @@ def main(descriptor: int) -> None:
 
 def _answer(connection: Connection, reader: RequestReader) -> None:
     job: Job = connection.recv()
-    pieces = list(iter(connection.recv_bytes, b""))
+    data = JobData(max_items=MAX_JSON_ITEMS if isinstance(job, ReadRequestJob) else None)
+    while piece := connection.recv_bytes():
+        data.add(piece)
     is_complete: bool = connection.recv()
     if is_complete:
-        connection.send(_run(lambda: _work(reader, job, pieces)))
+        connection.send(_run(lambda: _work(reader, job, data)))
 
 
-def _work(reader: RequestReader, job: Job, pieces: list[bytes]) -> Any:
-    data = b"".join(pieces)
-    pieces.clear()
+def _work(reader: RequestReader, job: Job, data: "JobData") -> Any:
     if isinstance(job, ReadRequestJob):
-        return reader.read(data, job.accepts_stream, job.path)
-    return reader.file_pixels(data, ImageSource("", job.path))
+        return reader.read(data.take(), job.accepts_stream, job.path)
+    return reader.file_pixels(data.take(), ImageSource("", job.path))
+
+
+class JobData:
+    """The data of a job, as it arrives. Keeps no more of JSON with more than `max_items` items."""
+
+    def __init__(self, max_items: int | None) -> None:
+        self._max_items = max_items
+        self._num_items = 0
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        if self._max_items is not None:
+            self._num_items += sum(map(piece.count, (b",", b"[", b"{")))
+        if self._has_too_many_items:
+            self._pieces.clear()
+        else:
+            self._pieces.append(piece)
+
+    def take(self) -> bytes:
+        """Returns the data, and forgets it. Raises TooLarge if it has too many items."""
+        if self._has_too_many_items:
+            raise TooLarge("body_too_large", f"the body has more than the {self._max_items:,} items that are accepted")
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+    @property
+    def _has_too_many_items(self) -> bool:
+        return self._max_items is not None and self._num_items > self._max_items
 
 
 def _run(work: Callable[[], Any]) -> Reply:

@@ -1,16 +1,17 @@
 """Decides where a request is read: a small one in the caller's thread, a large one in an input process."""
 
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from ..api.score_request import ScoreRequest
+from ..cpu_cores import available_cores
 from ..inputs.clip_preprocessor import Pixels
 from ..inputs.prompt import ImageSource
 from .input_processes import Caller, InputProcesses
 from .jobs import ReadImageJob, ReadRequestJob
+from .memory import MemoryReturn
 from .request_reader import IntakeConfig, ReadRequest, RequestReader
 
 # Parsing a body of this size holds Python's lock for a millisecond or two.
@@ -41,9 +42,10 @@ class Intake:
     def __init__(self, config: IntakeConfig, num_processes: int) -> None:
         self._reader = RequestReader(config)
         self._processes = InputProcesses(config, num_processes)
+        self._memory = MemoryReturn()
         # Decoding an image takes a core. One core stays free for the engine, so that images do not delay the tokens of
         # other requests.
-        self._decode_slots = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) - 1))
+        self._decode_slots = threading.BoundedSemaphore(max(1, available_cores() - 1))
 
     def check(self) -> None:
         """Waits until the input processes run. Raises StartupError if they do not."""
@@ -58,7 +60,10 @@ class Intake:
         start = [] if (body.length or 0) > SMALL_BODY_BYTES else _take(pieces, SMALL_BODY_BYTES)
         if sum(map(len, start)) > SMALL_BODY_BYTES or (body.length or 0) > SMALL_BODY_BYTES:
             job = ReadRequestJob(body.accepts_stream, body.path)
-            read: ReadRequest = self._processes.run(job, chain(start, pieces), caller)
+            try:
+                read: ReadRequest = self._processes.run(job, chain(start, pieces), caller)
+            finally:
+                self._memory.request()
             return ParsedRequest(read.request, read.pixels)
         return ParsedRequest(self._reader.parse(b"".join(start), body.accepts_stream, body.path), {})
 

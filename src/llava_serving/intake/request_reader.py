@@ -5,16 +5,12 @@ from dataclasses import dataclass
 
 from ..api.request_parser import RequestParser
 from ..api.score_request import ScoreRequest
-from ..errors import BadRequest, ContextExceeded, TooLarge
+from ..errors import BadRequest, ContextExceeded
 from ..inputs.clip_preprocessor import ClipPreprocessor, Pixels
 from ..inputs.image import ImageLimits, ImageReader, OpenedImage
 from ..inputs.image_url import AllowListFetcher
 from ..inputs.prompt import ImageSource
 from ..inputs.templates import Template
-
-# Lists, objects and their items in a body. The largest request that is accepted has fewer than a thousand, besides
-# commas in its texts, and a body of commas alone would take thirty times its size as Python's objects.
-MAX_JSON_ITEMS = 200_000
 
 
 @dataclass(frozen=True)
@@ -55,9 +51,8 @@ class RequestReader:
 
     def read(self, body: bytes, accepts_stream: bool, path: str) -> ReadRequest:
         """Returns the request with all of its pictures. Raises RequestError."""
-        if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_JSON_ITEMS:
-            raise TooLarge("body_too_large", f"the body has more than the {MAX_JSON_ITEMS:,} items that are accepted")
         request = self.parse(body, accepts_stream, path)
+        del body  # before pictures are decoded
         self._check_text_length(request)
         pixels = {source.path: self.image(source) for source in request.images}
         return ReadRequest(request.without_image_data(), pixels)

@@ -7,12 +7,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..client.endpoint import BUSY_STATUSES, Endpoint
+from ..client.endpoint import Endpoint
 from ..client.endpoint_error import EndpointError
+from ..client.retry_delay import retry_delay
 from .event_stream import stream_events
 from .figures import Figures
 
-MAX_RETRY_SECONDS = 10
 WAITING = "Waiting for the first token"
 
 
@@ -30,8 +30,9 @@ class Progress:
 async def answer_progress(endpoint: Endpoint, body: dict[str, Any]) -> AsyncGenerator[Progress, None]:
     """Yields the progress of one answer, the last one with `is_final`.
 
-    A busy endpoint is asked again until it answers or until this generator is closed. The wait is visible, so the
-    client itself does not retry.
+    A request that a busy endpoint or a gateway refused is sent again until there is an answer or until this generator
+    is closed. The wait is visible, so the client itself does not retry. A connection that fails ends the answer: the
+    endpoint may not run at all, and the person who sees the error can ask again.
     """
     attempt = 0
     while True:
@@ -44,10 +45,10 @@ async def answer_progress(endpoint: Endpoint, body: dict[str, Any]) -> AsyncGene
                     yield progress
             return
         except EndpointError as error:
-            if error.status not in BUSY_STATUSES:
+            if not error.is_transient or error.status is None:
                 yield _failed(text, error)
                 return
-            seconds = _retry_seconds(error, attempt)
+            seconds = math.ceil(retry_delay(attempt, error.retry_after))
             for remaining in range(seconds, 0, -1):
                 yield Progress(
                     None, f"The service is busy: next attempt in {remaining} s", f"{error}. Stop ends the wait."
@@ -70,8 +71,3 @@ def _failed(text: str | None, error: EndpointError) -> Progress:
     """Returns the end of an answer that failed, in the service's own words."""
     title = " ".join(["No answer:", *filter(None, (str(error.status or ""), error.code))]).removesuffix(":")
     return Progress(text, title, error.message, is_final=True, is_error=True)
-
-
-def _retry_seconds(error: EndpointError, attempt: int) -> int:
-    """Returns the endpoint's own time, or else a time that doubles with each attempt."""
-    return min(MAX_RETRY_SECONDS, 1 << attempt) if error.retry_after is None else math.ceil(error.retry_after)

@@ -1,7 +1,6 @@
 """An intake for a loaded model."""
 
-import os
-
+from ..cpu_cores import available_cores
 from ..inputs.image import ImageLimits
 from ..intake.intake import Intake, default_num_processes
 from ..intake.request_reader import IntakeConfig
@@ -22,4 +21,4 @@ def build_intake(loaded: LoadedModel, settings: Settings) -> Intake:
         max_body_bytes=settings.max_body_bytes,
         max_prompt_characters=loaded.context_length * loaded.tokenizer.longest_token,
     )
-    return Intake(config, settings.input_processes or default_num_processes(os.cpu_count() or 1))
+    return Intake(config, settings.input_processes or default_num_processes(available_cores()))

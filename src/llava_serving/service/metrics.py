@@ -19,7 +19,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from prometheus_client import start_http_server
 
 from ..api.model_info import MODEL_NAME
-from ..engine.completion import Completion
+from ..engine.completion import Completion, FinishReason
 from ..engine.stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,13 @@ COUNTERS = {
 }
 # vLLM's dashboards select by `model_name` and show no series without it.
 LABELS = {"model_name": MODEL_NAME, "engine": "0"}
+# vLLM's names (FinishReason in vllm/v1/engine/__init__.py): it aborts a request that is not to go on.
+FINISHED_REASONS: Mapping[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "deadline": "abort",
+    "cancelled": "abort",
+}
 SUCCESS, ERRORS = "vllm:request_success", "llava:request_errors"
 LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds
 TOKEN_TIMES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)  # seconds
@@ -80,7 +87,7 @@ class Metrics:
 
     def count_completion(self, completion: Completion) -> None:
         """Counts a finished sequence of an answer."""
-        self._success.add(1, LABELS | {"finished_reason": completion.finish_reason})
+        self._success.add(1, LABELS | {"finished_reason": FINISHED_REASONS[completion.finish_reason]})
         values = {
             "vllm:time_to_first_token_seconds": completion.ttft_seconds,
             "vllm:request_time_per_output_token_seconds": completion.tpot_seconds,
@@ -94,12 +101,18 @@ class Metrics:
                 self._histograms[name].record(value, LABELS)
 
     def count_error(self, status: int, code: str) -> None:
-        """Counts a request that received an error."""
+        """Counts a request that received an error.
+
+        Each pair of status and code is a series for ever, so `code` must be a name from the source of the service, with
+        nothing from the request in it.
+        """
         self._errors.add(1, LABELS | {"status": status, "code": code})
 
 
-def metric_readers(environment: Mapping[str, str], port: int | None) -> list[MetricReader]:
-    """Returns the exporters: Application Insights if the server uses it, and a Prometheus `port` if it is set.
+def metric_readers(environment: Mapping[str, str], host: str, port: int | None) -> list[MetricReader]:
+    """Returns the exporters: Application Insights if the server uses it, and Prometheus if `port` is set.
+
+    Prometheus's endpoint listens on `host`, an address or a name of this machine. It has no authentication.
 
     A failure to set one up is logged. The service serves without metrics, as Azure's server does.
     """
@@ -113,10 +126,10 @@ def metric_readers(environment: Mapping[str, str], port: int | None) -> list[Met
             logger.exception("no metrics to Application Insights")
     if port is not None:
         try:
-            start_http_server(port)
+            start_http_server(port, host)
             readers.append(PrometheusMetricReader(disable_target_info=True))
         except OSError as error:
-            logger.error("no metrics on port %d: %s", port, error)
+            logger.error("no metrics on %s:%d: %s", host, port, error)
     return readers
 
 

@@ -5,7 +5,8 @@
   llava-serving score --url URL --file request.json --output json
 
 The key is read from AZUREML_ENDPOINT_KEY, so that no process list shows it; --entra uses a Microsoft Entra token.
-A busy endpoint (429, 503, or Azure's 424 around one of them) is asked again after the time that it names.
+A request that met a busy endpoint (429, 503), a gateway's error (502, 504), or a connection that ended before the
+response began, is sent again, after the time that the endpoint names and a random one.
 """
 
 import argparse
@@ -48,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=180.0, metavar="SECONDS",
         help="longest time in which the endpoint sends nothing, for each attempt; default: 180",
     )  # fmt: skip
-    parser.add_argument("--retries", type=int, default=4, help="retries while the endpoint is busy, default: 4")
+    parser.add_argument("--retries", type=int, default=4, help="further attempts after transient failures, default: 4")
+    parser.add_argument(
+        "--retry-seconds", type=float, default=120.0, metavar="SECONDS",
+        help="longest time from the first attempt to the start of the last one; default: 120",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.stream and arguments.output == "table":
             raise ValueError("--output table does not go with --stream, which prints text or json")
         body = _body(arguments)
-        endpoint = Endpoint(arguments.url, token, arguments.deployment, arguments.timeout, arguments.retries)
+        endpoint = Endpoint(
+            arguments.url,
+            token,
+            arguments.deployment,
+            arguments.timeout,
+            arguments.retries,
+            arguments.retry_seconds,
+        )
     except (OSError, ValueError) as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 2
