@@ -2,6 +2,7 @@
 # make playground   a web page to talk to the service, which it starts if needed, or to any endpoint with URL=https://...
 # make test    every check and every test
 # make check   lint, format, types and shell scripts, in seconds
+# make lock    writes requirements.lock; make audit checks it for known vulnerabilities (both need the network)
 # make quick   the fast tests that start no server process, in about a minute
 # Each target first builds .venv with pinned versions, and again only when the pins change.
 
@@ -21,7 +22,7 @@ SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 QUICK := tests/api tests/engine tests/inputs tests/model tests/weights tests/service/test_settings.py \
 	tests/repository/test_architecture.py tests/repository/test_imports.py
 
-.PHONY: serve playground test quick check lint types shell chromium
+.PHONY: serve playground test quick check lint types shell chromium lock audit
 
 serve: .venv/installed
 	.venv/bin/llava-serving serve --port $(PORT)
@@ -47,7 +48,7 @@ types: .venv/installed
 	.venv/bin/mypy
 
 shell: .venv/installed
-	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale scripts/playground
+	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale scripts/playground scripts/audit
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -59,6 +60,13 @@ shell: .venv/installed
 	$(PYTHON) -m venv .venv-azure
 	.venv-azure/bin/pip install --quiet --requirement $<
 	touch $@
+
+# requirements.lock again, after a change of versions, and a check of it for known vulnerabilities. Both need the network.
+lock: .venv/installed
+	.venv/bin/python scripts/lock.py
+
+audit:
+	PYTHON=$(PYTHON) scripts/audit
 
 # gradio, for the playground. It needs another Pillow than the service, so it has its own .venv.
 .venv-playground/installed: src/llava_serving/playground/requirements.txt

@@ -4,13 +4,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from ..api.score_request import ScoreRequest
 from ..cpu_cores import available_cores
 from ..inputs.clip_preprocessor import Pixels
 from ..inputs.prompt import ImageSource
 from .input_processes import Caller, InputProcesses
-from .jobs import ReadImageJob, ReadRequestJob
+from .jobs import Job, ReadImageJob, ReadRequestJob
 from .memory import MemoryReturn
 from .request_reader import IntakeConfig, ReadRequest, RequestReader
 
@@ -60,10 +61,7 @@ class Intake:
         start = [] if (body.length or 0) > SMALL_BODY_BYTES else _take(pieces, SMALL_BODY_BYTES)
         if sum(map(len, start)) > SMALL_BODY_BYTES or (body.length or 0) > SMALL_BODY_BYTES:
             job = ReadRequestJob(body.accepts_stream, body.path)
-            try:
-                read: ReadRequest = self._processes.run(job, chain(start, pieces), caller)
-            finally:
-                self._memory.request()
+            read: ReadRequest = self._run(job, chain(start, pieces), caller)
             return ParsedRequest(read.request, read.pixels)
         return ParsedRequest(self._reader.parse(b"".join(start), body.accepts_stream, body.path), {})
 
@@ -76,8 +74,14 @@ class Intake:
             small = self._reader.small_pixels(file, source, SMALL_IMAGE_PIXELS)
         if small is not None:
             return small
-        pixels: Pixels = self._processes.run(ReadImageJob(source.path), [file], caller)
+        pixels: Pixels = self._run(ReadImageJob(source.path), [file], caller)
         return pixels
+
+    def _run(self, job: Job, pieces: Iterable[bytes], caller: Caller) -> Any:
+        try:
+            return self._processes.run(job, pieces, caller)
+        finally:
+            self._memory.request()
 
 
 @dataclass(frozen=True)
