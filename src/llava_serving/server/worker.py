@@ -10,6 +10,7 @@ import errno
 import os
 import resource
 import socket
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
@@ -18,6 +19,7 @@ from typing import Any
 from gunicorn.http import get_parser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from ..api.http import BEGAN
 from ..errors import StartupError
 from ..settings import Settings
 from .client_connection import ClientConnection
@@ -38,6 +40,8 @@ NUM_PROBE_THREADS = 2
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Accepts connections and receives requests in the main thread, and answers each request in a thread of a pool."""
 
+    wsgi: Any
+
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
         if cfg.is_ssl:
@@ -54,6 +58,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             receive_seconds=settings.receive_timeout_seconds,
             idle_seconds=self.cfg.keepalive,
         )
+        self._thread = threading.local()  # when the request of this thread began
         self._probe_pool = ThreadPoolExecutor(NUM_PROBE_THREADS, thread_name_prefix="probe")
         super().init_process()
 
@@ -85,8 +90,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 return
             self._receiver.accept(sock, client, listener.getsockname())
 
+    def load_wsgi(self) -> None:
+        """Loads the application, and tells it when each request began."""
+        super().load_wsgi()
+        application = self.wsgi
+
+        def with_began(environ: dict[str, Any], start_response: Any) -> Any:
+            environ[BEGAN] = self._thread.began
+            return application(environ, start_response)
+
+        self.wsgi = with_began
+
     def handle_request(self, req: Any, conn: TConn) -> Any:
         incoming: IncomingRequest = conn.incoming
+        self._thread.began = incoming.began
         if not incoming.is_whole:
             req.force_close()  # where the next request begins is not known
         conn.sock.settimeout(self._write_seconds)
