@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # Azure mounts this folder, it does not install it
@@ -11,7 +12,7 @@ from azureml_inference_server_http.api.aml_response import AMLResponse
 from flask import g
 
 from llava_serving.api.connection import Connection
-from llava_serving.api.http import HttpRequest
+from llava_serving.api.http import BEGAN, HttpRequest
 from llava_serving.service.server_routes import add_openai_routes
 from llava_serving.service.startup import start
 
@@ -29,5 +30,7 @@ def run(request: AMLRequest) -> AMLResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
     headers.setdefault("x-request-id", g.request_id)  # the server generates the id and returns it
     connection = Connection(request.environ.get("gunicorn.socket"))
-    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection, request.path.rstrip("/")))
+    began = request.environ.get(BEGAN, time.monotonic())
+    path = request.path.rstrip("/")
+    response = scorer.score(HttpRequest(request.method, headers, request.stream, connection, path, began))
     return AMLResponse(response.body, response.status, response.headers)

@@ -151,6 +151,11 @@ class Server:
         self._process.send_signal(number)
 
     @property
+    def worker_pids(self) -> list[int]:
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @property
     def is_running(self) -> bool:
         return self._process.poll() is None
 

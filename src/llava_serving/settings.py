@@ -124,7 +124,7 @@ class Settings(BaseModel):
         default=30.0, gt=0, description="most seconds for which a client does not read its answer, then it is cut off"
     )
     max_received_bytes: int = Field(
-        default=64 * MIB,
+        default=32 * MIB,
         ge=1,
         description="most bytes of requests that are held before they are read; then large bodies wait unread, in "
         "order",

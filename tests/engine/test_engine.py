@@ -480,6 +480,44 @@ def test_retry_after_of_429_is_the_time_until_a_place_is_free(loaded: LoadedMode
     assert expected / 2 <= refused.value.retry_after <= 2 * expected + 1
 
 
+def test_drain_waits_for_no_lock_because_a_signal_handler_calls_it(loaded: LoadedModel, prompts: Prompts) -> None:
+    with running(loaded) as engine:
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with engine._admission.lock:
+                held.set()
+                go_on.wait(60)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert held.wait(10)
+        drained = threading.Thread(target=engine.drain, args=(10.0,), daemon=True)
+        drained.start()
+        drained.join(5)
+        assert not drained.is_alive()
+        go_on.set()
+        holder.join()
+        with pytest.raises(Unavailable):
+            begin(engine, prompts.build("a"))
+
+
+def test_places_that_no_request_takes_are_given_back(loaded: LoadedModel, prompts: Prompts) -> None:
+    with running(loaded, max_num_seqs=1, max_queued_seqs=1, max_sequences=2) as engine:
+        for _ in range(3):
+            with engine.reserve() as places:
+                places.grow_to(2)
+                with pytest.raises(Overloaded):
+                    engine.reserve()
+        with pytest.raises(Overloaded), engine.reserve() as places:
+            places.grow_to(3)
+        with engine.reserve(2) as places:
+            handle = RequestHandle()
+            engine.submit([prompts.build("a"), prompts.build("b")], handle, places)
+        assert len(handle.result()) == 2
+        engine.reserve(2)
+
+
 def test_out_of_memory_fails_one_step_and_makes_the_next_ones_smaller(loaded: LoadedModel, prompts: Prompts) -> None:
     with running(loaded, max_num_seqs=2, max_num_batched_tokens=64) as engine:
         broken = Broken(engine)

@@ -30,7 +30,7 @@ def test_the_forecast_equals_a_simulation(
     max_running: int, running: list[int], waiting: list[int], num_unknown: int, count: int
 ) -> None:
     running = running[:max_running]
-    forecast = WaitForecast(100.0, 0.5, max_running, tuple(running), tuple(waiting), typical=7)
+    forecast = WaitForecast(100.0, {1: 0.5}, max_running, tuple(running), tuple(waiting), typical=7)
     finishes = simulated_finishes(running, waiting + [7] * num_unknown, max_running)
     expected = 0.5 * finishes[min(count, len(finishes)) - 1] if finishes else 0.0
     num_live = len(running) + len(waiting) + num_unknown

@@ -181,10 +181,10 @@ def test_a_body_that_breaks_off_leaves_its_process_usable(processes: InputProces
     assert processes.pids == [pid]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
-def test_a_picture_of_49_megapixels_leaves_no_memory_behind(processes: InputProcesses, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "format"), [("RGB", "PNG"), ("RGBA", "PNG"), ("I;16", "PNG"), ("RGB", "WEBP")])
+def test_a_picture_of_49_megapixels_leaves_no_memory_behind(processes: InputProcesses, mode: str, format: str) -> None:
     file = io.BytesIO()
-    Image.new(mode, (7000, 7000)).save(file, "PNG")
+    Image.new(mode, (7000, 7000)).save(file, format)
     (pid,) = processes.pids
     before = resident_mib(pid)
     processes.run(ReadImageJob("a"), [file.getvalue()], later(120))

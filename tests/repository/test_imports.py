@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "model_files", "file_lock", "inputs", "model"},
     "export": {"errors", "model_files", "file_lock", "inputs", "weights"},
     "intake": {"errors", "cpu_cores", "inputs", "api"},
-    "server": {"errors", "settings"},
+    "server": {"errors", "settings", "api"},
     "service": {"errors", "settings", "cpu_cores", "inputs", "engine", "model", "api", "intake", "weights", "export"},
     "batch": {"errors", "settings", "file_lock", "progress", "client", "api", "weights", "service"},
     "tools": {"errors", "settings", "progress", "client", "bench", "playground", "weights", "export", "batch"},

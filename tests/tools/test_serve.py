@@ -56,6 +56,28 @@ def test_the_printed_example_command_works_in_any_folder(
     assert "circle" in row["0"] or "square" in row["0"] or "triangle" in row["0"]
 
 
+def listening_addresses(port: int) -> set[str]:
+    """Returns the addresses that listen on a port: 7F000001 is 127.0.0.1, in the byte order of the machine."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+
+
+@pytest.mark.parametrize(("options", "address"), [((), "0100007F"), (("--host", "0.0.0.0"), "00000000")])
+def test_the_server_listens_on_this_machine_only_unless_it_is_told(
+    tmp_path: Path, options: tuple[str, ...], address: str
+) -> None:
+    port, log = free_port(), tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([*COMMAND, str(port), *options], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        command = printed_command(process, log)
+        assert listening_addresses(port) == {address}
+        assert f"http://127.0.0.1:{port}/score" in command
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 def test_sigterm_ends_the_server_and_the_command(serving: tuple["subprocess.Popen[bytes]", Path]) -> None:
     process, log = serving
     printed_command(process, log)

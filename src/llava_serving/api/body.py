@@ -6,8 +6,8 @@ from email.message import Message
 from ..errors import BadRequest, MethodNotAllowed, RequestTimeout, TooLarge, UnsupportedMediaType
 from .http import HttpRequest
 
-# A larger piece would hold Python's lock for longer while it is copied.
-PIECE_BYTES = 1024 * 1024
+# Larger pieces would leave more freed memory in the threads' arenas, and hold Python's lock for longer when copied.
+PIECE_BYTES = 256 * 1024
 
 
 def body_pieces(request: HttpRequest, max_bytes: int) -> Iterator[bytes]:

@@ -1,11 +1,15 @@
 """The parts of HTTP requests and responses that the service uses, whatever the web framework."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .connection import Connection
 from .paths import SCORE
+
+# The WSGI environment's name of `HttpRequest.began`, which the server's front sets.
+BEGAN = "llava.began"
 
 
 class Body(Protocol):
@@ -16,13 +20,17 @@ class Body(Protocol):
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """The parts of an HTTP request that scoring needs. Header names are in lower case."""
+    """The parts of an HTTP request that scoring needs. Header names are in lower case.
+
+    `began` is when its first byte arrived, in seconds of time.monotonic.
+    """
 
     method: str
     headers: Mapping[str, str]
     body: Body
     connection: Connection = field(default_factory=Connection)
     path: str = SCORE
+    began: float = field(default_factory=time.monotonic)
 
 
 class BodyStream(Protocol):

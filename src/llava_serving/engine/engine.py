@@ -286,7 +286,7 @@ class Engine:
 
     def _forecast(self, now: float) -> None:
         """Tells the admission when the live sequences will have finished."""
-        self._forecaster.step_ended(now)
+        self._forecaster.step_ended(self.stats.num_running, now)
         if self._forecaster.is_due(now):
             self._admission.forecast = self._forecaster.forecast(self._scheduler.running, self._scheduler.waiting, now)
 

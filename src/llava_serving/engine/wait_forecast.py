@@ -1,13 +1,15 @@
 """When live sequences will have finished: the basis of `Retry-After`."""
 
 import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from .sequence import Sequence
 
 # A forecast costs time of the engine's thread, so it is made this often at most.
 FORECAST_INTERVAL_SECONDS = 0.1
+# Seconds by the size of a step: the number of bits of its number of sequences. Larger steps take longer.
+StepSeconds = Mapping[int, float]
 # The weight of the newest value in a moving average.
 NEWEST = 0.1
 
@@ -20,7 +22,7 @@ class WaitForecast:
     """
 
     made_at: float = 0.0
-    seconds_per_step: float = 0.0
+    step_seconds: StepSeconds = field(default_factory=dict)
     max_running: int = 1
     running: tuple[float, ...] = ()
     waiting: tuple[float, ...] = ()
@@ -36,7 +38,13 @@ class WaitForecast:
         if not finishes:
             return 0.0
         steps = finishes[min(count, len(finishes)) - 1]
-        return max(0.0, self.made_at + steps * self.seconds_per_step - now)
+        return max(0.0, self.made_at + steps * self._seconds_per_step(min(num_live, self.max_running)) - now)
+
+    def _seconds_per_step(self, num_running: int) -> float:
+        """Returns the duration of a step of about so many sequences, or of the nearest number that is known."""
+        size = num_running.bit_length()
+        known = min(self.step_seconds, key=lambda other: abs(other - size), default=None)
+        return 0.0 if known is None else self.step_seconds[known]
 
     def _finishes(self, waiting: Iterable[float]) -> Iterable[float]:
         """Yields after how many steps each sequence finishes."""
@@ -60,18 +68,19 @@ class Forecaster:
 
     max_running: int
     max_step_tokens: int
-    _step_seconds: float = 0.0
+    _step_seconds: dict[int, float] = field(default_factory=dict)
     _last_step: float | None = None
     # Generated tokens as a share of max_new_tokens, of answers that may end earlier.
     _answer_share: float = 1.0
     _typical: float = 0.0
     _next: float = 0.0
 
-    def step_ended(self, now: float) -> None:
+    def step_ended(self, num_running: int, now: float) -> None:
         """Records the end of a step. `pause` separates steps between which the engine had no work."""
         if self._last_step is not None:
-            seconds = now - self._last_step
-            self._step_seconds += (seconds - self._step_seconds) * (NEWEST if self._step_seconds else 1.0)
+            seconds, size = now - self._last_step, num_running.bit_length()
+            average = self._step_seconds.get(size, seconds)
+            self._step_seconds[size] = average + (seconds - average) * NEWEST
         self._last_step = now
 
     def pause(self) -> None:
@@ -96,7 +105,7 @@ class Forecaster:
         self._next = now + FORECAST_INTERVAL_SECONDS
         return WaitForecast(
             made_at=now,
-            seconds_per_step=self._step_seconds,
+            step_seconds=dict(self._step_seconds),
             max_running=self.max_running,
             running=tuple(self._expected_steps(seq) for seq in running),
             waiting=tuple(self._expected_steps(seq) for seq in waiting),

@@ -77,6 +77,7 @@ class OpenedImage:
         A JPEG is decoded in full: at each reduced size that libjpeg offers, the scaled pixels differ (tried with
         gradients and noise).
         """
+        _free_webp_decoder_early(self.image)
         try:
             self.image.load()
             rgb = to_rgb(self.image)
@@ -202,6 +203,24 @@ def _open(encoded: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
         # Pillow decodes it in Python, which blocks all other threads: for seconds with a file of one kilobyte.
         raise BadRequest("invalid_image", "a run-length encoded BMP is not accepted; save it as PNG")
     return image
+
+
+def _free_webp_decoder_early(image: ImageFile.ImageFile) -> None:
+    """Makes Pillow free a WebP's decoder before it copies the frame. The decoder holds two frames of 4 bytes a pixel.
+
+    Relies on names inside of Pillow 13.0.0 (WebPImagePlugin.py). Without them only memory is lost.
+    """
+    get_frame = getattr(image, "_get_next", None)
+    if image.format != "WEBP" or get_frame is None:
+        return
+
+    def get_only_frame() -> object:
+        del image._get_next  # type: ignore[attr-defined]  # or the picture would refer to itself, and stay
+        frame = get_frame()
+        image._decoder = None  # type: ignore[attr-defined]
+        return frame
+
+    image._get_next = get_only_frame  # type: ignore[attr-defined]
 
 
 def apply_orientation(image: Image.Image, orientation: int | None) -> Image.Image:

@@ -10,6 +10,7 @@ import errno
 import os
 import resource
 import socket
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
@@ -18,12 +19,14 @@ from typing import Any
 from gunicorn.http import get_parser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from ..api.http import BEGAN
 from ..errors import StartupError
 from ..settings import Settings
 from .client_connection import ClientConnection
 from .incoming_request import IncomingRequest
 from .malformed_request import answer_malformed
 from .receiver import ReceiveLimits, Receiver
+from .request_framing import MAX_HEAD_BYTES
 
 # Files and pipes that are no connections: weights, logs, the processes that read pictures.
 SPARE_FILES = 256
@@ -37,6 +40,8 @@ NUM_PROBE_THREADS = 2
 
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Accepts connections and receives requests in the main thread, and answers each request in a thread of a pool."""
+
+    wsgi: Any
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -54,6 +59,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             receive_seconds=settings.receive_timeout_seconds,
             idle_seconds=self.cfg.keepalive,
         )
+        self._thread = threading.local()  # the request of this thread
         self._probe_pool = ThreadPoolExecutor(NUM_PROBE_THREADS, thread_name_prefix="probe")
         super().init_process()
 
@@ -85,8 +91,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 return
             self._receiver.accept(sock, client, listener.getsockname())
 
+    def load_wsgi(self) -> None:
+        """Loads the application, and tells it about each request what only the front knows."""
+        super().load_wsgi()
+        application = self.wsgi
+
+        def with_facts(environ: dict[str, Any], start_response: Any) -> Any:
+            incoming: IncomingRequest = self._thread.incoming
+            environ[BEGAN] = incoming.began
+            if incoming.num_bytes > self._limits.max_body_bytes + MAX_HEAD_BYTES:  # chunks, of which some came
+                environ.setdefault("CONTENT_LENGTH", str(incoming.num_bytes))
+            return application(environ, start_response)
+
+        self.wsgi = with_facts
+
     def handle_request(self, req: Any, conn: TConn) -> Any:
         incoming: IncomingRequest = conn.incoming
+        self._thread.incoming = incoming
         if not incoming.is_whole:
             req.force_close()  # where the next request begins is not known
         conn.sock.settimeout(self._write_seconds)

@@ -6,7 +6,6 @@ The path: intake (bytes to a ScoreRequest and pixels), prompt_builder (token ids
 import logging
 import math
 import re
-import time
 from functools import partial
 from typing import Any
 
@@ -90,7 +89,7 @@ class Scorer:
         return answer_body(parsed.request, completions)
 
     def _score(self, http: HttpRequest, record: RequestRecord) -> HttpResponse:
-        deadline = time.monotonic() + self._time_limit_seconds(http)
+        deadline = http.began + self._time_limit_seconds(http)
         handle = RequestHandle(deadline=deadline, is_disconnected=http.connection.is_disconnected)
         request = self._submit(http, record, handle)
         if request.stream:
