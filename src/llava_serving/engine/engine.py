@@ -144,6 +144,10 @@ class Engine:
         """
         return self._admission.reserve(num_seqs, wait)
 
+    def check_admission(self, num_seqs: int) -> None:
+        """Raises Overloaded or Unavailable if there is no room for `num_seqs` more sequences now."""
+        self._admission.check(num_seqs)
+
     def submit(self, prompts: list[EnginePrompt], handle: RequestHandle, places: Places | None = None) -> None:
         """Queues all prompts of a request, or none. Their events go to `handle`.
 

@@ -175,7 +175,7 @@ class Receiver:
                 return
             leftover = b""  # the service answers that the body cannot be read
         self._held_bytes += incoming.num_bytes - before
-        if leftover is not None or self._is_too_large(incoming):
+        if leftover is not None or incoming.framing.body_size > self._limits.max_body_bytes:
             connection.leftover = leftover or b""
             self._hand_over(connection, incoming)
             return
@@ -191,14 +191,6 @@ class Receiver:
         connection.send(answer)
         self._stop_waiting(connection)
         self._linger(connection)
-
-    def _is_too_large(self, incoming: IncomingRequest) -> bool:
-        framing = incoming.framing
-        if not framing.head:
-            return False
-        if framing.content_length is not None:
-            return framing.content_length > self._limits.max_body_bytes
-        return incoming.num_bytes > self._limits.max_body_bytes + MAX_HEAD_BYTES
 
     def _hand_over(self, connection: ClientConnection, incoming: IncomingRequest) -> None:
         self._stop_waiting(connection)

@@ -27,6 +27,8 @@ class UnknownEnd(Exception):
 
 
 class _Body(Protocol):
+    size: int  # in bytes, without the lines of chunks, as far as it is known
+
     def end_in(self, data: bytes) -> int | None:
         """Returns where the body ends in the next bytes, None if it goes on. Raises UnknownEnd."""
         ...
@@ -37,7 +39,6 @@ class RequestFraming:
 
     def __init__(self) -> None:
         self.head = b""  # without `Expect: 100-continue`; empty until it is complete
-        self.content_length: int | None = None  # of the body; None if the body is chunked
         self.expects_continue = False
         self.body_start = 0  # in the bytes that were pushed last
         self._partial_head = bytearray()
@@ -47,6 +48,11 @@ class RequestFraming:
     def has_body(self) -> bool:
         """Returns whether the head is complete and says where the body ends. A body may have no bytes."""
         return self._body is not None
+
+    @property
+    def body_size(self) -> int:
+        """The bytes of the body, as far as they are known: of a chunked body those of the chunks that have begun."""
+        return 0 if self._body is None else self._body.size
 
     def push(self, data: bytes) -> int | None:
         """Returns how many bytes of `data` belong to the request, once it is complete.
@@ -91,13 +97,12 @@ class RequestFraming:
         length = lengths[0].strip() if lengths else b"0"
         if not DIGITS.fullmatch(length):
             raise UnknownEnd
-        self.content_length = int(length)
-        self._body = _BodyOfLength(self.content_length)
+        self._body = _BodyOfLength(int(length))
 
 
 class _BodyOfLength:
     def __init__(self, length: int) -> None:
-        self._missing = length
+        self.size = self._missing = length
 
     def end_in(self, data: bytes) -> int | None:
         if len(data) >= self._missing:
@@ -113,6 +118,7 @@ class _ChunkedBody:
     """
 
     def __init__(self) -> None:
+        self.size = 0
         self._line = bytearray()
         self._data_bytes = 0  # what is missing of the current chunk, with the end of its line
         self._num_lines = 0
@@ -152,6 +158,7 @@ class _ChunkedBody:
             raise UnknownEnd from None
         if size < 0:
             raise UnknownEnd
+        self.size += size
         self._in_trailers = size == 0
         self._data_bytes = size + 2 if size else 0
         return False

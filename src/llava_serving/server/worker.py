@@ -26,7 +26,6 @@ from .client_connection import ClientConnection
 from .incoming_request import IncomingRequest
 from .malformed_request import answer_malformed
 from .receiver import ReceiveLimits, Receiver
-from .request_framing import MAX_HEAD_BYTES
 
 # Files and pipes that are no connections: weights, logs, the processes that read pictures.
 SPARE_FILES = 256
@@ -99,8 +98,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         def with_facts(environ: dict[str, Any], start_response: Any) -> Any:
             incoming: IncomingRequest = self._thread.incoming
             environ[BEGAN] = incoming.began
-            if incoming.num_bytes > self._limits.max_body_bytes + MAX_HEAD_BYTES:  # chunks, of which some came
-                environ.setdefault("CONTENT_LENGTH", str(incoming.num_bytes))
+            if incoming.framing.body_size > self._limits.max_body_bytes:  # of chunks, which the application would read
+                environ.setdefault("CONTENT_LENGTH", str(incoming.framing.body_size))
             return application(environ, start_response)
 
         self.wsgi = with_facts

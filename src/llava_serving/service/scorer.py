@@ -3,6 +3,7 @@
 The path: intake (bytes to a ScoreRequest and pixels), prompt_builder (token ids), engine (completions), api (response).
 """
 
+import contextlib
 import logging
 import math
 import re
@@ -16,10 +17,20 @@ from ..api.paths import SCORE
 from ..api.response import answer_body, answer_response, completion_error, error_response, json_response
 from ..api.score_request import ScoreRequest
 from ..api.stream import stream_response
+from ..engine.admission import Places
 from ..engine.engine import Engine
 from ..engine.prompt import EnginePrompt
 from ..engine.request_handle import RequestHandle
-from ..errors import InternalError, RequestError, TooLarge, Unavailable
+from ..errors import (
+    BadRequest,
+    InternalError,
+    MethodNotAllowed,
+    Overloaded,
+    RequestError,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+)
 from ..intake.input_processes import Caller
 from ..intake.intake import IncomingBody, Intake, ParsedRequest
 from ..settings import Settings
@@ -30,6 +41,8 @@ from .request_log import RequestLog, RequestRecord
 logger = logging.getLogger(__name__)
 # The share of the client's time limit that is spent here. The rest is for the network.
 TIME_LIMIT_SHARE = 0.9
+# A refused body of this size is parsed in a tenth of a millisecond.
+MAX_COUNTED_BYTES = 64 * 1024
 
 
 class Scorer:
@@ -105,15 +118,31 @@ class Scorer:
         A place in the engine comes first, so that no work is done for a request that is refused then.
         """
         caller = Caller(handle.deadline, handle.is_disconnected)
-        with self._engine.reserve() as places:
-            pieces = body_pieces(http, self._settings.max_body_bytes)
-            body = IncomingBody(pieces, body_length(http), _accepts_stream(http), http.path)
-            parsed = self._intake.parse(body, caller)
+        with self._reserve(http, caller) as places:
+            parsed = self._intake.parse(self._body(http), caller)
             record.describe(parsed.request)
             places.grow_to(parsed.request.num_sequences)
             handle.streaming = parsed.request.stream
             self._engine.submit(self._build_prompts(parsed, caller), handle, places)
         return parsed.request.without_image_data()
+
+    def _reserve(self, http: HttpRequest, caller: Caller) -> Places:
+        """Returns a place for a request. Raises Overloaded or Unavailable.
+
+        A short body is parsed even then: the number of its sequences says how long the client should wait.
+        """
+        try:
+            return self._engine.reserve()
+        except Overloaded:
+            if (body_length(http) or 0) <= MAX_COUNTED_BYTES:
+                with contextlib.suppress(BadRequest, UnsupportedMediaType, MethodNotAllowed):
+                    parsed = self._intake.parse(self._body(http), caller)
+                    self._engine.check_admission(parsed.request.num_sequences)
+            raise
+
+    def _body(self, http: HttpRequest) -> IncomingBody:
+        pieces = body_pieces(http, self._settings.max_body_bytes)
+        return IncomingBody(pieces, body_length(http), _accepts_stream(http), http.path)
 
     def _build_prompts(self, parsed: ParsedRequest, caller: Caller) -> list[EnginePrompt]:
         return self._prompts.build(parsed.request, lambda source: self._intake.image(parsed, source, caller))
