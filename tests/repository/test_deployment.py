@@ -202,7 +202,8 @@ def test_batch_installs_the_same_versions_without_the_server(accepted: dict[str,
     python, packages = pins(accepted["batch/deployment.yml"]["environment"]["properties"]["condaFile"])
     assert python == pins((ROOT / "conda.yaml").read_text())[0]
     development = PROJECT["optional-dependencies"]["dev"]
-    expected = {line for line in PROJECT["dependencies"] if not line.startswith("azureml-inference-server-http")}
+    server = ("azureml-inference-server-http", "gunicorn")
+    expected = {line for line in PROJECT["dependencies"] if not line.startswith(server)}
     expected |= {line for line in development if line.startswith("pandas==")}
     assert set(packages) - expected == {line for line in packages if line.startswith("azureml-core==")}
     assert set(packages) >= expected
@@ -243,7 +244,7 @@ def test_the_batch_compute_has_no_machine_at_rest(accepted: dict[str, Any]) -> N
 def test_the_upload_holds_the_service_and_the_demo_model_only(accepted: dict[str, Any]) -> None:
     upload = set(accepted["upload"])
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src" / "llava_serving").rglob("*.py")}
-    own = {"score.py", "swagger3.json", "batch/score.py", *modules}
+    own = {"score.py", "gunicorn_config.py", "swagger3.json", "batch/score.py", *modules}
     assert upload >= own
     assert {tuple(name.split("/")[:2]) for name in upload - own} == {("demo", part) for part in PARTS}
 
