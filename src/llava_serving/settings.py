@@ -39,10 +39,10 @@ class Settings(BaseModel):
         default="auto",
         description="`auto` (float16 on CUDA, float32 on CPU), `float16`, `bfloat16` or `float32`",
     )
-    quantization: Literal["none", "nf4"] = Field(
+    quantization: Literal["none", "nf4", "int8", "int4"] = Field(
         default="none",
         description="`nf4`: the language model's layers in 4 bits, packed while loading, for a GPU with 16 GB; slower, "
-        "and slightly less accurate",
+        "and slightly less accurate. `int8` and `int4`: weights in 8 or 4 bits, for a CPU; several times faster there",
     )
     template: Literal["auto", "v0", "v1"] = Field(
         default="auto",

@@ -17,7 +17,7 @@ from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.templates import Template
 from ..inputs.tokenizer import Tokenizer, added_tokens, load_sentencepiece
 from ..model.image_encoder import keeps_cls
-from ..model.nf4 import NF4Linear
+from ..model.packed_linear import PackedLinear
 from .architecture import count_patches
 from .delta import MergedTensor
 from .device import choose_devices, choose_dtype
@@ -55,7 +55,7 @@ class LoadedModel:
     @property
     def num_parameters(self) -> int:
         """The number of parameters, packed ones included."""
-        packed = sum(module.num_weights for module in self.model.modules() if isinstance(module, NF4Linear))
+        packed = sum(module.num_weights for module in self.model.modules() if isinstance(module, PackedLinear))
         stored: int = sum(parameter.numel() for parameter in self.model.parameters())
         return packed + stored
 
