@@ -37,7 +37,8 @@ class Settings(BaseModel):
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",
-        description="`auto` (float16 on CUDA, float32 on CPU), `float16`, `bfloat16` or `float32`",
+        description="`auto` (float16 on CUDA; on a CPU float32, and bfloat16 with `int8` or `int4`), `float16`, "
+        "`bfloat16` or `float32`",
     )
     quantization: Literal["none", "nf4", "int8", "int4"] = Field(
         default="none",
@@ -178,7 +179,9 @@ class Settings(BaseModel):
                 "of every step"
             )
         if self.quantization != "none" and self.device == "balanced":
-            raise ValueError("LLAVA_QUANTIZATION=nf4 works with one device, not with LLAVA_DEVICE=balanced")
+            raise ValueError(
+                f"LLAVA_QUANTIZATION={self.quantization} works with one device, not with LLAVA_DEVICE=balanced"
+            )
         if self.max_sequences > (self.max_num_seqs or MIN_DEFAULT_SEQS) + self.max_queued_seqs:
             raise ValueError(
                 "LLAVA_MAX_SEQUENCES must be at most LLAVA_MAX_NUM_SEQS + LLAVA_MAX_QUEUED_SEQS: a request for "

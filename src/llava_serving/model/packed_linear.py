@@ -31,8 +31,9 @@ class PackedLinear(nn.Module, ABC):
     def device(self) -> torch.device: ...
 
     @property
-    def num_weights(self) -> int:
-        return self.out_features * self.in_features
+    def num_parameters(self) -> int:
+        """The number of weights and biases."""
+        return self.out_features * (self.in_features + (self.bias is not None))
 
 
 # Makes uninitialised layers of the sizes of linear modules with the same input. Raises StartupError.

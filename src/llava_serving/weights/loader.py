@@ -55,7 +55,7 @@ class LoadedModel:
     @property
     def num_parameters(self) -> int:
         """The number of parameters, packed ones included."""
-        packed = sum(module.num_weights for module in self.model.modules() if isinstance(module, PackedLinear))
+        packed = sum(module.num_parameters for module in self.model.modules() if isinstance(module, PackedLinear))
         stored: int = sum(parameter.numel() for parameter in self.model.parameters())
         return packed + stored
 
@@ -71,7 +71,7 @@ def load_model(
 ) -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
-    torch_dtype = choose_dtype(dtype, devices[0])
+    torch_dtype = choose_dtype(dtype, devices[0], quantization)
     names = ", ".join(map(str, devices))
     with out_of_memory_refused(f"the model was loaded onto {names}", WITHOUT_MEMORY):
         return _load(folder, devices, torch_dtype, template, quantization)

@@ -66,14 +66,14 @@ static void decode_heads(void *argument) {
                                                                                  item % kv_heads);
 }
 
-void llava_rotate_and_cache(const attention_layer *layer, run_parallel parallel) {
+void llava_rotate_and_cache(const attention_layer *layer) {
     attention_work work = {.layer = layer, .items = layer->tokens};
-    run(parallel, rotate_tokens, &work, layer->threads);
+    run(rotate_tokens, &work, layer->threads);
 }
 
-void llava_decode(const attention_layer *layer, run_parallel parallel) {
+void llava_decode(const attention_layer *layer) {
     attention_work work = {.layer = layer, .items = layer->tokens * layer->kv_heads};
-    run(parallel, decode_heads, &work, layer->threads);
+    run(decode_heads, &work, layer->threads);
 }
 
 int llava_block_tokens(void) { return TOKENS; }

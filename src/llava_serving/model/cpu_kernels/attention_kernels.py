@@ -5,7 +5,7 @@ import ctypes
 import torch
 
 from ..kv_cache import BLOCK_SIZE
-from .library import Pointer, openmp_parallel, pointer
+from .library import Pointer, pointer
 
 
 class _AttentionLayer(ctypes.Structure):
@@ -40,7 +40,7 @@ class CKernels:
         layer = _attention_layer(heads, cos, sin, keys, values)
         layer.output, layer.positions, layer.block_tables = map(pointer, (output, positions, block_tables))
         layer.max_blocks = block_tables.shape[1]
-        self._kernels.llava_decode(ctypes.byref(layer), openmp_parallel())
+        self._kernels.llava_decode(ctypes.byref(layer))
         return output
 
     def rotate_and_cache(
@@ -50,7 +50,7 @@ class CKernels:
         positions, slots = positions.long(), slots.long()
         layer = _attention_layer(heads, cos, sin, keys, values)
         layer.long_positions, layer.slots = pointer(positions), pointer(slots)
-        self._kernels.llava_rotate_and_cache(ctypes.byref(layer), openmp_parallel())
+        self._kernels.llava_rotate_and_cache(ctypes.byref(layer))
 
 
 def _attention_layer(

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from ..packed_linear import PackedLinear
-from .library import Pointer, load_kernels, openmp_parallel, pointer
+from .library import Pointer, load_kernels, pointer
 from .packed_weight import GROUP, NumberFormat, PackedWeight
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class CpuLinear(PackedLinear):
             pointer(input_sums), len(rows), weight.in_features, weight.out_features, weight.num_lanes,
             weight.format.value, rows.dtype == torch.bfloat16, torch.get_num_threads(),
         )  # fmt: skip
-        kernels.llava_linear(ctypes.byref(layer), openmp_parallel())
+        kernels.llava_linear(ctypes.byref(layer))
         return output
 
     def _unpacked(self, rows: torch.Tensor) -> torch.Tensor:

@@ -13,15 +13,17 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 
 logger = logging.getLogger(__name__)
-SOURCES = ("attention.c", "linear.c", "row_wise.c")
+SOURCES = ("attention.c", "linear.c", "parallel.c", "row_wise.c")
 FLAGS = (
-    "-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared",
+    "-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-fPIC",
+    "-shared",
 )  # fmt: skip
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_TIMEOUT_SECONDS = 120
@@ -39,7 +41,7 @@ def load_kernels() -> ctypes.CDLL | None:
     """Returns the compiled kernels, or None if this machine cannot have them. The log says which, and why."""
     started = time.monotonic()
     try:
-        library = _load()
+        library = compile_kernels()
     except Unavailable as problem:
         logger.warning("CPU kernels: torch's operators, slower: %s", problem)
         return None
@@ -53,39 +55,33 @@ def pointer(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-@cache
-def openmp_parallel() -> ctypes.c_void_p:
-    """Returns the function that runs work on the threads of torch's own OpenMP. Raises Unavailable."""
-    libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
-    torch_folder = str(Path(torch.__file__).parents[1])
-    for path in sorted(libraries, key=lambda path: not path.startswith(torch_folder)):
-        return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p)
-    raise Unavailable("torch has loaded no GNU OpenMP")
-
-
-def _load() -> ctypes.CDLL:
+def compile_kernels(*flags: str) -> ctypes.CDLL:
+    """Compiles the kernels with these flags on top of FLAGS, and loads them. Raises Unavailable."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise Unavailable(
             f"the kernels are for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
         )
-    openmp_parallel()
     compiler = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CC"), *COMPILERS)))), None)
     if compiler is None:
         raise Unavailable(f"no C compiler is on the PATH ({', '.join(COMPILERS)})")
     with tempfile.TemporaryDirectory(prefix="llava-kernels-") as folder:
         library = Path(folder) / "kernels.so"
-        _compile(compiler, library)
+        _compile([compiler, *FLAGS, *flags], library)
         try:
             return ctypes.CDLL(str(library))  # stays loaded without its file
         except OSError as error:  # for example a folder for temporary files from which nothing may be executed
             raise Unavailable(f"the compiled library cannot be loaded ({error})") from None
 
 
-def _compile(compiler: str, library: Path) -> None:
-    sources = [str(Path(__file__).parent / name) for name in SOURCES]
-    command = [compiler, *FLAGS, *sources, "-o", str(library), "-lm"]
+def _compile(command: Sequence[str], library: Path) -> None:
+    compiler, sources = command[0], [str(Path(__file__).parent / name) for name in SOURCES]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS)
+        run = subprocess.run(
+            [*command, *sources, "-o", str(library), "-lm"],
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_TIMEOUT_SECONDS,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{compiler} does not run ({error})") from None
     if run.returncode:

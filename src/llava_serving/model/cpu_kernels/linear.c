@@ -21,6 +21,7 @@ enum { CHUNK = 512 };      // lanes whose weights stay in the second-level cache
 enum { PANEL_ROWS = 320 };  // rows whose inputs stay there
 enum { TILE_ROWS = LANES == 16 ? 12 : 6 };  // rows whose sums fit into registers, with two vectors of features
 enum { FEW_ROWS = 4 };  // up to so many rows use a nibble, unpacking it to memory costs more than it saves
+enum { RUNS_OF_A_THREAD = 6 };  // work items for each thread, so that none waits long for the slowest
 enum { ALONE_ROWS = 8 };  // preparing so many rows is not worth waking other threads
 
 typedef enum { INT8, INT4, BFLOAT16 } number_format;
@@ -44,6 +45,7 @@ typedef struct {
     const linear_layer *layer;
     long items, next;  // work items, and the next one that no thread has taken
     long blocks, groups, panel_rows, tile_rows;
+    long run_blocks, runs;  // blocks of a work item, and work items of a panel
 } linear_work;
 
 // Tiles: the rows of a panel are cut into tiles of `tile_rows`. A tile holds, for each lane, the lanes of its rows.
@@ -51,6 +53,8 @@ typedef struct {
 static inline int uses_few(const linear_layer *layer) { return layer->format == INT4 && layer->rows <= FEW_ROWS; }
 
 static inline long smaller(long a, long b) { return a < b ? a : b; }
+
+static inline long larger(long a, long b) { return a > b ? a : b; }
 
 static inline long rows_of_panel(const linear_work *work, long start) {
     return smaller(work->panel_rows, work->layer->rows - start);
@@ -285,10 +289,14 @@ static void multiply_block(const linear_work *work, long block, long panel) {
     write_block(work, block, panel, sums);
 }
 
+// An item is a run of adjacent blocks, because processors read long streams of memory faster than many short ones.
 static void multiply_blocks(void *argument) {
     linear_work *work = argument;
-    for (long item; (item = take(&work->next)) < work->items;)
-        multiply_block(work, item % work->blocks, item / work->blocks * work->panel_rows);
+    for (long item; (item = take(&work->next)) < work->items;) {
+        long panel = item / work->runs * work->panel_rows, first = item % work->runs * work->run_blocks;
+        for (long block = first; block < smaller(first + work->run_blocks, work->blocks); block++)
+            multiply_block(work, block, panel);
+    }
 }
 
 static long in_equal_parts(long total, long largest) {
@@ -296,16 +304,18 @@ static long in_equal_parts(long total, long largest) {
     return (total + parts - 1) / parts;
 }
 
-void llava_linear(const linear_layer *layer, run_parallel parallel) {
+void llava_linear(const linear_layer *layer) {
     linear_work work = {.layer = layer, .items = layer->rows};
     work.blocks = (layer->out_features + BLOCK - 1) / BLOCK;
     work.groups = layer->lanes / GROUP_LANES;
     work.panel_rows = in_equal_parts(layer->rows, PANEL_ROWS);
     work.tile_rows = in_equal_parts(work.panel_rows, TILE_ROWS);
-    run(parallel, prepare_rows, &work, layer->rows > ALONE_ROWS ? layer->threads : 1);
+    run(prepare_rows, &work, layer->rows > ALONE_ROWS ? layer->threads : 1);
     work.next = 0;
-    work.items = work.blocks * ((layer->rows + work.panel_rows - 1) / work.panel_rows);
-    run(parallel, multiply_blocks, &work, layer->threads);
+    work.run_blocks = larger(1, work.blocks / (layer->threads * RUNS_OF_A_THREAD));
+    work.runs = (work.blocks + work.run_blocks - 1) / work.run_blocks;
+    work.items = work.runs * ((layer->rows + work.panel_rows - 1) / work.panel_rows);
+    run(multiply_blocks, &work, layer->threads);
 }
 
 int llava_lanes(void) { return LANES; }

@@ -50,10 +50,10 @@ static void silu_rows(void *argument) {
         (work->layer->is_bfloat16 ? silu_row_bfloat16 : silu_row_float32)(work->layer, row);
 }
 
-static void run_rows(const row_wise_layer *layer, void (*function)(void *), run_parallel parallel) {
+static void run_rows(const row_wise_layer *layer, void (*function)(void *)) {
     row_wise_work work = {.layer = layer, .items = layer->count};
-    run(parallel, function, &work, layer->count * layer->size > ALONE_VALUES ? layer->threads : 1);
+    run(function, &work, layer->count * layer->size > ALONE_VALUES ? layer->threads : 1);
 }
 
-void llava_norm(const row_wise_layer *layer, run_parallel parallel) { run_rows(layer, norm_rows, parallel); }
-void llava_silu_product(const row_wise_layer *layer, run_parallel parallel) { run_rows(layer, silu_rows, parallel); }
+void llava_norm(const row_wise_layer *layer) { run_rows(layer, norm_rows); }
+void llava_silu_product(const row_wise_layer *layer) { run_rows(layer, silu_rows); }

@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from .library import Pointer, load_kernels, openmp_parallel, pointer
+from .library import Pointer, load_kernels, pointer
 
 
 class _RowWiseLayer(ctypes.Structure):
@@ -43,4 +43,4 @@ def _run(function: str, layer: _RowWiseLayer, rows: torch.Tensor) -> None:
     assert kernels is not None
     assert rows.is_contiguous()
     layer.is_bfloat16, layer.threads = rows.dtype == torch.bfloat16, torch.get_num_threads()
-    getattr(kernels, function)(ctypes.byref(layer), openmp_parallel())
+    getattr(kernels, function)(ctypes.byref(layer))
