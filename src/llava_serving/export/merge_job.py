@@ -17,6 +17,7 @@ from ..file_lock import lock_file
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.templates import Template
 from ..model_files import read_json
+from ..weights.finite_values import NonFiniteWeights
 from ..weights.parts import OpenedParts, open_parts
 from ..weights.storage.fingerprint import fingerprint
 from ..weights.template_choice import choose_delta_template
@@ -74,6 +75,15 @@ def prepare_merge(
 def run_merge(job: MergeJob, on_write: Callable[[int], None]) -> None:
     """Writes the output folder. Calls `on_write` with the number of bytes of each write. Raises StartupError."""
     job.partial.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_and_rename(job, on_write)
+    except NonFiniteWeights:
+        shutil.rmtree(job.partial)  # the parts must change, so no later merge can continue it
+        raise
+    fsync(job.output.parent)
+
+
+def _write_and_rename(job: MergeJob, on_write: Callable[[int], None]) -> None:
     with (job.partial / MERGE_RECORD_FILE).open("a+", encoding="utf-8") as record:
         if not lock_file(record):
             raise StartupError(f"another merge is writing {job.partial} at this moment")
@@ -88,7 +98,6 @@ def run_merge(job: MergeJob, on_write: Callable[[int], None]) -> None:
             fsync(file)
         fsync(job.partial)
         job.partial.rename(job.output)
-    fsync(job.output.parent)
 
 
 def _write_other_files(job: MergeJob) -> None:
