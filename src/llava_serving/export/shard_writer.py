@@ -67,8 +67,8 @@ def missing_shards(shards: Sequence[Shard], directory: Path) -> list[Shard]:
 def write_shards(shards: Sequence[Shard], directory: Path, dtype: torch.dtype, on_write: Callable[[int], None]) -> None:
     """Writes all `shards` into `directory`, and calls `on_write` with the number of bytes of each header and chunk.
 
-    Raises StartupError if a part cannot be read, and NonFiniteWeights at the end if a value is not finite. A shard with such a value
-    never gets its final name.
+    Raises StartupError if a part cannot be read, and NonFiniteWeights at the end if a value is not finite. A shard with
+    such a value never gets its final name.
     """
     counts = NonFiniteCounts()
     chunks = read_chunks(item for shard in shards for item in shard.merged_tensors.items())

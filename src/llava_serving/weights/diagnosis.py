@@ -17,6 +17,7 @@ from .parts import open_parts
 from .sentence_loss import SENTENCE, chance_loss, knows_language
 from .supported_config import check_delta_config, check_language_config, check_vision_config
 from .tensor_names import EMBEDDING, to_llama_name
+from .tied_embeddings import check_not_tied
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _complete_language_model(folder: ClassifiedFolder) -> LanguageModel | None:
         _check_present(names, [name.removeprefix("vision_model.") for name in checkpoint.tensors])
         check_vision_config(checkpoint.config, str(folder.config_file))
         return None
+    check_not_tied(folder)
     _check_present([EMBEDDING, *forward_tensor_names(checkpoint.config)], checkpoint.tensors)
     is_llava = folder.kind in (FolderKind.DELTA, FolderKind.MERGED_V0)
     check_settings = check_delta_config if is_llava else check_language_config

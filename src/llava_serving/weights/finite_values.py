@@ -53,8 +53,8 @@ class NonFiniteCounts:
         parts = []
         if self.stored:
             parts.append(
-                f"{_listed(self.stored, 'NaN or infinite values')}: the files that hold them are damaged or come from a "
-                "training that failed; compare their hashes with the source's, and fetch them again"
+                f"{_listed(self.stored, 'NaN or infinite values')}: the files that hold them are damaged or come from "
+                "a training that failed; compare their hashes with the source's, and fetch them again"
             )
         if self.overflows:
             parts.append(
