@@ -36,13 +36,14 @@ PROCESSOR = {
 
 
 def write_llava_1_5(
-    directory: Path, new_files: bool, has_vision_model_prefix: bool = True, legacy: bool = False,
+    directory: Path, new_files: bool, has_vision_model_prefix: bool = True, metaspace: bool = False,
     has_template: bool = True,
 ) -> Path:  # fmt: skip
     """Writes the folder: 336 pixels, 576 image tokens, an MLP with GELU, `<image>` and `<pad>` as added tokens.
 
     `new_files`: the processor's files as transformers 5 writes them (processor_config.json with the image processor
-    inside, chat_template.jinja), else as of 2024 (preprocessor_config.json, chat_template.json).
+    inside, chat_template.jinja), else as of 2024 (preprocessor_config.json, chat_template.json). `metaspace`: the
+    tokenizer.json of newer conversions, in which the text after an image goes on without a space of its own.
     """
     directory.mkdir(parents=True)
     train_tokenizer(directory / "tokenizer.model", 400)
@@ -51,8 +52,10 @@ def write_llava_1_5(
     added = {"<image>": size, "<pad>": size + 1}
     _write_weights(directory, size, has_vision_model_prefix)
     fast_tokenizer(sentencepiece, added, 2048).save_pretrained(directory)
+    if metaspace:
+        _use_metaspace(directory / "tokenizer.json")
     _write_json(directory / "added_tokens.json", added)
-    _write_json(directory / "tokenizer_config.json", _tokenizer_config(added, legacy))
+    _write_json(directory / "tokenizer_config.json", _tokenizer_config(added))
     if new_files:
         _write_json(directory / "processor_config.json", PROCESSOR | {"image_processor": PREPROCESSOR})
     else:
@@ -63,6 +66,14 @@ def write_llava_1_5(
     elif has_template:
         _write_json(directory / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
     return directory
+
+
+def _use_metaspace(path: Path) -> None:
+    content = json.loads(path.read_text("utf-8")) | {"normalizer": None}
+    content["pre_tokenizer"] = {
+        "type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False
+    }  # fmt: skip
+    _write_json(path, content)
 
 
 def _write_weights(directory: Path, size: int, has_vision_model_prefix: bool) -> None:
@@ -94,13 +105,13 @@ def _write_weights(directory: Path, size: int, has_vision_model_prefix: bool) ->
     save_file(state, directory / "model.safetensors", {"format": "pt"})
 
 
-def _tokenizer_config(added: dict[str, int], legacy: bool) -> dict[str, Any]:
+def _tokenizer_config(added: dict[str, int]) -> dict[str, Any]:
     tokens = {0: "<unk>", 1: "<s>", 2: "</s>"} | {token_id: token for token, token_id in added.items()}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     return {
         "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
         "added_tokens_decoder": {str(i): {"content": token} | flags for i, token in tokens.items()},
-        "clean_up_tokenization_spaces": False, "legacy": legacy, "pad_token": "<pad>", "padding_side": "left",
+        "clean_up_tokenization_spaces": False, "legacy": False, "pad_token": "<pad>", "padding_side": "left",
         "processor_class": "LlavaProcessor", "tokenizer_class": "LlamaTokenizer",
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch
 from checkpoints import save_shards
 from merge_cases import Merge, assert_bits_equal, merged_tensors
 from reference import naive_merge, stock_names
+from scoring import PICTURE, running_scorer, score, text_of
 
 from llava_serving.tools import cli
 from llava_serving.weights.loader import load_model
@@ -54,6 +55,11 @@ def test_the_converted_folder_equals_the_merge_of_the_parts(
     )
     assert loaded.tokenizer.image == expected.tokenizer.image
     assert loaded.template == expected.template
+    answers = []
+    for model in (loaded, expected):
+        with running_scorer(model) as scorer:
+            answers.append(text_of(score(scorer, "What is it?", PICTURE, max_new_tokens=8, temperature=0)))
+    assert answers[0] == answers[1]
 
 
 def test_other_folders_and_options_are_refused(

@@ -1,5 +1,6 @@
 """NaN and infinite weights, and sums that overflow float16: merge, check and the service say so and fail."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from merge_cases import Merge, copy_parts, merged_tensors, replace_weights
 from reference import naive_merge, tensors
+from scoring import PICTURE, running_scorer, score_body
 
 from llava_serving.errors import StartupError
 from llava_serving.tools import cli
@@ -117,14 +119,40 @@ def test_large_values_of_a_merged_bfloat16_folder_are_no_overflow(
     assert "finite    yes" in check(copy, monkeypatch, capsys)  # fails because random weights do not talk
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parts_with_clip_in_float32_and_their_merged_folder_answer_equal_to_the_bit(
+    parts_dir: Path, tmp_path: Path, merge: Merge, dtype: str
+) -> None:
+    copy = copy_parts(parts_dir, tmp_path)
+    use_float32_clip(copy / "vision")
+    merge(copy, tmp_path / "llava")
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
+    message = {"role": "user", "content": [{"type": "text", "text": "a"}, image]}
+    body = {"messages": [message], "max_tokens": 6, "temperature": 0, "logprobs": True, "top_logprobs": 5}
+    logprobs = []
+    for folder in (PartsFolder(copy), MergedFolder(tmp_path / "llava")):
+        with running_scorer(load_model(folder, "cpu", dtype)) as scorer:
+            response = score_body(scorer, body)
+        assert response.status == 200, response.body
+        logprobs.append(json.loads(response.body)["choices"][0]["logprobs"])
+    assert logprobs[0]["content"]
+    assert logprobs[0] == logprobs[1]
+
+
+def use_float32_clip(vision: Path) -> dict[str, torch.Tensor]:
+    """Replaces CLIP's weights by float32 numbers that float16 does not hold."""
+    stored = tensors(vision)
+    exact = {name: value.float() * 1.0001 if value.is_floating_point() else value for name, value in stored.items()}
+    torch.save(exact, vision / "pytorch_model.bin")
+    return exact
+
+
 def test_clip_in_float32_is_rounded_to_float16_in_the_parts_as_in_the_merged_folder(
     parts_dir: Path, tmp_path: Path, merge: Merge
 ) -> None:
     """v0 ran CLIP in float16."""
     copy = copy_parts(parts_dir, tmp_path)
-    stored = tensors(copy / "vision")
-    exact = {name: value.float() * 1.0001 if value.is_floating_point() else value for name, value in stored.items()}
-    torch.save(exact, copy / "vision" / "pytorch_model.bin")
+    exact = use_float32_clip(copy / "vision")
     merge(copy, tmp_path / "llava")
     written = merged_tensors(tmp_path / "llava")
     name = "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"

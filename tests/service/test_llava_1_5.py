@@ -1,4 +1,4 @@
-"""LLaVA 1.5 in transformers' layout: ids, pixels and logits equal stock transformers', from each layout of its files."""
+"""LLaVA 1.5 in transformers' layout: ids, pixels and logits equal stock transformers', in every layout."""
 
 import json
 import shutil
@@ -64,11 +64,11 @@ def turns(question: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("new_files", [True, False])
 @pytest.mark.parametrize("has_vision_model_prefix", [True, False])
-@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("metaspace", [True, False])
 def test_ids_pixels_and_logits_equal_those_of_stock_transformers(
-    tmp_path: Path, new_files: bool, has_vision_model_prefix: bool, legacy: bool
+    tmp_path: Path, new_files: bool, has_vision_model_prefix: bool, metaspace: bool
 ) -> None:
-    folder = write_llava_1_5(tmp_path / "llava", new_files, has_vision_model_prefix, legacy)
+    folder = write_llava_1_5(tmp_path / "llava", new_files, has_vision_model_prefix, metaspace)
     loaded = load_model(MergedFolder(folder), "cpu", "float32")
     inputs = stock_inputs(folder, turns("What is it?"), PICTURE)
     prompt = question_prompt(TextInput("What is it?", (ImageSource("", "image"),), ""), loaded.template)

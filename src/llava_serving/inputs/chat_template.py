@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from .templates import EOS, EosToken
 
@@ -109,7 +109,7 @@ def _compile(source: str) -> "JinjaTemplate":
     class Generation(Extension):
         """`{% generation %}` marks the assistant's texts for training. It writes nothing."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 (an instance variable of the base class)
 
         def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)

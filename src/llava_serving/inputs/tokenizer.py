@@ -52,8 +52,8 @@ class Spacing(Enum):
     """How text beside a special token is encoded. SentencePiece begins each text with a space that is not in it."""
 
     STRIPPED = "white space beside the token is dropped, and the text after it is a new text"  # v0
-    NEW_TEXT = "the text after the token is a new text"  # transformers' LlamaTokenizer with legacy true
-    SAME_TEXT = "the text after the token goes on"  # transformers' LlamaTokenizer with legacy false
+    NEW_TEXT = "the text after the token is a new text"  # LLaVA 1.5
+    SAME_TEXT = "the text after the token goes on"  # tokenizers with Metaspace "first"
 
 
 GUARD = "\n"  # in no piece of LLaMA's: encoded as a byte, which never joins the characters after it
