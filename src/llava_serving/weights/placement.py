@@ -13,6 +13,7 @@ from .chunk_reader import RowChunk, read_chunks
 from .delta import MergedTensor
 from .device import DeviceMap, choose_device_map, device_of
 from .device_memory import check_memory
+from .finite_values import extremes, refuse_non_finite
 from .packing import LAYERS, packed_parts
 
 
@@ -32,7 +33,7 @@ def load_weights(
     """Allocates the memory of an empty model and reads its tensors, named as in its state dict.
 
     `quantization` is as in Settings.
-    Raises StartupError if the model does not fit the devices or a file cannot be read.
+    Raises StartupError if the model does not fit the devices, a file cannot be read or a weight is not finite.
     """
     if len(devices) == 1:
         check_memory(model, devices[0], dtype, quantization)
@@ -70,8 +71,12 @@ def _read_weights(
     model: nn.Module, tensors: Mapping[str, MergedTensor], device_map: DeviceMap, dtype: torch.dtype
 ) -> None:
     pinned = any(device.type == "cuda" for device in device_map.values())
+    read: list[tuple[str, torch.Tensor]] = []
     for chunk in read_chunks(tensors.items(), pinned):
-        _copy_rows(chunk, model, chunk.rows(dtype, device_of(chunk.name, device_map)))
+        rows = chunk.rows(dtype, device_of(chunk.name, device_map))
+        read.append((chunk.name, extremes(rows)))
+        _copy_rows(chunk, model, rows)
+    refuse_non_finite(read)
 
 
 def _copy_rows(chunk: RowChunk, model: nn.Module, rows: torch.Tensor) -> None:
