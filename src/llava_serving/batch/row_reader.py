@@ -66,10 +66,22 @@ def _read_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[InputRo
 
 def _read_lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | RequestError]:
     """Yields the lines that are not blank. Yields an error for a longer line, and never holds all of that line."""
+    for line in read_raw_lines(file, max_bytes):
+        if len(line) > max_bytes:
+            yield TooLarge("body_too_large", f"the line has more than {max_bytes:,} bytes")
+        else:
+            yield line
+
+
+def read_raw_lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
+    """Yields the lines that are not blank, without white space around them. Of a longer line it yields the beginning.
+
+    That beginning has more than `max_bytes` bytes.
+    """
     while line := file.readline(max_bytes + 2):
         if len(line) > max_bytes and not line.endswith(b"\n"):
             _skip_line(file, max_bytes)
-            yield TooLarge("body_too_large", f"the line has more than {max_bytes:,} bytes")
+            yield line
         elif line.strip():
             yield line.strip()
 
