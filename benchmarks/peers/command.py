@@ -41,7 +41,8 @@ def main(description: str | None) -> int:
     for index in range(arguments.rounds):
         result.add_roofline(measure_roofline(arguments.small))
         for engine in ready if index % 2 == 0 else ready[::-1]:
-            _measure(engine, bursts, index, cache, result)
+            if not result.has_failed(engine):
+                _measure(engine, bursts, index, cache, result)
     return 0 if result.has_bursts() else 1
 
 

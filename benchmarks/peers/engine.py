@@ -14,7 +14,8 @@ class Engine:
 
     `prepare` installs and converts what is missing, and raises PreparationError if it cannot. `command` gets a port of
     127.0.0.1. `health` and `path` are of the URL. `weight_bytes` returns the bytes of the language model's matrices,
-    which every decode step reads; it is called after `prepare`. `note` tells a reader what differs from the others.
+    which every decode step reads; it is called after `prepare`. `source` is the checkout
+    whose code runs, and `note` tells a reader what differs from the others.
     """
 
     label: str
@@ -27,7 +28,7 @@ class Engine:
     prepare: Callable[[], None] = lambda: None
     python: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    folder: Path | None = None
+    source: Path | None = None
     has_vision: bool = True
     note: str = ""
 

@@ -39,7 +39,6 @@ def _engine(folder: Path, checkpoint: Path, precision: str) -> Engine:
         command=lambda port: adapter_command(python, "llama_cpp_adapter.py", model, checkpoint, port),
         prepare=partial(_prepare, folder, checkpoint, precision),
         python=python,
-        folder=model,
         weight_bytes=lambda: round(language_matrix_parameters(checkpoint) * PRECISIONS[precision] / 8),
         has_vision=False,
         note="no vision tower: a picture is 256 ordinary tokens; one request after the other",

@@ -36,7 +36,6 @@ def _engine(folder: Path, python: Path, checkpoint: Path, precision: str) -> Eng
         command=lambda port: adapter_command(python, "openvino_adapter.py", model, checkpoint, port, precision=compute),
         prepare=partial(_prepare, folder, checkpoint, precision),
         python=python,
-        folder=model,
         weight_bytes=lambda: (model / "openvino_language_model.bin").stat().st_size,
         note=DEFAULTS,
     )

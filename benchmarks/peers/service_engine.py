@@ -35,7 +35,7 @@ def service_engine(text: str, checkpoint: Path) -> Engine:
         api="score",
         path="/score",
         weight_bytes=partial(_weight_bytes, checkpoint, settings),
-        folder=source,
+        source=source,
     )  # fmt: skip
 
 

@@ -25,7 +25,6 @@ def _engine(checkpoint: Path, precision: str) -> Engine:
             python, "transformers_adapter.py", checkpoint, checkpoint, port, dtype=dtype
         ),
         python=python,
-        folder=checkpoint,
         weight_bytes=partial(_weight_bytes, checkpoint, item_size),
         note="one request after the other",
     )

@@ -38,7 +38,6 @@ def vllm_engines(cache: Path, checkpoint: Path) -> list[Engine]:
             },
             prepare=partial(_prepare, folder),
             python=folder / "venv" / "bin" / "python",
-            folder=checkpoint,
             health="/health",
             weight_bytes=lambda: language_matrix_parameters(checkpoint) * 2,
             note="without torch.compile (--enforce-eager)",
