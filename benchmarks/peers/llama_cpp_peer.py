@@ -12,11 +12,11 @@ from pathlib import Path
 
 from .engine import Engine, adapter_command
 from .environments import install, run
-from .matrix_sizes import language_matrix_parameters
+from .matrix_sizes import embedding_parameters
 
 RELEASE = "0.3.36"
 REQUIREMENTS = ("numpy", "jinja2", "pillow", "diskcache", "typing-extensions")
-# Bits of a weight: Q8_0 and Q4_0 have a 16-bit scale for 32 weights.
+# Bits of a weight of the embedding, which a step does not read whole: Q8_0 and Q4_0 have a 16-bit scale for 32 weights.
 PRECISIONS = {"bf16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
 QUANTIZE = """
 import ctypes, sys, llama_cpp
@@ -39,10 +39,14 @@ def _engine(folder: Path, checkpoint: Path, precision: str) -> Engine:
         command=lambda port: adapter_command(python, "llama_cpp_adapter.py", model, checkpoint, port),
         prepare=partial(_prepare, folder, checkpoint, precision),
         python=python,
-        weight_bytes=lambda: round(language_matrix_parameters(checkpoint) * PRECISIONS[precision] / 8),
+        weight_bytes=lambda: model.stat().st_size - _embedding_bytes(checkpoint, precision),
         has_vision=False,
         note="no vision tower: a picture is 256 ordinary tokens; one request after the other",
     )
+
+
+def _embedding_bytes(checkpoint: Path, precision: str) -> int:
+    return round(embedding_parameters(checkpoint) * PRECISIONS[precision] / 8)
 
 
 def _prepare(folder: Path, checkpoint: Path, precision: str) -> None:

@@ -11,6 +11,11 @@ def language_matrix_parameters(checkpoint: Path) -> int:
     return matrix_parameters(json.loads((checkpoint / "config.json").read_text()))
 
 
+def embedding_parameters(checkpoint: Path) -> int:
+    """Returns the parameters of the embedding, which has as many as the head."""
+    return _head_parameters(json.loads((checkpoint / "config.json").read_text())["text_config"])
+
+
 def matrix_parameters(config: Mapping[str, Any]) -> int:
     """Returns the same of a config that is read already."""
     text = config["text_config"]
