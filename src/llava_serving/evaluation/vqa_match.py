@@ -1,9 +1,9 @@
 """Whether an answer to a question about a picture is right: equal to one of the reference answers after normalisation.
 
-The rules are those of the VQA challenge (GT-Vision-Lab/VQA PythonEvaluationTools/vqaEvaluation/vqaEval.py,
-https://visualqa.org/evaluation.html), with two differences. The challenge corrects contractions that lack their
-apostrophe by a table; here both sides lose their apostrophes. The challenge normalises only if its ten reference
-answers differ; here every answer is normalised.
+The rules are those of the VQA challenge (GT-Vision-Lab/VQA PythonEvaluationTools/vqaEvaluation/vqaEval.py), with the
+marks of its evaluation on EvalAI (LLaVA@c121f04 llava/eval/m4c_evaluator.py), and with two differences. The challenge
+corrects contractions that lack their apostrophe by a table; here both sides lose their apostrophes. The challenge
+normalises only if its ten reference answers differ; here every answer is normalised.
 """
 
 import re
