@@ -1,19 +1,17 @@
-"""The authors' file of ScienceQA results: their counts, the option of each problem, and the texts of the answers.
+"""Files of ScienceQA answers: the authors' result files, and JSON lines.
 
-LLaVA@15f31eb llava/eval/eval_science_qa.py writes it, and llava/eval/table/results/test_sqa_llava_13b_v0.json is one.
+A result file has counts, the option of each problem, and the texts of the answers. LLaVA@15f31eb
+llava/eval/eval_science_qa.py writes one, and llava/eval/table/results/test_sqa_llava_13b_v0.json is one.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import StartupError
 from .scienceqa_letters import letter_index
-
-KEYS = {"results", "outputs"}
 
 
 class ResultFile(BaseModel):
@@ -42,24 +40,40 @@ class StoredFigures:
     other_letters: tuple[str, ...]
 
 
-def is_result_file(content: Any) -> bool:
-    return isinstance(content, dict) and content.keys() >= KEYS
+def read_answers(path: Path) -> ResultFile:
+    """Returns the answers of a result file, or of JSON lines with `question_id` and `text`, which have no options.
+
+    Raises StartupError if the file is missing or is neither.
+    """
+    lines = _read_text(path).strip().split("\n")
+    try:
+        rows = [json.loads(line) for line in lines]
+        return ResultFile(results={}, outputs={str(row["question_id"]): row["text"] for row in rows})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return read_result_file(path)
 
 
 def read_result_file(path: Path) -> ResultFile:
     """Returns the contents of a result file. Raises StartupError if the file is missing or is none."""
     try:
-        result = ResultFile.model_validate(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
-        raise StartupError(f"there is no file {path}") from None
+        result = ResultFile.model_validate(json.loads(_read_text(path)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise StartupError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise StartupError(f"{path} is no JSON file ({error})") from None
     if result.results.keys() != result.outputs.keys():
         raise StartupError(f"{path}: results and outputs are about different problems")
     return result
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        raise StartupError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise StartupError(f"{path} cannot be read as text ({error})") from None
 
 
 def stored_figures(result: ResultFile) -> StoredFigures:

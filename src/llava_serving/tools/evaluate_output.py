@@ -1,0 +1,32 @@
+"""What every evaluation writes at its end, and prints."""
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import StartupError
+from ..evaluation.asking import Answers
+
+SUMMARY = "summary.json"
+
+
+def check_answered(answers: Answers) -> list[str]:
+    """Returns lines about the refused questions. Raises StartupError if there is no answer at all."""
+    if not answers.refusals:
+        return []
+    first, message = next(iter(answers.refusals.items()))
+    line = f"{len(answers.refusals)} questions were refused, the first is {first}: {message}"
+    if not answers.texts:
+        raise StartupError(line)
+    return [line]
+
+
+def write_summary(output: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json, with the time, as a whole. Raises OSError."""
+    content = {**summary, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    partial = output / f"{SUMMARY}.partial"
+    partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    os.replace(partial, output / SUMMARY)
