@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 DEMO = "variants/demo.yml"
 ONLINE = ("deployment.yml", "variants/small_gpu.yml", "variants/kubernetes_deployment.yml", DEMO)
 OTHERS = (
-    "endpoint.yml", "variants/kubernetes_endpoint.yml", "jobs/merge.yml",
+    "endpoint.yml", "variants/kubernetes_endpoint.yml", "jobs/merge.yml", "jobs/evaluate.yml",
     "batch/endpoint.yml", "batch/deployment.yml", "batch/compute.yml",
 )  # fmt: skip
 FILES = (*ONLINE, *OTHERS, "conda.yaml", "batch/conda.yaml", "score.py", "batch/score.py", ".amlignore")
