@@ -11,14 +11,11 @@ from ..client.answer_texts import answer_texts
 from ..client.credentials import KEY_VARIABLE, entra_token
 from ..client.endpoint import Endpoint
 from ..client.endpoint_error import EndpointError
-from ..errors import RequestError, StartupError
+from ..errors import StartupError
 
-# The service refuses the question itself: it is too long, or its picture is no picture. Others go on.
-REFUSALS = (400, 413, 422)
-
-
-class QuestionRefused(Exception):
-    """The service refuses one question. The message says why."""
+# A busy endpoint refuses callers beyond its queue again and again: more callers than places only wait.
+RETRIES = 100
+RETRY_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class AnswerSource:
     """Answers requests of the service's first form.
 
     `answer` returns the JSON value of the answer to a body. It raises EndpointError or RequestError. `stop` makes calls
-    in other threads end soon. `model` names the source in answers.
+    in other threads end soon. `model` names the source in answers, and is a part of their keys.
     """
 
     model: str
@@ -35,31 +32,32 @@ class AnswerSource:
     stop: Callable[[], None]
 
     def text(self, body: dict[str, Any]) -> str:
-        """Returns the text of the answer to a body with one prompt. Raises QuestionRefused if it is refused."""
+        """Returns the text of the answer to a body with one prompt. Raises EndpointError or RequestError."""
+        answer = self.answer(body)
         try:
-            return answer_texts(self.answer(body))[0][0]
-        except (EndpointError, RequestError) as error:
-            if error.status in REFUSALS:
-                raise QuestionRefused(error.message) from None
-            raise
+            return answer_texts(answer)[0][0]
+        except (ValueError, IndexError):
+            raise EndpointError(200, "", "the answer is not one of this service") from None
 
 
-def endpoint_source(url: str, uses_entra: bool, concurrency: int) -> AnswerSource:
-    """Returns the source that asks an endpoint, with the key of the environment.
+def endpoint_source(url: str, uses_entra: bool, concurrency: int, model: str | None = None) -> AnswerSource:
+    """Returns the source that asks an endpoint, with the key of the environment. `model` None is the URL.
 
     Raises StartupError for a wrong URL.
     """
+    token = entra_token if uses_entra else os.environ.get(KEY_VARIABLE) or None
     try:
-        endpoint = Endpoint(url, entra_token if uses_entra else os.environ.get(KEY_VARIABLE) or None, retries=8)
+        endpoint = Endpoint(url, token, retries=RETRIES, retry_seconds=RETRY_SECONDS)
     except ValueError as error:
         raise StartupError(str(error)) from None
-    return AnswerSource(url, concurrency, lambda body: endpoint.score(body).body, endpoint.abort)
+    return AnswerSource(model or url, concurrency, lambda body: endpoint.score(body).body, endpoint.abort)
 
 
-def local_source(model_dir: Path, concurrency: int | None) -> AnswerSource:
+def local_source(model_dir: Path, concurrency: int | None, model: str | None = None) -> AnswerSource:
     """Returns the source that loads a model folder as the service does, and answers in this process.
 
-    `concurrency` None is as many as the engine takes. Raises StartupError.
+    A service in a process of its own would outlive this one when this one is killed. `concurrency` None is as many as
+    the engine takes. Raises StartupError.
     """
     if not model_dir.is_dir():
         raise StartupError(f"there is no folder {model_dir}")
@@ -67,11 +65,18 @@ def local_source(model_dir: Path, concurrency: int | None) -> AnswerSource:
     # Imported here, because torch takes seconds to import. Other sources and wrong arguments need not wait for it.
     from ..service.startup import start
     from ..settings import Settings
+    from ..weights.model_folder import find_model
+    from ..weights.storage.fingerprint import folders_digest
 
+    settings = Settings.from_environment(os.environ)
     scorer = start()
+    # Another dtype, or other weights in the same folder, are another model: its answers are asked anew.
+    options = (scorer.model.template.name, str(scorer.model.model.dtype), settings.quantization)
+    digest = folders_digest(find_model(str(model_dir)).folders, *options)
+    name = model or str(model_dir.resolve())
     return AnswerSource(
-        model=str(model_dir.resolve()),
-        concurrency=concurrency or Settings.from_environment(os.environ).max_live_seqs,
+        model=f"{name} ({', '.join(filter(None, (*options, digest[:12])))})",
+        concurrency=concurrency or settings.max_live_seqs,
         answer=lambda body: scorer.answer(json.dumps(body).encode()),
         stop=lambda: scorer.drain(0.0),
     )

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, Protocol
 from ..client.request_body import ask
 from ..progress import Progress
 from .answer_file import AnswerFile
-from .answer_source import AnswerSource, QuestionRefused
+from .answer_source import AnswerSource
+from .concurrent_calls import call_each
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Request(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """The texts of the answered questions, and the service's messages about the refused ones, by question id."""
+    """The texts of the answered questions, and the messages about the questions that failed, by question id.
+
+    A failed question was refused, or failed after all retries. The next run asks it again.
+    """
 
     texts: dict[str, str]
     refusals: dict[str, str]
@@ -62,41 +65,23 @@ class Answers:
 def ask_all(description: str, questions: Sequence[Request], source: AnswerSource, file: AnswerFile) -> Answers:
     """Returns the answers of all questions. Asks those that the file does not have, and adds their answers to it.
 
-    Raises EndpointError or RequestError if the source fails, OSError, and KeyboardInterrupt. The answers that have come
-    are in the file then.
+    Raises EndpointError if the source is gone, OSError, and KeyboardInterrupt. The answers that have come are in the
+    file then.
     """
     keys = {question.question_id: question.key(source.model) for question in questions}
-    known = {question_id: text for question_id, key in keys.items() if (text := file.get(key)) is not None}
-    answers, missing = Answers(known, {}), [question for question in questions if question.question_id not in known]
-    pool = ThreadPoolExecutor(source.concurrency, "ask")
-    try:
-        with Progress(description, " questions", len(questions), len(known)) as progress:
-            pending = {pool.submit(_text, source, question): question for question in missing}
-            for future in as_completed(pending):
-                _keep(future, pending[future], keys, source.model, file, answers)
-                progress.advance(1, f"{len(answers.refusals)} refused" if answers.refusals else "")
-    except BaseException:
-        source.stop()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return answers
+    texts = {question_id: text for question_id, key in keys.items() if (text := file.get(key)) is not None}
+    missing = [question for question in questions if question.question_id not in texts]
 
+    def keep(question: Request, text: str) -> None:
+        question_id = question.question_id
+        file.add(keys[question_id], question_id, question.prompt, text, source.model, question.parameters)
+        texts[question_id] = text
 
-def _text(source: AnswerSource, question: Request) -> str:
-    return source.text(question.body())
-
-
-def _keep(
-    future: "Future[str]", question: Request, keys: Mapping[str, str], model: str, file: AnswerFile, answers: Answers
-) -> None:
-    try:
-        text = future.result()
-    except QuestionRefused as refusal:
-        answers.refusals[question.question_id] = str(refusal)
-        return
-    answers.texts[question.question_id] = text
-    file.add(keys[question.question_id], question.question_id, question.prompt, text, model, question.parameters)
+    with Progress(description, " questions", len(questions), len(texts)) as progress:
+        failures = call_each(
+            progress, missing, lambda item: source.text(item.body()), keep, source.concurrency, source.stop
+        )
+    return Answers(texts, {missing[index].question_id: message for index, message in failures.items()})
 
 
 def digest(*parts: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from .accuracy_interval import accuracy_interval
 from .scienceqa_problems import Problem
 
 LOWER_GRADES = {f"grade{number}" for number in range(1, 7)}
@@ -41,6 +42,16 @@ def accuracy(problems: Mapping[str, Problem], chosen: Mapping[str, int | None]) 
     """
     return {
         column: 100 * sum(is_right(problems, chosen, member) for member in members) / len(members) if members else None
+        for column, members in column_members(problems).items()
+    }
+
+
+def intervals(
+    problems: Mapping[str, Problem], chosen: Mapping[str, int | None]
+) -> dict[str, tuple[float, float] | None]:
+    """Returns the 95 % bootstrap interval of each column's accuracy, or None for a column of fewer than two."""
+    return {
+        column: accuracy_interval(members, [is_right(problems, chosen, member) for member in members])
         for column, members in column_members(problems).items()
     }
 

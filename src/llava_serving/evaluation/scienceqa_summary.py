@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .scienceqa_accuracy import AVERAGE, COLUMNS, PUBLISHED_ROW, accuracy
+from .scienceqa_accuracy import AVERAGE, COLUMNS, PUBLISHED_ROW, accuracy, intervals
 from .scienceqa_ensemble import complement, disagreements, judged
 from .scienceqa_letters import published_index, published_letter, strict_index
 from .scienceqa_problems import Problem
@@ -44,6 +44,7 @@ def summarize(problems: Mapping[str, Problem], texts: Texts, seed: int) -> dict[
         "unanswered": len(problems) - len(answered),
         "unparsed": sum(option is None for option in strict.values()),
         "accuracy": accuracy(problems, strict),
+        "accuracy_interval": intervals(problems, strict),
         "accuracy_as_published": as_published[AVERAGE],
         "accuracy_as_published_by_column": as_published,
         "random_choices": sum(_is_drawn(texts.model[problem_id], problem) for problem_id, problem in answered.items()),
@@ -76,6 +77,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     lines += [
         f"{name:<{width}}  " + " ".join(f"{_cell(row[column]):>7}" for column in COLUMNS) for name, row in rows.items()
     ]
+    if (interval := summary["accuracy_interval"][AVERAGE]) is not None:
+        lines.append(f"strict average: 95 % interval {interval[0]:.2f} to {interval[1]:.2f}")
     lines.append(
         f"{summary['count']} problems, {summary['unanswered']} of them without an answer; {summary['unparsed']} "
         "answers name no option"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .accuracy_interval import accuracy_interval
 from .vqa_match import is_match
 from .vqa_questions import VqaQuestion
 
@@ -33,7 +34,14 @@ def summarize(questions: Sequence[VqaQuestion], texts: Mapping[str, str]) -> dic
         "count": count,
         "right": hits,
         "accuracy": {name: 100 * hits[name] / count[name] for name in categories},
+        "accuracy_interval": {name: _interval(members, right) for name, members in categories.items()},
     }
+
+
+def _interval(questions: Sequence[VqaQuestion], right: Mapping[str, bool]) -> tuple[float, float] | None:
+    """Returns the interval over pictures, which several questions may share."""
+    pictures = [question.image for question in questions]
+    return accuracy_interval(pictures, [right[str(question.question_id)] for question in questions])
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -41,6 +49,11 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     width = max(map(len, summary["count"]))
     lines = [
         f"{name:<{width}}  {accuracy:6.2f} %  {summary['right'][name]:,} of {summary['count'][name]:,}"
+        f"{_interval_text(summary['accuracy_interval'][name])}"
         for name, accuracy in summary["accuracy"].items()
     ]
     return [*lines, f"{summary['unanswered']} questions without an answer, which count as wrong"]
+
+
+def _interval_text(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f", 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"

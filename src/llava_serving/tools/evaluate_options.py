@@ -14,6 +14,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="the scoring URI of an endpoint, which ends in /score")
     parser.add_argument("--entra", action="store_true", help="authenticate with a Microsoft Entra token")
     parser.add_argument("--model-dir", type=Path, metavar="DIR", help="load this model folder instead of asking a URL")
+    parser.add_argument(
+        "--model-name", metavar="NAME",
+        help="names the model in the output. Answers are kept by this name: give a new one when a URL has a new model",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR", help="gets answers.jsonl and summary.json")
     parser.add_argument(
         "--concurrency", type=int, metavar="N",
@@ -32,9 +36,10 @@ def open_source(arguments: argparse.Namespace) -> AnswerSource:
     if arguments.concurrency is not None and arguments.concurrency < 1:
         raise StartupError(f"--concurrency must be 1 or more, not {arguments.concurrency}")
     arguments.output.mkdir(parents=True, exist_ok=True)
+    name = arguments.model_name
     if arguments.url is not None:
-        return endpoint_source(arguments.url, arguments.entra, arguments.concurrency or URL_CONCURRENCY)
-    return local_source(arguments.model_dir, arguments.concurrency)
+        return endpoint_source(arguments.url, arguments.entra, arguments.concurrency or URL_CONCURRENCY, name)
+    return local_source(arguments.model_dir, arguments.concurrency, name)
 
 
 def sampling_parameters(arguments: argparse.Namespace) -> dict[str, float | int]:

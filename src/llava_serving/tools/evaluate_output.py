@@ -24,9 +24,19 @@ def check_answered(answers: Answers) -> list[str]:
     return [line]
 
 
-def write_summary(output: Path, summary: Mapping[str, Any]) -> None:
-    """Writes summary.json, with the time, as a whole. Raises OSError."""
+def write_summary(output: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes summary.json, with the time, and returns its content. Raises OSError."""
     content = {**summary, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    partial = output / f"{SUMMARY}.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    os.replace(partial, output / SUMMARY)
+    write_json(output / SUMMARY, content)
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen half written. Raises OSError."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)

@@ -10,6 +10,8 @@ environment variable that --judge-key-env names.
 """
 
 import argparse
+import json
+import uuid
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 from ..errors import StartupError
 from ..evaluation import scienceqa_judge_prompts
-from ..evaluation.answer_file import AnswerFile, write_answers
+from ..evaluation.answer_file import AnswerFile
 from ..evaluation.answer_source import AnswerSource
 from ..evaluation.asking import Question, ask_all
 from ..evaluation.chat_judge import JudgeQuestion, judge_source
@@ -29,7 +31,7 @@ from ..evaluation.scienceqa_prompts import FORMATS, SEPARATOR, PromptFormat, joi
 from ..evaluation.scienceqa_result_file import read_answers, read_result_file, stored_figures
 from ..evaluation.scienceqa_summary import Texts, stored_lines, summarize, summarize_stored, summary_lines
 from .evaluate_options import URL_CONCURRENCY, add_source_arguments, open_source, sampling_parameters
-from .evaluate_output import check_answered, write_summary
+from .evaluate_output import check_answered, write_summary, write_whole
 from .resumable import run_resumable
 
 LETTER_TOKENS = 64  # of the second pass (LLaVA@15f31eb llava/eval/model_vqa_science.py)
@@ -135,8 +137,20 @@ def _ask_model(
     letters = _texts(arguments.output / "letters.jsonl", "letters", second, source, lines)
     joined = {problem_id: joined_answer(reasoning[problem_id], text) for problem_id, text in letters.items()}
     prompts = {question.question_id: question.prompt for question in first}
-    write_answers(arguments.output / "answers.jsonl", prompts, joined, source.model)
+    write_whole(arguments.output / "answers.jsonl", _lines_of(joined, prompts, source.model))
     return joined
+
+
+def _lines_of(texts: Mapping[str, str], prompts: Mapping[str, str], model: str) -> str:
+    """Returns the answers of both passes together, in the format of LLaVA's answer files."""
+    rows = (
+        {
+            "question_id": problem_id, "prompt": prompts[problem_id], "text": text, "answer_id": uuid.uuid4().hex,
+            "model_id": model, "metadata": {},
+        }
+        for problem_id, text in texts.items()
+    )  # fmt: skip
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _pictures(folder: Path | None, problems: Mapping[str, Problem]) -> dict[str, Path]:
