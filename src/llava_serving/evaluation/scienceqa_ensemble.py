@@ -1,8 +1,8 @@
-"""The paper's two ensembles of LLaVA and a text model (LLaVA@15f31eb llava/eval/eval_science_qa_gpt4.py and
-llava/eval/eval_science_qa_gpt4_requery.py).
+"""The paper's two ensembles of LLaVA and a text model.
 
-Complement: the text model's answer, and LLaVA's where the text model's names no letter. Judge: where the two answers
-differ, the text model is asked again and sees both; LLaVA's answer counts where the second one names no letter.
+The sources are LLaVA@15f31eb llava/eval/eval_science_qa_gpt4.py and eval_science_qa_gpt4_requery.py. Complement: the
+text model's answer, and LLaVA's where the text model's names no letter. Judge: where the two answers differ, the text
+model is asked again and sees both; LLaVA's answer counts where the second one names no letter.
 """
 
 from collections.abc import Mapping

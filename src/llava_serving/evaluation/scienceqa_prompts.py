@@ -1,9 +1,8 @@
-"""ScienceQA's prompts as LLaVA's authors wrote them (LLaVA@15f31eb scripts/convert_sqa_to_llava.py and
-llava/eval/model_vqa_science.py).
+"""ScienceQA's prompts as LLaVA's authors wrote them.
 
-A format names the order of the input (Q question, C context, M multiple choice) and of the output (L lecture,
-E explanation, P prompter, A answer). With P the model reasons first. A second prompt, the answer prompter, then asks
-for the letter.
+The sources are LLaVA@15f31eb scripts/convert_sqa_to_llava.py and llava/eval/model_vqa_science.py. A format names the
+order of the input (Q question, C context, M multiple choice) and of the output (L lecture, E explanation, P prompter,
+A answer). With P the model reasons first. A second prompt, the answer prompter, then asks for the letter.
 """
 
 from dataclasses import dataclass
