@@ -96,6 +96,8 @@ def test_answers_in_lines_draw_the_same_options_for_the_same_seed(data: Path, tm
     lines = [json.dumps({"question_id": problem_id, "text": text}) for problem_id, text in OUTPUTS.items()]
     (tmp_path / "answers.jsonl").write_text("\n".join(lines))
     arguments = ["scienceqa", *files(data), "--answers", tmp_path / "answers.jsonl"]
+    message = evaluate("scienceqa", "--answers", tmp_path / "answers.jsonl", status=1)
+    assert "answers.jsonl has texts only: --problems and --splits" in message
     printed = {seed: evaluate(*arguments, "--seed", seed) for seed in range(4)}
     assert evaluate(*arguments, "--seed", 0) == printed[0]
     assert len({text.partition("authors' rule: ")[2].partition(" %")[0] for text in printed.values()}) > 1

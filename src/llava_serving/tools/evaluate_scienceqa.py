@@ -28,7 +28,7 @@ from ..evaluation.picture_files import check_pictures
 from ..evaluation.scienceqa_ensemble import disagreements
 from ..evaluation.scienceqa_problems import Problem, read_problems
 from ..evaluation.scienceqa_prompts import FORMATS, SEPARATOR, PromptFormat, joined_answer
-from ..evaluation.scienceqa_result_file import read_answers, read_result_file, stored_figures
+from ..evaluation.scienceqa_result_file import read_answers, stored_figures
 from ..evaluation.scienceqa_summary import Texts, stored_lines, summarize, summarize_stored, summary_lines
 from .evaluate_options import URL_CONCURRENCY, add_source_arguments, open_source, sampling_parameters
 from .evaluate_output import check_answered, write_summary, write_whole
@@ -94,7 +94,12 @@ def _evaluate(arguments: argparse.Namespace) -> str:
 
 def _report_stored(arguments: argparse.Namespace) -> str:
     """Returns what the authors' result file says about itself."""
-    summary = summarize_stored(stored_figures(read_result_file(arguments.answers)))
+    result = read_answers(arguments.answers)
+    if not result.results:
+        raise StartupError(
+            f"{arguments.answers} has texts only: --problems and --splits name the files that say which are right"
+        )
+    summary = summarize_stored(stored_figures(result))
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
     _save(arguments, {"evaluation": "scienceqa", "model": str(arguments.answers), **summary})
