@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints import save_shards
 from PIL import Image
 from reference import tensors
 from server import Server, as_base64
 
+from llava_serving.export.merge_job import prepare_merge, run_merge
 from llava_serving.inputs.templates import SIMPLE
 from llava_serving.weights.loader import load_model
 from llava_serving.weights.model_folder import DEMO, MergedFolder, PartsFolder
@@ -47,7 +47,7 @@ def without_image_markers(parts: Path, output: Path, padding_first: bool) -> Pat
 
 
 @pytest.mark.parametrize("padding_first", [False, True])
-def test_the_template_of_a_delta_without_image_markers_is_simple(
+def test_the_template_of_a_delta_without_image_markers_is_simple_and_merged_with_it(
     parts_dir: Path, tmp_path: Path, padding_first: bool
 ) -> None:
     parts = without_image_markers(parts_dir, tmp_path / "parts", padding_first)
@@ -56,17 +56,18 @@ def test_the_template_of_a_delta_without_image_markers_is_simple(
     assert loaded.template is SIMPLE
     assert image.ids == [image.patch] * image.count
     assert load_model(PartsFolder(parts), "cpu", "float32", "v0").template.name == "v0"
+    merged = tmp_path / "llava"
+    run_merge(prepare_merge(parts / "base", parts / "delta", parts / "vision", merged, torch.float16), lambda _: None)
+    loaded = load_model(MergedFolder(merged), "cpu", "float32")
+    assert loaded.template is SIMPLE
+    assert loaded.tokenizer.image == image
 
 
 @pytest.mark.slow
-def test_the_delta_merges_and_serves_without_a_refusal(tmp_path: Path) -> None:
+def test_the_service_serves_the_delta_without_a_refusal(tmp_path: Path) -> None:
     """The demo's parts in this layout, so that the self-check at start has a model that can talk."""
     parts = without_image_markers(DEMO, tmp_path / "parts", padding_first=False)
-    folders = [word for part in ("base", "delta", "vision") for word in (f"--{part}", str(parts / part))]
-    output = tmp_path / "models" / "llava"
-    subprocess.run([sys.executable, "-m", "llava_serving", "merge", *folders, "--output", str(output)], check=True)
-    assert load_model(MergedFolder(output), "cpu", "float32").template is SIMPLE
-    with Server(tmp_path / "log", output) as server:
+    with Server(tmp_path / "log", parts) as server:
         server.wait_until_healthy()
         data = {"input_string": ["What is it?"], "images": [as_base64(Image.new("RGB", (32, 32), "red"))]}
         parameters = {"return_full_text": True, "max_new_tokens": 4, "template": "simple"}
