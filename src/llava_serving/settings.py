@@ -45,10 +45,10 @@ class Settings(BaseModel):
         description="`nf4`: the language model's layers in 4 bits, packed while loading, for a GPU with 16 GB; slower, "
         "and slightly less accurate. `int8` and `int4`: weights in 8 or 4 bits, for a CPU; several times faster there",
     )
-    template: Literal["auto", "v0", "v1"] = Field(
+    template: Literal["auto", "v0", "v1", "simple"] = Field(
         default="auto",
         description="the conversation template the checkpoint was trained with: `auto` (as a merged folder says, else "
-        "`v0`), `v0`, or `v1` for the deltas named v1",
+        "by its added tokens; of a LLaVA in transformers' layout, its own), `v0`, `v1` for the deltas named v1, or `simple` for the delta of ScienceQA",
     )
     merged_cache_dir: Path | None = Field(
         default=None,

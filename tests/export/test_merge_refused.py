@@ -17,9 +17,6 @@ from merge_cases import (
 from reference import naive_merge, tensors
 from safetensors.torch import save_file
 
-from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_folder import MergedFolder
-
 
 def refused_message(merge: Merge, parts_dir: Path, tmp_path: Path) -> str:
     """Returns the message of a merge that fails. Nothing is written."""
@@ -161,19 +158,6 @@ def test_a_delta_without_its_projector_is_refused(parts_dir: Path, tmp_path: Pat
     stored = {name: value for name, value in tensors(copy / "delta").items() if "mm_projector" not in name}
     replace_weights(copy / "delta", stored)
     assert "drops it, without a word" in refused_message(merge, copy, tmp_path)
-
-
-def test_a_delta_without_image_markers_needs_an_explicit_template(
-    parts_dir: Path, tmp_path: Path, merge: Merge
-) -> None:
-    """LLaVA-13b-delta-v0-science_qa has no image markers."""
-    copy = copy_parts(parts_dir, tmp_path)
-    added = json.loads((copy / "delta" / "added_tokens.json").read_text())
-    (copy / "delta" / "added_tokens.json").write_text(json.dumps({"<im_patch>": added["<im_patch>"]}))
-    assert "have no <im_start>" in refused_message(merge, copy, tmp_path)
-    merge(copy, tmp_path / "llava", "--template", "v0")
-    image = load_model(MergedFolder(tmp_path / "llava"), "cpu", "float32").tokenizer.image
-    assert (image.start, image.end) == (None, None)
 
 
 def test_an_added_token_without_an_embedding_row_is_refused(parts_dir: Path, tmp_path: Path, merge: Merge) -> None:

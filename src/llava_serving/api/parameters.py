@@ -46,7 +46,7 @@ class Parameters(StrictModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int = Field(default=1, ge=1, le=MAX_COUNT)
     return_full_text: bool | None = None
-    template: Literal["v0", "v1", "chat", "none"] | None = None
+    template: Literal["v0", "v1", "simple", "chat", "none"] | None = None
     stream: bool = False
     ignore_eos: bool = False
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from . import batch, batch_collect, batch_split, bench, check, merge, playground, score, serve
+from . import batch, batch_collect, batch_split, bench, check, evaluate, merge, playground, score, serve
 
 # Each module has `add_arguments(parser)` and `run(arguments)`, which returns the exit status.
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "batch split": (batch_split, "split big files of rows into parts for several machines"),
     "batch collect": (batch_collect, "merge the results of several machines, and name the rows that are missing"),
     "bench": (bench, "measure this server or an OpenAI-compatible one"),
+    "evaluate": (evaluate, "measure how good the answers of an endpoint or of a model folder are"),
     "merge": (merge, "merge base LLaMA, LLaVA delta and CLIP into one model folder"),
     "check": (check, "say what a model folder is, whether it is complete and whether the model can talk"),
 }

@@ -39,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--template",
-        choices=("auto", "v0", "v1"),
+        choices=("auto", "v0", "v1", "simple"),
         default="auto",
-        help="the conversation template: v1 for deltas with v1 in their name, else v0",
+        help="the conversation template: v1 for deltas with v1 in their name; auto is simple for the delta of "
+        "ScienceQA, which has no image markers, else v0",
     )
 
 

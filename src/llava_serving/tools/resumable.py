@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+from ..client.endpoint_error import EndpointError
 from ..errors import RequestError, StartupError
 
 
@@ -16,7 +17,7 @@ def run_resumable(job: Callable[[], str]) -> int:
     except StartupError as error:
         print(f"llava-serving: {error}", file=sys.stderr)
         return 1
-    except (OSError, RequestError) as error:
+    except (OSError, RequestError, EndpointError) as error:
         print(f"llava-serving: {error}; run the same command again to continue", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import StartupError
 from ..inputs.chat_template import IMAGE_PLACE, LLAVA_1_5, ChatTemplate, TemplateFailure, TemplateMessage
 from ..inputs.prompt import ConversationTemplate
-from ..inputs.templates import TEMPLATES, V0, Template
+from ..inputs.templates import SIMPLE, TEMPLATES, V0, Template
 from ..inputs.tokenizer import IMAGE_START, Tokenizer
 from ..model_files import damage_hint, read_json
 
@@ -24,19 +24,21 @@ JSON_FILES = ("processor_config.json", "chat_template.json", "tokenizer_config.j
 
 
 def choose_delta_template(requested: str, added_tokens: dict[str, int]) -> Template:
-    """Returns the template for a delta; "auto" is v0.
+    """Returns the template for a delta. "auto" is v0, or simple for a delta without image markers.
 
-    No file of a delta names the template that it was trained with: its authors went by the delta's name. Raises
-    StartupError if "auto" is known to be wrong.
+    No file of a delta names the template that it was trained with: its authors went by the delta's name. Of the v0
+    deltas only LLaVA-13b-delta-v0-science_qa has no image markers (LLaVA@15f31eb README.md, "Fine-tuning on
+    ScienceQA").
     """
     if requested != "auto":
         return TEMPLATES[requested]
     names = ", ".join(added_tokens)
     if IMAGE_START not in added_tokens:
-        raise StartupError(
-            f"the added tokens ({names}) have no {IMAGE_START}, as LLaVA-13b-delta-v0-science_qa's; its prompt "
-            "format is not supported. To use v0's template anyway: LLAVA_TEMPLATE=v0 or merge --template v0"
-        )
+        logger.info(
+            "the added tokens (%s) have no %s, as LLaVA-13b-delta-v0-science_qa's: the conversation template is %s",
+            names, IMAGE_START, SIMPLE.name,
+        )  # fmt: skip
+        return SIMPLE
     if PADDING not in added_tokens:
         logger.warning(
             "the added tokens (%s) have no %s, which training with the v0 template added (LLaVA@15f31eb "
