@@ -35,7 +35,19 @@ ALLOWED: dict[str, set[str]] = {
     "server": {"errors", "settings", "api"},
     "service": {"errors", "settings", "cpu_cores", "inputs", "engine", "model", "api", "intake", "weights", "export"},
     "batch": {"errors", "settings", "file_lock", "progress", "client", "api", "weights", "service"},
-    "tools": {"errors", "settings", "progress", "client", "bench", "playground", "weights", "export", "batch"},
+    "profiling": {"engine", "model", "api", "service"},
+    "tools": {
+        "errors",
+        "settings",
+        "progress",
+        "client",
+        "bench",
+        "playground",
+        "weights",
+        "export",
+        "batch",
+        "profiling",
+    },
     "__main__": {"tools"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
