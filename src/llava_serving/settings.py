@@ -48,7 +48,8 @@ class Settings(BaseModel):
     template: Literal["auto", "v0", "v1", "simple"] = Field(
         default="auto",
         description="the conversation template the checkpoint was trained with: `auto` (as a merged folder says, else "
-        "by its added tokens; of a LLaVA in transformers' layout, its own), `v0`, `v1` for the deltas named v1, or `simple` for the delta of ScienceQA",
+        "by its added tokens; of a LLaVA in transformers' layout, its own), `v0`, `v1` for the deltas named v1, or "
+        "`simple` for the delta of ScienceQA",
     )
     merged_cache_dir: Path | None = Field(
         default=None,

@@ -36,8 +36,10 @@ ALLOWED: dict[str, set[str]] = {
     "service": {"errors", "settings", "cpu_cores", "inputs", "engine", "model", "api", "intake", "weights", "export"},
     "batch": {"errors", "settings", "file_lock", "progress", "client", "api", "weights", "service"},
     "evaluation": {"errors", "settings", "file_lock", "progress", "client", "inputs", "weights", "service"},
+    "profiling": {"engine", "model", "api", "service"},
     "tools": {
         "errors", "settings", "progress", "client", "bench", "playground", "weights", "export", "batch", "evaluation",
+        "profiling",
     },
     "__main__": {"tools"},
 }  # fmt: skip

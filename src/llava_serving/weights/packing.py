@@ -10,6 +10,7 @@ from ..errors import StartupError
 from ..model import nf4
 from ..model.cpu_kernels.cpu_linear import CpuLinear
 from ..model.cpu_kernels.library import load_kernels
+from ..model.cpu_kernels.measured_choice import packed_is_faster
 from ..model.cpu_kernels.packed_weight import NumberFormat, packed_bytes
 from ..model.packed_linear import MakeEmpty, replace_linears
 
@@ -43,14 +44,15 @@ class PackedPart:
 def packed_parts(quantization: str, device: torch.device, dtype: torch.dtype) -> Sequence[PackedPart]:
     """Returns the parts that LLAVA_QUANTIZATION=`quantization` packs.
 
-    On a CPU with compiled kernels, weights in bfloat16 are packed too: the same numbers in another order.
+    On a CPU, weights in bfloat16 are packed too where that is faster: the same numbers in another order.
     Raises StartupError if the device has no such layers.
     """
     if quantization == "nf4":
         return [_in_nf4(device, dtype)]
     if quantization == "none":
-        is_packed = device.type == "cpu" and dtype == torch.bfloat16 and load_kernels() is not None
-        return _on_cpu(NumberFormat.BFLOAT16, NumberFormat.BFLOAT16) if is_packed else []
+        if device.type == "cpu" and dtype == torch.bfloat16 and load_kernels() is not None and packed_is_faster():
+            return _on_cpu(NumberFormat.BFLOAT16, NumberFormat.BFLOAT16)
+        return []
     if device.type != "cpu":
         raise StartupError(f"LLAVA_QUANTIZATION={quantization} is for a CPU; on a GPU set nf4")
     return _on_cpu(NumberFormat[quantization.upper()], NumberFormat.INT8)
