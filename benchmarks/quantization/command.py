@@ -35,6 +35,7 @@ def main(description: str | None) -> None:
 def _write(output: Path, part: str, results: dict[str, Any]) -> None:
     report = json.loads(output.read_text()) if output.exists() else {}
     report["machine"] = machine() | {"bitsandbytes": version("bitsandbytes")}
-    report.setdefault("commands", {})[part] = sys.argv
+    if sys.argv not in report.setdefault("commands", []):
+        report["commands"].append(sys.argv)
     report[part] = report.get(part, {}) | results
     output.write_text(json.dumps(report, indent=1) + "\n")
