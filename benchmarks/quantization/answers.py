@@ -1,7 +1,7 @@
 """Exact greedy answers of the demo model, by the engine that the service runs.
 
-The questions are those that no training step saw (demo/recipe/heldout.py). An answer is right if its text equals the
-right answer and the separator ends it.
+The questions are those that no training step saw (demo/recipe/heldout.py). Whether an answer is right is decided as in
+`llava-serving evaluate vqa`.
 """
 
 import argparse
