@@ -243,7 +243,8 @@ def test_the_batch_compute_has_no_machine_at_rest(accepted: dict[str, Any]) -> N
 
 def test_the_upload_holds_the_service_and_the_demo_model_only(accepted: dict[str, Any]) -> None:
     upload = set(accepted["upload"])
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src" / "llava_serving").rglob("*.py")}
+    package = ROOT / "src" / "llava_serving"
+    modules = {path.relative_to(ROOT).as_posix() for end in ("py", "c", "h") for path in package.rglob(f"*.{end}")}
     own = {"score.py", "gunicorn_config.py", "swagger3.json", "batch/score.py", *modules}
     assert upload >= own
     assert {tuple(name.split("/")[:2]) for name in upload - own} == {("demo", part) for part in PARTS}
