@@ -1,5 +1,5 @@
-// The functions of attention.c for one type of numbers. Before it is included, VALUE is the type, READ and WRITE convert
-// it from and to float, and NAMED gives a function's name a suffix.
+// The functions of attention.c for one type of numbers. Before this file is included, VALUE is the type, READ and WRITE
+// convert it to and from float, and NAMED gives a function's name a suffix.
 
 // The first half of a head is paired with the second, as in transformers.
 static inline void NAMED(rotate)(const VALUE *head, const VALUE *cosine, const VALUE *sine, long size, float *rotated) {
@@ -26,8 +26,9 @@ static void NAMED(rotate_token)(const attention_layer *layer, long token) {
     }
     for (long head = 0; head < kv_heads; head++) {
         long cached = (head * layer->cache_slots + layer->slots[token]) * size;
-        memcpy((VALUE *)layer->keys + cached, states + (heads + head) * size, (size_t)size * sizeof(VALUE));
-        memcpy((VALUE *)layer->values + cached, states + (heads + kv_heads + head) * size, (size_t)size * sizeof(VALUE));
+        const VALUE *key = states + (heads + head) * size, *value = key + kv_heads * size;
+        memcpy((VALUE *)layer->keys + cached, key, (size_t)size * sizeof(VALUE));
+        memcpy((VALUE *)layer->values + cached, value, (size_t)size * sizeof(VALUE));
     }
 }
 

@@ -1,8 +1,8 @@
 // A pool of threads for work of some microseconds.
 //
-// A decode step calls a kernel every few microseconds. A thread that sleeps needs longer than that to wake up, above all
-// in a virtual machine, so a thread that has no work spins for a moment before it sleeps. Torch's OpenMP threads either
-// spin for milliseconds or sleep at once, and the calling thread always waits for all of them.
+// A decode step calls a kernel every few microseconds. A thread that sleeps needs longer than that to wake up, above
+// all in a virtual machine, so a thread that has no work spins for a moment before it sleeps. Torch's OpenMP threads
+// either spin for milliseconds or sleep at once, and the calling thread always waits for all of them.
 #define _GNU_SOURCE
 #include "parallel.h"
 
