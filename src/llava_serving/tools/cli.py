@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from . import batch, bench, check, merge, playground, score, serve
+from . import batch, bench, check, evaluate, merge, playground, score, serve
 
 # Each module has `add_arguments(parser)` and `run(arguments)`, which returns the exit status.
 COMMANDS = {
@@ -14,6 +14,7 @@ COMMANDS = {
     "playground": (playground, "open a web page to talk to an endpoint"),
     "batch": (batch, "answer files of requests on this machine, as the batch endpoint does"),
     "bench": (bench, "measure this server or an OpenAI-compatible one"),
+    "evaluate": (evaluate, "measure how good a model's answers are"),
     "merge": (merge, "merge base LLaMA, LLaVA delta and CLIP into one model folder"),
     "check": (check, "say what a model folder is, whether it is complete and whether the model can talk"),
 }
