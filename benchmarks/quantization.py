@@ -1,7 +1,7 @@
 """Measures exact answers and memory with 4-bit layers and without: python benchmarks/quantization.py --output FILE
 
-The service loads the demo model both ways. The questions are those that no training step saw; questions and verdicts
-are those of demo/recipe/evaluate.py.
+The service loads the demo model both ways, and `llava-serving evaluate vqa` says which answers are right. The questions
+are those of demo/recipe/evaluate.py, which no training step saw.
 """
 
 import argparse
@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from servers import ROOT, machine
 
 from llava_serving.service.self_check import sentence_loss
@@ -19,8 +18,7 @@ from llava_serving.weights.loader import load_model
 from llava_serving.weights.model_folder import PartsFolder
 
 sys.path.insert(0, str(ROOT / "demo" / "recipe"))
-from dialogues import Dialogues
-from evaluate import SCENES, verdicts
+from evaluate import SCENES, Sets, count_right, service_answers
 from heldout import easy_vqa_test, new_scenes, unseen_digits
 
 
@@ -28,7 +26,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     sets = {"easy-VQA test": easy_vqa_test(), "new scenes": new_scenes(SCENES), "unseen digits": unseen_digits()}
     examples = {name: list(generator) for name, generator in sets.items()}
     results = {quantization: measure(quantization, examples) for quantization in ("none", "nf4")}
@@ -39,16 +36,14 @@ def main() -> None:
     print(json.dumps(results, indent=1))
 
 
-@torch.inference_mode()
-def measure(quantization: str, examples: dict[str, list[Any]]) -> dict[str, Any]:
+def measure(quantization: str, examples: Sets) -> dict[str, Any]:
+    answers = service_answers(examples, {"LLAVA_QUANTIZATION": quantization})
     loaded = load_model(PartsFolder(ROOT / "demo"), "cpu", "float32", quantization=quantization)
-    dialogues = Dialogues(ROOT / "demo" / "delta" / "tokenizer.model")
-    right = {name: [sum(verdicts(loaded.model, dialogues, subset)), len(subset)] for name, subset in examples.items()}
     layers = loaded.model.model.language_model.layers
     return {
         "sentence_loss": round(sentence_loss(loaded), 3),
         "layer_bytes": sum(value.nbytes for value in layers.state_dict().values()),
-        "right": right,
+        "right": {name: count_right(subset, answers[name])["all"] for name, subset in examples.items()},
     }
 
 

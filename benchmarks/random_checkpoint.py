@@ -13,9 +13,16 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 DELTA = Path(__file__).resolve().parents[1] / "demo" / "delta"
+DEMO_IMAGE_TOKEN = 1000
 
 
 def main(directory: Path) -> None:
+    write_weights(directory, billion_config(DEMO_IMAGE_TOKEN))
+    for name in ("tokenizer.model", "added_tokens.json"):
+        shutil.copy(DELTA / name, directory / name)
+
+
+def billion_config(image_token: int) -> LlavaConfig:
     text = LlamaConfig(
         vocab_size=32003, hidden_size=2048, num_hidden_layers=16, num_attention_heads=16, intermediate_size=5632,
         max_position_embeddings=2048, rms_norm_eps=1e-6, tie_word_embeddings=False,
@@ -24,15 +31,27 @@ def main(directory: Path) -> None:
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=224,
         patch_size=14, projection_dim=768,
     )  # fmt: skip
-    config = LlavaConfig(
-        text_config=text, vision_config=vision, image_token_index=1000, image_seq_length=256,
-        projector_hidden_act="linear", vision_feature_layer=-2, vision_feature_select_strategy="default",
+    return llava_config(text, vision, image_token)
+
+
+def llava_config(text: LlamaConfig, vision: CLIPVisionConfig, image_token: int) -> LlavaConfig:
+    """Returns the config of a LLaVA whose projector is linear and takes the patches of the last layer but one."""
+    return LlavaConfig(
+        text_config=text, vision_config=vision, image_token_index=image_token,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2, projector_hidden_act="linear",
+        vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
+
+
+def write_weights(directory: Path, config: LlavaConfig) -> None:
+    """Writes config.json, and random weights in bfloat16."""
     torch.manual_seed(0)
+    default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
-    LlavaForConditionalGeneration(config).save_pretrained(directory)
-    for name in ("tokenizer.model", "added_tokens.json"):
-        shutil.copy(DELTA / name, directory / name)
+    try:
+        LlavaForConditionalGeneration(config).save_pretrained(directory)
+    finally:
+        torch.set_default_dtype(default)
 
 
 if __name__ == "__main__":

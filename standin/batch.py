@@ -184,7 +184,7 @@ class BatchEndpoints:
 
     def _results_file(self, job: Job, properties: dict[str, Any]) -> Path:
         """Returns the path of the results, in the job's output or else in a folder of the job's own."""
-        name = str(properties["outputFileName"])
+        name = str(properties.get("outputFileName") or "predictions.csv")
         if Path(name).name != name:
             raise ApiError(400, "BadRequest", f"{name} is not a file name")
         for output in (properties.get("outputData") or {}).values():
@@ -202,7 +202,7 @@ class BatchEndpoints:
         try:
             if not source.exists():
                 raise FileNotFoundError("the input does not exist")
-            if results.exists():
+            if results.exists() and not _is_summary_only(properties):
                 raise FileExistsError(f"the output already has a file {results.name}")
             job.process = self._start(job, properties, source, results)
             if job.status != "Running" or self._stopped:  # cancelled before the process started
@@ -222,7 +222,10 @@ class BatchEndpoints:
         variables = environment(code, script, model_dir, properties.get("environmentVariables") or {})
         variables |= {"AZUREML_BI_OUTPUT_PATH": str(results.parent), "AZURE_ML_INPUT_job_input": str(source)}
         command = [sys.executable, str(DRIVER), str(code / script), str(source), str(results)]
+        command += ["--output-action", "summary_only" if _is_summary_only(properties) else "append_row"]
         command += ["--mini-batch-size", str(properties["miniBatchSize"])]
+        processes = int(properties.get("maxConcurrencyPerInstance") or 1)
+        command += ["--workers", str(int((properties.get("resources") or {}).get("instanceCount") or 1) * processes)]
         command += ["--max-retries", str((properties.get("retrySettings") or {}).get("maxRetries", 3))]
         command += ["--error-threshold", str(properties.get("errorThreshold", -1))]
         with job.log.open("wb") as log:
@@ -240,6 +243,10 @@ class BatchEndpoints:
     def _run_data(self, request: Request, **_: str) -> Response:
         run = request.json["runId"]
         return Response(200, {"runMetadata": _run_document(run, self._find_job(run).status)})
+
+
+def _is_summary_only(properties: dict[str, Any]) -> bool:
+    return str(properties.get("outputAction")).lower() in ("summaryonly", "summary_only")
 
 
 def _run_document(name: str, status: str) -> Document:

@@ -27,8 +27,11 @@ OPTIONS = {
         "list": "--query --output", "create": "--file --name", "delete": "--name --yes",
         "invoke": "--name --input --input-type --query --output",
     },
-    "batch-deployment": {"create": "--file --endpoint-name --set-default"},
-    "compute": {"list": "--query --output", "create": "--file --name", "delete": "--name --yes"},
+    "batch-deployment": {"create": "--file --endpoint-name --set-default --set"},
+    "compute": {
+        "list": "--query --output", "create": "--file --name --max-instances", "update": "--name --max-instances",
+        "delete": "--name --yes",
+    },
     "job": {"stream": "--name", "download": "--name --output-name --download-path"},
     "autoscale": {
         "list": "--query --output", "delete": "--name",
@@ -88,6 +91,8 @@ def execute(state: dict[str, Any], kind: str, verb: str, values: dict[str, str])
         state[f"autoscale//{values['--autoscale-name']}"]["rules"].append(values["--condition"])
     elif verb == "create":
         return create(state, kind, key, values)
+    elif kind == "compute" and verb == "update":
+        state[key]["max_instances"] = values["--max-instances"]
     elif verb == "update":
         state[key]["traffic"] |= {
             name: int(percent) for name, percent in (share.split("=") for share in values["--traffic"].split())
@@ -112,6 +117,8 @@ def create(state: dict[str, Any], kind: str, key: str, values: dict[str, str]) -
         print(f"ERROR: {key} already exists", file=sys.stderr)
         return 1
     state[key] = {"rules": []} if kind == "autoscale" else {"traffic": {}, **state.get(key, {})}
+    if "--max-instances" in values:
+        state[key]["max_instances"] = values["--max-instances"]
     state[key] |= [part.split("=") for part in values.get("--set", "").split()]
     return 0
 
@@ -126,9 +133,9 @@ def read(state: dict[str, Any], kind: str, verb: str, values: dict[str, str]) ->
     elif verb == "get-logs":
         print(f"the {values['--container']} log of {name}")
     elif verb == "download":
-        folder = Path(values["--download-path"]) / "named-outputs" / "score"
+        folder = Path(values["--download-path"]) / "named-outputs" / "score" / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "predictions.csv").write_text("a.jsonl,0,an answer,\n")
+        (folder / "0a.csv").write_text("a.jsonl,0,an answer,\n")
 
 
 def print_output(values: dict[str, str], output: Any) -> None:

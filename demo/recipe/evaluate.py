@@ -2,22 +2,24 @@
 
     python demo/recipe/evaluate.py [--limit N] [--json FILE]
 
-An answer is right if the model's greedy answer equals the right answer and the separator, token by token. One forward
-pass over the right answer decides this: each of its tokens must be the most likely one after the tokens before it. On a
-sample, the script compares these verdicts with transformers' greedy generation.
+The merged model answers through `llava-serving evaluate vqa`. The service loads neither part alone: transformers
+generates their answers. The rule of that command says which answers are right. On a sample, the script compares the
+service's answers with those that transformers generates with the merged model.
 """
 
 import argparse
-import copy
 import importlib.metadata
 import json
 import math
+import os
 import platform
+import subprocess
 import sys
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from dialogues import Dialogues
@@ -27,16 +29,22 @@ from reference import Variant, load_model, pixels
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
+from llava_serving.evaluation.vqa_match import is_match
 from llava_serving.inputs.templates import V0
 
 SCENES = 400
 BATCH = 64
 GREEDY_SAMPLE = 100
+SPARE_TOKENS = 4  # a right answer may have an article and a mark more than the reference; a longer one is wrong
+MAX_NEW_TOKENS = 32
 SENTENCE = "The sky is blue and the grass is green. There are seven days in a week and twelve months in a year."
 PACKAGES = ("easy-vqa", "numpy", "pillow", "scikit-learn", "sentencepiece", "torch", "transformers")
-VARIANTS: tuple[Variant, ...] = ("merged", "base alone", "delta alone")
+PARTS: tuple[Variant, ...] = ("base alone", "delta alone")
 OTHER_IMAGE = "merged, another picture"
 
+Sets = dict[str, list[Example]]
+Answers = dict[str, list[str]]  # of each set, in the order of its examples
+Item = TypeVar("Item")
 Counts = dict[str, tuple[int, int]]  # kind of question -> (right answers, questions)
 
 
@@ -54,9 +62,7 @@ def main() -> None:
     report = measure(sets)
     print(_tables(report["right"]))
     print(f"\nLoss on an ordinary sentence (guessing: {report['chance']:.2f}): {report['sentence_loss']}")
-    print(
-        f"Greedy generation agrees with the one-pass verdict on {report['greedy_agrees']} of {report['greedy_asked']}"
-    )
+    print(f"transformers generates the service's answer to {report['greedy_agrees']} of {report['greedy_asked']}")
     if arguments.json:
         command = " ".join(["python", "demo/recipe/evaluate.py", *sys.argv[1:]])
         versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
@@ -65,76 +71,111 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def measure(sets: dict[str, list[Example]]) -> dict[str, Any]:
-    """Returns the counts by model, set and kind of question, the sentence losses, and the check with generation."""
+def measure(sets: Sets) -> dict[str, Any]:
+    """Returns the counts by model, set and kind of question, the sentence losses, and the check with transformers."""
     dialogues = Dialogues(DEMO / "delta" / "tokenizer.model")
-    right: dict[str, dict[str, Counts]] = {}
+    answers: dict[str, Answers] = {"merged": service_answers(sets)}
     losses = {}
-    for variant in VARIANTS:
+    for variant in ("merged", *PARTS):
         print(f"measuring: {variant}", file=sys.stderr)
         model = load_model(DEMO, variant)
         losses[variant] = round(_sentence_loss(model, dialogues), 3)
-        right[variant] = {
-            name: _count(examples, verdicts(model, dialogues, examples)) for name, examples in sets.items()
-        }
-    model = load_model(DEMO, "merged")
-    for name, examples in sets.items():
-        counts = _count(examples, verdicts(model, dialogues, _with_other_images(examples)))
-        right.setdefault(OTHER_IMAGE, {})[name] = counts
-    sample = [example for examples in sets.values() for example in _spread(examples, GREEDY_SAMPLE)]
-    agrees = sum(
-        verdict == (greedy(model, dialogues, example) == example.answer)
-        for verdict, example in zip(verdicts(model, dialogues, sample), sample, strict=True)
-    )
+        if variant == "merged":
+            agrees = _agreement(model, dialogues, sets, answers["merged"])
+        else:
+            answers[variant] = {
+                name: generate(model, dialogues, examples, SPARE_TOKENS) for name, examples in sets.items()
+            }
+    answers[OTHER_IMAGE] = service_answers({name: _with_other_images(examples) for name, examples in sets.items()})
+    right = {
+        model_name: {name: count_right(sets[name], texts) for name, texts in by_set.items()}
+        for model_name, by_set in answers.items()
+    }
     return {
         "right": right, "sentence_loss": losses, "chance": math.log(dialogues.text.vocab_size()),
-        "greedy_agrees": agrees, "greedy_asked": len(sample),
+        "greedy_agrees": sum(agrees), "greedy_asked": len(agrees),
     }  # fmt: skip
 
 
-def verdicts(model: LlavaForConditionalGeneration, dialogues: Dialogues, examples: list[Example]) -> list[bool]:
-    """Returns for each example whether the model's complete greedy answer is right.
+def service_answers(sets: Sets, environment: Mapping[str, str] | None = None) -> Answers:
+    """Returns the answers of the service's command, which loads the demo model. `environment` has its settings."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _write_questions(sets, folder)
+        command = [
+            sys.executable, "-m", "llava_serving", "evaluate", "vqa", "--model-dir", str(DEMO),
+            "--questions", str(folder / "questions.jsonl"), "--pictures", str(folder), "--output", str(folder / "out"),
+        ]  # fmt: skip
+        source = str(DEMO.parent / "src")
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": source, **(environment or {})})
+        rows = map(json.loads, (folder / "out" / "answers.jsonl").read_text("utf-8").splitlines())
+        texts = {row["question_id"]: row["text"] for row in rows}
+        return {name: [texts[f"{name} {i}"] for i in range(len(examples))] for name, examples in sets.items()}
 
-    Computes the keys and values of the system text once, because every prompt begins with it.
-    """
-    prefix_cache = model(input_ids=torch.tensor([dialogues.prefix]), use_cache=True).past_key_values
+
+def _write_questions(sets: Sets, folder: Path) -> None:
+    """Writes the examples in the format of `evaluate vqa`, and each picture once."""
+    files: dict[int, str] = {}
+    with (folder / "questions.jsonl").open("w", encoding="utf-8") as out:
+        for name, examples in sets.items():
+            for i, example in enumerate(examples):
+                if id(example.image) not in files:
+                    files[id(example.image)] = f"{len(files)}.png"
+                    example.image.save(folder / files[id(example.image)])
+                row = {
+                    "question_id": f"{name} {i}", "image": files[id(example.image)], "question": example.question,
+                    "answers": [example.answer], "category": f"{name}: {example.kind}",
+                }  # fmt: skip
+                out.write(json.dumps(row) + "\n")
+
+
+def generate(
+    model: LlavaForConditionalGeneration, dialogues: Dialogues, examples: list[Example], spare_tokens: int
+) -> list[str]:
+    """Returns the answers that transformers generates, greedily, cut off at `spare_tokens` more than the reference."""
     by_length: dict[tuple[int, int], list[int]] = defaultdict(list)  # batches of one length need no padding
-    encoded = []
+    prompts = [dialogues.question(example.question, with_image=True) for example in examples]
     for i, example in enumerate(examples):
-        prompt, answer = dialogues.question(example.question, with_image=True), dialogues.answer(example.answer)
-        assert prompt[: len(dialogues.prefix)] == dialogues.prefix
-        encoded.append((prompt + answer)[len(dialogues.prefix) :])
-        by_length[len(prompt), len(answer)].append(i)
-    is_right = [False] * len(examples)
+        by_length[len(prompts[i]), len(dialogues.answer(example.answer))].append(i)
+    answers = [""] * len(examples)
     for (_, answer_length), members in by_length.items():
         for start in range(0, len(members), BATCH):
             batch = members[start : start + BATCH]
-            ids = torch.tensor([encoded[i] for i in batch])
             images = pixels(DEMO, [examples[i].image for i in batch])
-            cache = copy.deepcopy(prefix_cache)
-            cache.batch_repeat_interleave(len(batch))
-            output = model(
-                input_ids=ids, pixel_values=images, past_key_values=cache, logits_to_keep=answer_length + 1
-            )  # fmt: skip
-            # The service never generates an added token.
-            best = output.logits[:, :-1, : dialogues.text.vocab_size()].argmax(-1)
-            for i, equal in zip(batch, (best == ids[:, -answer_length:]).all(1).tolist(), strict=True):
-                is_right[i] = equal
-    return is_right
+            generated = _generate_batch(
+                model, dialogues, torch.tensor([prompts[i] for i in batch]), images, answer_length + spare_tokens
+            )
+            for i, ids in zip(batch, generated, strict=True):
+                answers[i] = _text(dialogues, ids)
+    return answers
 
 
-@torch.inference_mode()
-def greedy(model: LlavaForConditionalGeneration, dialogues: Dialogues, example: Example) -> str:
-    """Returns the answer that transformers generates, cut at the separator."""
-    prompt = dialogues.question(example.question, with_image=True)
+def _generate_batch(
+    model: LlavaForConditionalGeneration, dialogues: Dialogues, prompts: torch.Tensor, images: torch.Tensor, tokens: int
+) -> list[list[int]]:
+    """Returns the new token ids after each of the `prompts` (batch, ids)."""
     size = dialogues.text.vocab_size()
     generated = model.generate(
-        input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)),
-        pixel_values=pixels(DEMO, [example.image]), max_new_tokens=32, do_sample=False, pad_token_id=0,
-        eos_token_id=[2, *dialogues.answer("")[-1:]], suppress_tokens=list(range(size, size + 3)),
+        input_ids=prompts, attention_mask=torch.ones_like(prompts), pixel_values=images, max_new_tokens=tokens,
+        do_sample=False, pad_token_id=0, eos_token_id=[2, *dialogues.answer("")[-1:]],
+        suppress_tokens=list(range(size, size + 3)),  # the service never generates an added token
     )  # fmt: skip
-    answer = b"".join(dialogues.tokenizer.token_bytes(int(i)) for i in generated[0, len(prompt) :])
-    return answer.decode(errors="replace").split(V0.separator)[0].strip()
+    ids: list[list[int]] = generated[:, prompts.shape[1] :].tolist()
+    return ids
+
+
+def _text(dialogues: Dialogues, ids: list[int]) -> str:
+    """Returns the text of generated ids up to the separator or the end-of-text token, stripped."""
+    end = ids.index(2) if 2 in ids else len(ids)
+    text = b"".join(dialogues.tokenizer.token_bytes(token) for token in ids[:end])
+    return text.decode(errors="replace").split(V0.separator)[0].strip()
+
+
+def _agreement(model: LlavaForConditionalGeneration, dialogues: Dialogues, sets: Sets, answers: Answers) -> list[bool]:
+    """Returns for a sample of each set whether transformers generates the service's answer."""
+    sample = [(name, i) for name, examples in sets.items() for i in _spread(range(len(examples)), GREEDY_SAMPLE)]
+    texts = generate(model, dialogues, [sets[name][i] for name, i in sample], MAX_NEW_TOKENS)
+    return [text == answers[name][i] for text, (name, i) in zip(texts, sample, strict=True)]
 
 
 def _sentence_loss(model: LlavaForConditionalGeneration, dialogues: Dialogues) -> float:
@@ -149,16 +190,19 @@ def _with_other_images(examples: list[Example]) -> list[Example]:
     return [example._replace(image=examples[i - half].image) for i, example in enumerate(examples)]
 
 
-def _spread(examples: Iterable[Example], limit: int | None) -> list[Example]:
-    all_examples = list(examples)
-    if limit is None or limit >= len(all_examples):
-        return all_examples
-    return [all_examples[i * len(all_examples) // limit] for i in range(limit)]
+def _spread(items: Iterable[Item], limit: int | None) -> list[Item]:
+    every = list(items)
+    if limit is None or limit >= len(every):
+        return every
+    return [every[i * len(every) // limit] for i in range(limit)]
 
 
-def _count(examples: list[Example], is_right: list[bool]) -> Counts:
+def count_right(examples: list[Example], answers: list[str]) -> Counts:
+    """Returns the numbers of right answers and of questions, of all and by kind of question."""
     total = Counter(example.kind for example in examples)
-    right = Counter(example.kind for example, ok in zip(examples, is_right, strict=True) if ok)
+    right = Counter(
+        example.kind for example, text in zip(examples, answers, strict=True) if is_match(text, [example.answer])
+    )
     return {"all": (sum(right.values()), len(examples))} | {kind: (right[kind], total[kind]) for kind in sorted(total)}
 
 

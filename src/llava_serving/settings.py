@@ -37,17 +37,19 @@ class Settings(BaseModel):
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",
-        description="`auto` (float16 on CUDA, float32 on CPU), `float16`, `bfloat16` or `float32`",
+        description="`auto` (float16 on CUDA; on a CPU float32, and bfloat16 with `int8` or `int4`), `float16`, "
+        "`bfloat16` or `float32`",
     )
-    quantization: Literal["none", "nf4"] = Field(
+    quantization: Literal["none", "nf4", "int8", "int4"] = Field(
         default="none",
         description="`nf4`: the language model's layers in 4 bits, packed while loading, for a GPU with 16 GB; slower, "
-        "and slightly less accurate",
+        "and slightly less accurate. `int8` and `int4`: weights in 8 or 4 bits, for a CPU; several times faster there",
     )
-    template: Literal["auto", "v0", "v1"] = Field(
+    template: Literal["auto", "v0", "v1", "simple"] = Field(
         default="auto",
         description="the conversation template the checkpoint was trained with: `auto` (as a merged folder says, else "
-        "`v0`), `v0`, or `v1` for the deltas named v1",
+        "by its added tokens; of a LLaVA in transformers' layout, its own), `v0`, `v1` for the deltas named v1, or "
+        "`simple` for the delta of ScienceQA",
     )
     merged_cache_dir: Path | None = Field(
         default=None,
@@ -178,7 +180,9 @@ class Settings(BaseModel):
                 "of every step"
             )
         if self.quantization != "none" and self.device == "balanced":
-            raise ValueError("LLAVA_QUANTIZATION=nf4 works with one device, not with LLAVA_DEVICE=balanced")
+            raise ValueError(
+                f"LLAVA_QUANTIZATION={self.quantization} works with one device, not with LLAVA_DEVICE=balanced"
+            )
         if self.max_sequences > (self.max_num_seqs or MIN_DEFAULT_SEQS) + self.max_queued_seqs:
             raise ValueError(
                 "LLAVA_MAX_SEQUENCES must be at most LLAVA_MAX_NUM_SEQS + LLAVA_MAX_QUEUED_SEQS: a request for "

@@ -238,7 +238,7 @@ PATH = "input_data.parameters."
         (with_parameters(n=0), PATH + "n", "greater than or equal to 1"),
         (with_parameters(do_sample="yes"), PATH + "do_sample", "boolean"),
         (with_parameters(template="v1"), PATH + "template", "v0 and none"),
-        (with_parameters(template="v2"), PATH + "template", "'v0', 'v1' or 'none'"),
+        (with_parameters(template="v2"), PATH + "template", "'v0', 'v1', 'simple', 'chat' or 'none'"),
         (with_parameters(logprobs=True), PATH + "logprobs", "only OpenAI's forms"),
         (with_parameters(top_logprobs=2), PATH + "top_logprobs", "only OpenAI's forms"),
         ({"input_data": {"columns": ["image"], "data": [["A"]]}}, "input_data.data[0]", "exactly one of the columns"),

@@ -22,6 +22,7 @@ ONLINE_ENDPOINTS = ("endpoint.yml", "variants/kubernetes_endpoint.yml")
 ONLINE_DEPLOYMENTS = (
     "deployment.yml", "variants/small_gpu.yml", "variants/kubernetes_deployment.yml", "variants/demo.yml",
 )  # fmt: skip
+JOBS = ("jobs/merge.yml", "jobs/evaluate.yml")
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     bodies["batch/endpoint.yml"] = batch_endpoint(folder / "batch" / "endpoint.yml")
     bodies["batch/deployment.yml"] = batch_deployment(folder / "batch" / "deployment.yml")
     bodies["batch/compute.yml"] = compute(folder / "batch" / "compute.yml")
-    bodies["jobs/merge.yml"] = job(folder / "jobs" / "merge.yml")
+    bodies |= {file: job(folder / file) for file in JOBS}
     print(json.dumps(bodies | code(folder)))
 
 

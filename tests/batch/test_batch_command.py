@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,9 +27,7 @@ def test_answers_the_samples(tmp_path: Path) -> None:
     done = run([*COMMAND, SAMPLES, "--output", tmp_path / "out"])
     assert done.returncode == 0, done.stderr
     assert read_csv(tmp_path / "out" / "predictions.csv") == [
-        ["pictures/digit.png", "0", "the digit 3", ""],
-        ["pictures/easyvqa.png", "0", "a green circle", ""],
-        ["pictures/shapes.png", "0", SHAPES, ""],
+        ["pictures/shapes.png", "0", SHAPES, ""],  # questions.csv names the two other pictures
         ["questions.csv", "0", "the digit 3", ""],
         ["questions.csv", "1", "circle", ""],
         ["questions.csv", "2", MEANING, ""],
@@ -38,8 +37,8 @@ def test_answers_the_samples(tmp_path: Path) -> None:
         ["requests.jsonl", "3", "red", ""],
     ]
     answers = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text("utf-8").splitlines()]
-    assert answers[6]["answer"] == [{"0": MEANING}]
-    assert answers[9]["answer"]["usage"]["completion_tokens"] > 0
+    assert answers[4]["answer"] == [{"0": MEANING}]
+    assert answers[7]["answer"]["usage"]["completion_tokens"] > 0
 
 
 def test_another_model_does_not_use_the_answers_saved_by_the_first(parts_dir: Path, tmp_path: Path) -> None:
@@ -235,7 +234,13 @@ def with_error_codes(rows: list[list[str]]) -> list[list[str]]:
 
 
 def batch_driver(folder: Path, output: Path) -> list[Any]:
-    return [sys.executable, ROOT / "standin" / "batch_driver.py", ROOT / "batch" / "score.py", folder, output]
+    """Returns the command that runs the entry script over the folder as Azure does, with results in `output`."""
+    command = [sys.executable, ROOT / "standin" / "batch_driver.py", ROOT / "batch" / "score.py", folder]
+    return [*command, output / "predictions.csv", "--output-action", "summary_only"]
+
+
+def mini_batch_results(output: Path) -> list[list[str]]:
+    return [row for path in (output / "predictions").iterdir() for row in read_csv(path)]
 
 
 def test_the_entry_script_answers_a_thousand_requests_53_of_them_wrong(
@@ -244,12 +249,12 @@ def test_the_entry_script_answers_a_thousand_requests_53_of_them_wrong(
     folder, expected = thousand_rows
     assert len(expected) == 1000
     assert sum(1 for row in expected if row[3]) == 53
-    done = run(batch_driver(folder, tmp_path / "predictions.csv"))
+    done = run([*batch_driver(folder, tmp_path), "--mini-batch-size", 200])
     assert done.returncode == 0, done.stderr
-    # File names begin at the nearest mount, which depends on this machine.
-    rows = [[file.partition("input/")[2], *rest] for file, *rest in read_csv(tmp_path / "predictions.csv")]
-    assert with_error_codes(rows) == expected
-    assert "10 of 10 files read" in done.stderr
+    (results,) = (tmp_path / "predictions").iterdir()
+    assert with_error_codes(read_csv(results)) == expected
+    assert "items for" not in done.stdout, "a mini-batch has an item for each file"
+    assert "115 of 115 files read" in done.stderr
 
 
 def test_a_killed_run_continues_and_answers_no_row_twice(
@@ -270,3 +275,26 @@ def test_a_killed_run_continues_and_answers_no_row_twice(
     assert with_error_codes(read_csv(output / "predictions.csv")) == expected
     rows = [(line["file"], line["row"]) for line in saved_lines(output)]
     assert len(set(rows)) == len(rows) == 947
+
+
+@pytest.mark.slow
+def test_several_workers_one_killed_answer_each_row_of_a_split_input_once(
+    thousand_rows: tuple[Path, list[list[str]]], tmp_path: Path
+) -> None:
+    folder, expected = thousand_rows
+    output = tmp_path / "out"
+    output.mkdir()
+    command = [*batch_driver(folder, output), "--workers", 2, "--mini-batch-size", 5]
+    with (tmp_path / "log").open("w+b") as log:
+        driver = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT)
+        wait_for(lambda: len(saved_lines(output)) >= 100)
+        worker = re.findall(r"started worker (\d+)", (tmp_path / "log").read_text())[0]
+        os.kill(int(worker), signal.SIGKILL)
+        assert driver.wait(120) == 0, (tmp_path / "log").read_text()
+    assert f"worker {worker} died" in (tmp_path / "log").read_text()
+    assert len(list((output / "predictions").iterdir())) == 23, "115 files, five in each mini-batch"
+    rows = sorted(with_error_codes(mini_batch_results(output)))
+    assert rows == sorted(expected), "each row once"
+    collected = run([COMMAND[0], "batch", "collect", output, "--input", folder, "--output", tmp_path / "all.csv"])
+    assert collected.returncode == 0, collected.stderr
+    assert sorted(with_error_codes(read_csv(tmp_path / "all.csv"))) == rows

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from llava_serving.export import direct_file
 from llava_serving.export.chat_template import chat_template
 from llava_serving.inputs.prompt import ChatMessage, ImageSource, chat_prompt
-from llava_serving.inputs.templates import V0, V1, Template
+from llava_serving.inputs.templates import SIMPLE, V0, V1, Template
 from llava_serving.tools import cli
 from llava_serving.weights.expected_shapes import expected_shapes
 from llava_serving.weights.loader import LoadedModel
@@ -90,7 +90,7 @@ TURNS = st.lists(
 )
 
 
-@given(system=st.none() | MESSAGE, turns=TURNS, template=st.sampled_from([V0, V1]))
+@given(system=st.none() | MESSAGE, turns=TURNS, template=st.sampled_from([V0, V1, SIMPLE]))
 def test_the_chat_template_gives_the_prompts_of_the_service(
     processor: Any, system: str | None, turns: Any, template: Template
 ) -> None:

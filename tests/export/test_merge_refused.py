@@ -17,9 +17,6 @@ from merge_cases import (
 from reference import naive_merge, tensors
 from safetensors.torch import save_file
 
-from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_folder import MergedFolder
-
 
 def refused_message(merge: Merge, parts_dir: Path, tmp_path: Path) -> str:
     """Returns the message of a merge that fails. Nothing is written."""
@@ -81,6 +78,54 @@ def test_a_merged_model_as_delta_is_refused(parts_dir: Path, tmp_path: Path, mer
     assert "is not a delta" in refused_message(merge, copy, tmp_path)
 
 
+def test_a_merged_model_as_delta_is_refused_whatever_its_matrices_are(
+    parts_dir: Path, tmp_path: Path, merge: Merge
+) -> None:
+    copy = copy_parts(parts_dir, tmp_path)
+    rows = len(tensors(copy / "delta")["lm_head.weight"])
+    other = llama_tensors(Shape(), rows, torch.Generator().manual_seed(9), 0.2)
+    projector = {name: value for name, value in tensors(copy / "delta").items() if "mm_projector" in name}
+    replace_weights(copy / "delta", other | projector)
+    assert "delta is not a delta: its norms are as large" in refused_message(merge, copy, tmp_path)
+
+
+def test_a_base_that_is_merged_already_is_named_and_not_the_delta(
+    parts_dir: Path, tmp_path: Path, merge: Merge
+) -> None:
+    copy = copy_parts(parts_dir, tmp_path)
+    without_projector = {name: value for name, value in naive_merge(copy).items() if "mm_projector" not in name}
+    replace_weights(copy / "base", without_projector)
+    expected = f"{copy / 'base'} is merged already: it holds the delta of {copy / 'delta'}"
+    assert expected in refused_message(merge, copy, tmp_path)  # by the rows of the added tokens
+
+    rows = len(tensors(parts_dir / "base")["lm_head.weight"])
+    is_norm = {name: name.endswith("norm.weight") for name in without_projector}
+    large = {name: value if is_norm.get(name) else value * 8 for name, value in tensors(parts_dir / "delta").items()}
+    replace_weights(copy / "delta", large)
+    replace_weights(copy / "base", tensors(parts_dir / "base"))
+    merged = {name: value[:rows] for name, value in naive_merge(copy).items() if name in without_projector}
+    replace_weights(copy / "base", merged)
+    assert expected in refused_message(merge, copy, tmp_path)  # by its matrices
+
+
+@pytest.mark.parametrize("part", ["base", "delta"])
+@pytest.mark.parametrize("is_in_config", [True, False])
+def test_tied_embeddings_are_named(
+    parts_dir: Path, tmp_path: Path, merge: Merge, part: str, is_in_config: bool
+) -> None:
+    copy = copy_parts(parts_dir, tmp_path)
+    if is_in_config:
+        config = json.loads((copy / part / "config.json").read_text())
+        (copy / part / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    else:
+        stored = tensors(copy / part)
+        del stored["lm_head.weight"]
+        replace_weights(copy / part, stored)
+    message = refused_message(merge, copy, tmp_path)
+    assert f"{copy / part} has tied embeddings" in message
+    assert "original LLaMA" not in message
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -113,19 +158,6 @@ def test_a_delta_without_its_projector_is_refused(parts_dir: Path, tmp_path: Pat
     stored = {name: value for name, value in tensors(copy / "delta").items() if "mm_projector" not in name}
     replace_weights(copy / "delta", stored)
     assert "drops it, without a word" in refused_message(merge, copy, tmp_path)
-
-
-def test_a_delta_without_image_markers_needs_an_explicit_template(
-    parts_dir: Path, tmp_path: Path, merge: Merge
-) -> None:
-    """LLaVA-13b-delta-v0-science_qa has no image markers."""
-    copy = copy_parts(parts_dir, tmp_path)
-    added = json.loads((copy / "delta" / "added_tokens.json").read_text())
-    (copy / "delta" / "added_tokens.json").write_text(json.dumps({"<im_patch>": added["<im_patch>"]}))
-    assert "have no <im_start>" in refused_message(merge, copy, tmp_path)
-    merge(copy, tmp_path / "llava", "--template", "v0")
-    image = load_model(MergedFolder(tmp_path / "llava"), "cpu", "float32").tokenizer.image
-    assert (image.start, image.end) == (None, None)
 
 
 def test_an_added_token_without_an_embedding_row_is_refused(parts_dir: Path, tmp_path: Path, merge: Merge) -> None:

@@ -164,6 +164,7 @@ def test_a_size_other_than_the_vision_tower_s_is_a_startup_error(tmp_path: Path,
     [
         ("do_resize", False),
         ("do_center_crop", False),
+        ("do_pad", True),
         ("do_rescale", False),
         ("do_normalize", False),
         ("resample", 2),

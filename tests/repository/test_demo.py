@@ -58,7 +58,7 @@ def test_the_delta_has_the_pitfalls_of_the_original() -> None:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Runs demo/recipe/evaluate.py on a part of the held-out sets and returns its report."""
     report = tmp_path_factory.mktemp("evaluate") / "report.json"
-    command = [sys.executable, str(DEMO / "recipe" / "evaluate.py"), "--limit", "400", "--json", str(report)]
+    command = [sys.executable, str(DEMO / "recipe" / "evaluate.py"), "--limit", "200", "--json", str(report)]
     subprocess.run(command, check=True, capture_output=True)
     content: dict[str, Any] = json.loads(report.read_text())
     return content

@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 DEMO = "variants/demo.yml"
 ONLINE = ("deployment.yml", "variants/small_gpu.yml", "variants/kubernetes_deployment.yml", DEMO)
 OTHERS = (
-    "endpoint.yml", "variants/kubernetes_endpoint.yml", "jobs/merge.yml",
+    "endpoint.yml", "variants/kubernetes_endpoint.yml", "jobs/merge.yml", "jobs/evaluate.yml",
     "batch/endpoint.yml", "batch/deployment.yml", "batch/compute.yml",
 )  # fmt: skip
 FILES = (*ONLINE, *OTHERS, "conda.yaml", "batch/conda.yaml", "score.py", "batch/score.py", ".amlignore")
@@ -303,6 +303,44 @@ def test_the_job_s_command_merges_and_checks(accepted: dict[str, Any], tmp_path:
     assert result.returncode == 0, result.stderr
     assert "talks     yes" in result.stdout
     assert [folder.name for folder in (tmp_path / "model").iterdir()] == ["llava-13b-v0"]
+
+
+def test_the_evaluation_job_s_command_measures_a_model_and_logs_the_figures(
+    accepted: dict[str, Any], tmp_path: Path
+) -> None:
+    """Runs the job's command in a copy of the upload, on the demo model. A module stands in for MLflow."""
+    job = accepted["jobs/evaluate.yml"]
+    for name in accepted["upload"]:
+        (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "code" / name)
+    mlflow = "import json\ndef log_metrics(metrics): print('logged', json.dumps(metrics))\n"
+    (tmp_path / "code" / "src" / "mlflow.py").write_text(mlflow)
+    shutil.copytree(ROOT / "demo" / "pictures", tmp_path / "data")
+    question = {"image": "digit.png", "question": "What is in the image?", "answers": ["digit 3"]}
+    (tmp_path / "data" / "questions.jsonl").write_text(json.dumps(question))
+    values = {
+        "inputs.arguments": "vqa --questions questions.jsonl --pictures .", "inputs.data": str(tmp_path / "data"),
+        "inputs.model": str(ROOT / "demo"), "outputs.results": str(tmp_path / "results"),
+    }  # fmt: skip
+    command = job["component"]["command"]
+    for name, value in values.items():
+        command = command.replace(f"${{{{{name}}}}}", value)
+    assert "${{" not in command
+    assert "pip install" in command
+    python = command.replace("python -m pip install", "false").replace("python ", f"{sys.executable} ")
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "azureml://here"}
+    result = subprocess.run(
+        ["bash", "-c", python], cwd=tmp_path / "code", env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'logged {"accuracy.all": 100.0}' in result.stdout
+    assert json.loads((tmp_path / "results" / "summary.json").read_text())["right"] == {"all": 1}
+
+
+def test_the_evaluation_job_keeps_its_answers_as_a_data_asset(accepted: dict[str, Any]) -> None:
+    job = accepted["jobs/evaluate.yml"]
+    assert job["outputs"]["results"] == {"type": "uri_folder", "name": "llava-evaluation", "mode": "upload"}
+    assert job["inputs"]["arguments"].startswith("scienceqa --problems problems.json")
 
 
 def test_the_job_registers_a_model(accepted: dict[str, Any]) -> None:

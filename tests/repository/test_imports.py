@@ -35,9 +35,14 @@ ALLOWED: dict[str, set[str]] = {
     "server": {"errors", "settings", "api"},
     "service": {"errors", "settings", "cpu_cores", "inputs", "engine", "model", "api", "intake", "weights", "export"},
     "batch": {"errors", "settings", "file_lock", "progress", "client", "api", "weights", "service"},
-    "tools": {"errors", "settings", "progress", "client", "bench", "playground", "weights", "export", "batch"},
+    "evaluation": {"errors", "settings", "file_lock", "progress", "client", "inputs", "weights", "service"},
+    "profiling": {"engine", "model", "api", "service"},
+    "tools": {
+        "errors", "settings", "progress", "client", "bench", "playground", "weights", "export", "batch", "evaluation",
+        "profiling",
+    },
     "__main__": {"tools"},
-}
+}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"})
 

@@ -237,12 +237,21 @@ def test_deploy_batch_creates_everything_and_deletes_it(azure: Azure) -> None:
         azure.succeed("deploy-batch", "--output", str(azure.folder / "out"))
     created = [call[1:3] for call in azure.calls if "create" in call]
     assert created == [["batch-deployment", "create"]]
-    assert (azure.folder / "out" / "job-1" / "named-outputs" / "score" / "predictions.csv").exists()
+    assert (azure.folder / "out" / "job-1" / "named-outputs" / "score" / "predictions" / "0a.csv").exists()
     azure.succeed("deploy-batch", "--delete")
     assert set(azure.state) >= {"compute//llava-gpu"}
     azure.succeed("deploy-batch", "--delete", "--compute")
     assert not any(key.startswith(("compute", "batch-endpoint")) for key in azure.state)
     azure.succeed("deploy-batch", "--delete", "--compute")
+
+
+def test_deploy_batch_sets_the_number_of_machines_of_compute_and_deployment(azure: Azure) -> None:
+    for number in ("4", "2"):  # the second run finds a compute
+        azure.succeed("deploy-batch", "--output", str(azure.folder / "out"), "--instances", number)
+        assert azure.state["compute//llava-gpu"]["max_instances"] == number
+        assert azure.state["batch-deployment/llava-13b-batch/default"]["resources.instance_count"] == number
+    azure.succeed("deploy-batch", "--output", str(azure.folder / "out"))
+    assert azure.state["compute//llava-gpu"]["max_instances"] == "2", "without the option the compute stays as it is"
 
 
 def test_a_second_autoscale_run_replaces_the_rules(azure: Azure) -> None:
@@ -267,7 +276,7 @@ def test_deploy_batch_does_not_show_the_answers_of_an_earlier_job(azure: Azure) 
         fake.replace("exec", 'case "$*" in *download*) exit 0;; *invoke*) echo job-2; exit 0;; esac\nexec')
     )
     output = azure.fail("deploy-batch", "--output", str(out))
-    assert "no predictions.csv" in output
+    assert "no predictions" in output
 
 
 @pytest.mark.parametrize("name", ["deploy-batch", "autoscale blue"])
@@ -336,7 +345,8 @@ def test_without_az_the_script_says_where_to_get_it(azure: Azure, name: str) -> 
     "deploy --file batch/deployment.yml",
     "deploy --pause x", "deploy --live purple", "deploy --live blue", "deploy --logs --delete", "deploy --endpoint",
     "deploy --endpoint --delete", "deploy --closed-egress --file variants/kubernetes_deployment.yml",
-    "deploy-batch --output", "deploy-batch --compute", "autoscale", "autoscale a b", "autoscale a --min 3",
+    "deploy-batch --output", "deploy-batch --compute", "deploy-batch --instances 0", "deploy-batch --instances",
+    "autoscale", "autoscale a b", "autoscale a --min 3",
 ])  # fmt: skip
 def test_wrong_arguments_fail_before_the_first_az_call(azure: Azure, words: str) -> None:
     azure.fail(*words.split())

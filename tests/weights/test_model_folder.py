@@ -76,7 +76,9 @@ def test_two_models_are_refused(parts_dir: Path, tmp_path: Path) -> None:
 
 def test_a_llava_config_without_a_vision_config_is_the_authors_layout(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "mm_vision_tower": "openai/clip"}))
-    assert "its authors' layout" in error_message(tmp_path)
+    message = error_message(tmp_path)
+    assert "its authors' layout" in message
+    assert "llava-serving merge --merged" in message
 
 
 def test_a_copied_snapshot_with_dangling_links_is_named_with_the_way_out(merged: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from reference import stock_config
+from checkpoints import Shape, save_as_meta
+from reference import stock_config, tensors
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
@@ -32,6 +33,15 @@ REFUSED_LANGUAGE: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": "linear"}, r"rope_scaling 'linear'"),
     ({"rope_scaling": {"type": "linear", "factor": "two"}}, r"rope_scaling .*'two'"),
     ({"rope_parameters": None, "rope_theta": "1e6"}, r"rope_theta '1e6'"),
+    ({"rope_parameters": None, "rope_scaling": {"factor": 2.0}}, r"rope_scaling .*factor would have no effect"),
+    (
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+        r"rope_scaling .* and another rope_parameters",
+    ),
+    (
+        {"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        r"rope_theta 1000000\.0 and also 10000\.0",
+    ),
     ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor 0\.5.*whole heads"),
     ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, r"partial_rotary_factor 0\.5"),
     ({"sliding_window": 128}, r"sliding_window 128.*all earlier tokens"),
@@ -48,6 +58,8 @@ REFUSED_DELTA: list[tuple[dict[str, Any], str]] = [
 ]
 REFUSED_MERGED: list[tuple[dict[str, Any], str]] = [
     *(({"text_config": settings}, message) for settings, message in REFUSED_LANGUAGE),
+    ({"rope_theta": 1e6}, r"rope_theta outside text_config"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"rope_scaling outside text_config"),
     ({"text_config": {"model_type": "mistral"}}, r"language model .*'mistral'.*LLaMA's layers"),
     ({"vision_config": {"model_type": "siglip_vision_model"}}, r"vision_config .*'siglip_vision_model'.*CLIP"),
     ({"vision_config": {"num_channels": 4}}, r"num_channels 4.*3 channels"),
@@ -119,6 +131,18 @@ def test_a_base_with_another_rope_than_the_delta_is_refused(parts_dir: Path, tmp
     copy = shutil.copytree(parts_dir, tmp_path / "parts")
     change_config(copy / "base", {"rope_theta": 1e6})
     with pytest.raises(StartupError, match=r"rope_theta.* 1000000\.0.*10000"):
+        load_model(PartsFolder(copy), "cpu", "float32")
+
+
+def test_scaled_rope_of_meta_s_params_is_refused_by_name(parts_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(parts_dir, tmp_path / "parts")
+    stored = tensors(copy / "base")
+    shutil.rmtree(copy / "base")
+    (copy / "base").mkdir()
+    save_as_meta(stored, copy / "base", Shape(), 1)
+    params = json.loads((copy / "base" / "params.json").read_text())
+    (copy / "base" / "params.json").write_text(json.dumps(params | {"use_scaled_rope": True}))
+    with pytest.raises(StartupError, match=r"params\.json has rope_scaling .*use_scaled_rope"):
         load_model(PartsFolder(copy), "cpu", "float32")
 
 

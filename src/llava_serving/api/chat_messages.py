@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import BadRequest
-from ..inputs.prompt import ChatMessage, ImageSource, Prompt, chat_prompt
-from ..inputs.templates import Template
+from ..inputs.prompt import ChatMessage, ConversationTemplate, ImageSource, Prompt, chat_prompt
 from .openai_fields import NEUTRAL_MESSAGE_VALUES, drop_neutral
 from .parameters import ParsedParameters
 from .schema import Message, Part
@@ -24,7 +23,7 @@ def drop_neutral_fields(messages: Any, path: str) -> Any:
 
 
 def build_chat_prompt(
-    messages: Sequence[Message], path: str, template: Template, parameters: ParsedParameters
+    messages: Sequence[Message], path: str, template: ConversationTemplate, parameters: ParsedParameters
 ) -> Prompt:
     """Returns the chat at `path` in the request, in the template. Raises BadRequest."""
     if parameters.values.template == "none":

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BadRequest
-from ..inputs.prompt import TextInput, question_prompt, raw_prompt
-from ..inputs.templates import Template
+from ..inputs.prompt import ConversationTemplate, TextInput, question_prompt, raw_prompt
 from .chat_messages import build_chat_prompt, drop_neutral_fields
 from .openai_fields import IGNORED, NEUTRAL_VALUES, drop_neutral
 from .parameters import OPENAI_ALIASES, ParsedParameters, check_template, parse_parameters
@@ -20,7 +19,7 @@ class OpenAIParser:
     In all methods, `accepts_stream` says that the request's headers ask for a stream.
     """
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: ConversationTemplate) -> None:
         self._template = template
 
     def parse_chat_completion(self, content: Mapping[str, Any], accepts_stream: bool) -> ScoreRequest:

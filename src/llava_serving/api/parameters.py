@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from ..engine.prompt import SamplingParams
 from ..errors import BadRequest
-from ..inputs.templates import Template
+from ..inputs.prompt import ConversationTemplate
 from .schema import StrictModel, accepted_names, as_list, validate
 
 ALIASES = {
@@ -46,7 +46,7 @@ class Parameters(StrictModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int = Field(default=1, ge=1, le=MAX_COUNT)
     return_full_text: bool | None = None
-    template: Literal["v0", "v1", "none"] | None = None
+    template: Literal["v0", "v1", "simple", "chat", "none"] | None = None
     stream: bool = False
     ignore_eos: bool = False
 
@@ -123,7 +123,7 @@ def parse_parameters(
     return ParsedParameters(validated, {field: _join(path, name) for field, name in sent_names.items()})
 
 
-def check_template(parameters: ParsedParameters, template: Template) -> None:
+def check_template(parameters: ParsedParameters, template: ConversationTemplate) -> None:
     """Raises BadRequest if the request asks for a template other than the model's."""
     if parameters.values.template not in (None, "none", template.name):
         raise BadRequest(

@@ -15,6 +15,7 @@ import pydantic_core
 from ..errors import BadRequest
 from ..inputs.prompt import (
     IMAGE_PLACEHOLDER,
+    ConversationTemplate,
     ImageSource,
     Prompt,
     TextInput,
@@ -22,7 +23,6 @@ from ..inputs.prompt import (
     question_prompt,
     raw_prompt,
 )
-from ..inputs.templates import Template
 from .chat_messages import build_chat_prompt, drop_neutral_fields
 from .openai_parser import OpenAIParser
 from .parameters import PARAMETER_KEYS, ParsedParameters, check_template, find_parameters
@@ -49,7 +49,7 @@ class RequestParser:
     In all methods, `key` is "input_data" or "inputs", whichever the body has.
     """
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: ConversationTemplate) -> None:
         self._template = template
         self._openai = OpenAIParser(template)
 

@@ -18,6 +18,11 @@ def read_csv_records(file: TextIO, max_characters: int) -> Iterator[list[str] | 
     A record of more than `max_characters` is malformed, and at most about that much of the file is held in memory. A
     malformed record ends with its first line, so an open quotation mark does not take the lines after it along.
     """
+    return (record for _, record in read_raw_csv_records(file, max_characters))
+
+
+def read_raw_csv_records(file: TextIO, max_characters: int) -> Iterator[tuple[str, list[str] | csv.Error]]:
+    """Yields what `read_csv_records` yields, each with its text. Of a longer line the text has the beginning."""
     csv.field_size_limit(max(csv.field_size_limit(), max_characters))
     lines = _ReplayedLines(_truncated_lines(file, max_characters), max_characters)
     reader = csv.reader(lines, strict=True)
@@ -27,12 +32,11 @@ def read_csv_records(file: TextIO, max_characters: int) -> Iterator[list[str] | 
         except StopIteration:
             return
         except csv.Error as error:
-            lines.end_malformed_record()
-            yield error
+            yield lines.end_malformed_record(), error
             continue
-        lines.end_record()
+        text = lines.end_record()
         if record:
-            yield record
+            yield text, record
 
 
 def _truncated_lines(file: TextIO, max_characters: int) -> Iterator[str]:
@@ -73,14 +77,18 @@ class _ReplayedLines:
             raise csv.Error(f"it has more than {self._max_characters:,} characters")
         return line
 
-    def end_record(self) -> None:
+    def end_record(self) -> str:
+        """Returns the record's text."""
+        text = "".join(self._record)
         self._record.clear()
         self._record_characters = 0
+        return text
 
-    def end_malformed_record(self) -> None:
-        """Ends the record with its first line. Its other lines are given again."""
+    def end_malformed_record(self) -> str:
+        """Ends the record with its first line, and returns that line. Its other lines are given again."""
         self._lines_to_replay += reversed(self._record[1:])
-        self.end_record()
+        del self._record[1:]
+        return self.end_record()
 
     def _must_end_record(self) -> bool:
         has_replayed_enough = self._num_replays > MAX_REPLAYS_PER_LINE * self._num_lines

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import BadRequest, RequestError
 from .csv_records import read_csv_records
 from .image_files import encode_image
+from .input_names import name_beside
 from .input_row import InputRow, RowDefaults, request_body
 
 logger = logging.getLogger(__name__)
@@ -24,24 +25,28 @@ def read_csv_rows(path: Path, name: str, defaults: RowDefaults) -> Iterator[Inpu
         first_line = file.readline(defaults.max_bytes)
         file.seek(0)
         records = read_csv_records(file, defaults.max_bytes)
-        columns = _column_names(next(records, []))
-        if PROMPT_COLUMN not in columns or len(set(columns)) < len(columns):
-            yield InputRow(name, None, BadRequest("invalid_table", _header_error(first_line)))
+        columns = column_names(next(records, []))
+        if not is_table_header(columns):
+            yield InputRow(name, None, BadRequest("invalid_table", header_error(first_line)))
             return
         if ignored := [column for column in columns if column not in (PROMPT_COLUMN, IMAGE_COLUMN)]:
             logger.warning("%r: columns %s are not used", name, ", ".join(map(repr, ignored)))
         for index, record in enumerate(records):
             try:
-                yield InputRow(name, index, _request(_cells(record, columns), path.parent, defaults))
+                yield InputRow(name, index, _request(_cells(record, columns), path, name, defaults))
             except RequestError as error:
                 yield InputRow(name, index, error)
 
 
-def _column_names(header: list[str] | csv.Error) -> list[str]:
+def column_names(header: list[str] | csv.Error) -> list[str]:
     return [] if isinstance(header, csv.Error) else [column.strip() for column in header]
 
 
-def _header_error(first_line: str) -> str:
+def is_table_header(columns: list[str]) -> bool:
+    return PROMPT_COLUMN in columns and len(set(columns)) == len(columns)
+
+
+def header_error(first_line: str) -> str:
     """Returns what is wrong with the header, and the probable cause: another separator, or another encoding."""
     message = f"the first line must name the column {PROMPT_COLUMN}, optionally {IMAGE_COLUMN}, and no column twice"
     for separator, name in SEPARATORS.items():
@@ -61,15 +66,18 @@ def _cells(record: list[str] | csv.Error, columns: list[str]) -> dict[str, str]:
     return dict(zip(columns, record, strict=True))
 
 
-def _request(cells: dict[str, str], folder: Path, defaults: RowDefaults) -> bytes:
+def _request(cells: dict[str, str], path: Path, name: str, defaults: RowDefaults) -> bytes:
     """Returns the row's request. Raises RequestError."""
     prompt, image = cells[PROMPT_COLUMN], cells.get(IMAGE_COLUMN, "").strip()
     if not (prompt + image).isprintable():
         _check_utf8(prompt + image)
     if not prompt.strip():
         raise BadRequest("invalid_table", f"the row's {PROMPT_COLUMN} is empty")
-    if "." in image and not URI.match(image):  # a file name: base64 has no dots
-        image = encode_image(_path_in_folder(folder, image), defaults.max_bytes)
+    if is_file_name(image):
+        image_name = name_beside(name, image)
+        if (image_path := path_in_folder(path.parent, image)) is None:
+            raise BadRequest("invalid_image", f"{image_name} is not in the folder of the CSV {name}", IMAGE_COLUMN)
+        image = encode_image(image_path, image_name, defaults.max_bytes)
     return request_body(prompt, image or None, defaults.parameters)
 
 
@@ -80,16 +88,18 @@ def _check_utf8(text: str) -> None:
         raise BadRequest("invalid_table", "the row is not UTF-8") from None
 
 
-def _path_in_folder(folder: Path, image: str) -> Path:
-    """Returns the path of an image that a CSV file names.
+def is_file_name(image: str) -> bool:
+    """Returns whether a cell names a file: base64 has no dots."""
+    return "." in image and not URI.match(image)
 
-    Raises BadRequest unless it is in the CSV file's folder or below: a CSV must not read other files of the machine.
+
+def path_in_folder(folder: Path, image: str) -> Path | None:
+    """Returns the path of an image that a CSV file in `folder` names.
+
+    Returns None unless it is in this folder or below: a CSV must not read other files of the machine.
     """
     try:
         path = (folder / image).resolve()
-        is_inside = path.is_relative_to(folder.resolve())
+        return path if path.is_relative_to(folder.resolve()) else None
     except (OSError, ValueError, RuntimeError):  # a NUL in the name, or links in a circle
-        is_inside = False
-    if not is_inside:
-        raise BadRequest("invalid_image", f"{image} is not in the folder of the CSV", IMAGE_COLUMN)
-    return path
+        return None

@@ -5,8 +5,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .input_names import input_name
-from .result_files import ANSWERS_FILE, PREDICTIONS_FILE
+from .input_names import input_name, is_hidden
+from .result_files import ANSWERS_FILE, PREDICTIONS_FILE, PREDICTIONS_FOLDER
 from .saved_answers import SAVED_ANSWERS_FOLDER
 
 
@@ -14,8 +14,9 @@ def find_input_files(inputs: Sequence[Path], output: Path) -> list[tuple[Path, s
     """Returns every input file and its name in the results.
 
     A name is the path below the input folder. With several inputs it is the path below their common parent folder.
-    A folder's files are sorted by name. Files that a run writes into `output` are left out. Raises OSError if an input
-    does not exist, if the run would overwrite an input, or if there is no file at all.
+    A folder's files are sorted by name. Hidden files and folders in it are left out, and so are files that a run writes
+    into `output`. Raises OSError if an input does not exist, if the run would overwrite an input, or if there is no
+    file at all.
     """
     paths = [Path(os.path.abspath(path)) for path in inputs]
     is_one_folder = len(paths) == 1 and paths[0].is_dir()
@@ -60,9 +61,10 @@ def _files_below(folder: Path, output: str, visited: set[str]) -> Iterator[Path]
     except OSError:
         yield folder
         return
-    skipped = (ANSWERS_FILE, PREDICTIONS_FILE, SAVED_ANSWERS_FOLDER) if real_folder == output else ()
+    results = (ANSWERS_FILE, PREDICTIONS_FILE, PREDICTIONS_FOLDER, SAVED_ANSWERS_FOLDER)
+    skipped = results if real_folder == output else ()
     for entry in ordered:
-        if entry.name in skipped:
+        if entry.name in skipped or is_hidden(entry.name):
             continue
         if _is_folder(entry):
             yield from _files_below(Path(entry.path), output, visited)

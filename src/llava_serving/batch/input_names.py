@@ -1,7 +1,7 @@
-"""The names of input files in the results."""
+"""The names of input files in the results and in messages."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 INPUT_PREFIX = "AZURE_ML_INPUT_"
 
@@ -13,10 +13,24 @@ def input_name(path: Path, root: Path | None) -> str:
     mount paths differ between jobs.
     """
     path = path.absolute()
-    if root is None:
-        job_inputs = _job_inputs()
-        root = next(folder for folder in path.parents if folder in job_inputs or os.path.ismount(folder))
-    return utf8_name(path.relative_to(root.absolute()).as_posix())
+    root = job_folder(path) if root is None else root.absolute()
+    return utf8_name(path.relative_to(root).as_posix())
+
+
+def job_folder(path: Path) -> Path:
+    """Returns the folder of the job input that holds the file, or the mount point that holds it."""
+    folders = {path if path.is_dir() else path.parent for path in job_inputs()}
+    return next(folder for folder in path.absolute().parents if folder in folders or os.path.ismount(folder))
+
+
+def name_beside(name: str, other: str) -> str:
+    """Returns the name of the file `other`, a path that begins in the folder of the file `name`."""
+    return str(PurePosixPath(name).parent / other)
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether the file, or a folder in its name, begins with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def utf8_name(name: str) -> str:
@@ -24,7 +38,6 @@ def utf8_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _job_inputs() -> set[Path]:
-    variables = [value for name, value in os.environ.items() if name.startswith(INPUT_PREFIX) and value]
-    paths = [Path(value).absolute() for value in variables]
-    return {path if path.is_dir() else path.parent for path in paths}
+def job_inputs() -> set[Path]:
+    """Returns the inputs of the job: folders and files."""
+    return {Path(value).absolute() for name, value in os.environ.items() if name.startswith(INPUT_PREFIX) and value}

@@ -1,9 +1,13 @@
-"""The result files of a run on this machine: every row as JSON and as CSV."""
+"""The result files: every row as JSON and as CSV on this machine, a CSV file for each mini-batch on Azure."""
 
 import contextlib
 import csv
+import hashlib
+import io
 import json
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from ..file_lock import lock_file
 from .row_result import RowResult
 
 ANSWERS_FILE, PREDICTIONS_FILE = "answers.jsonl", "predictions.csv"
+PREDICTIONS_FOLDER = "predictions"  # of a batch endpoint's job: one CSV file for each mini-batch
 
 
 class ResultFiles:
@@ -41,3 +46,22 @@ class ResultFiles:
                 num_rows += 1
                 num_errors += result.error is not None
         return num_rows, num_errors
+
+
+def write_mini_batch(results: Iterable[RowResult], names: Sequence[str], output: Path) -> None:
+    """Writes the results of the mini-batch of these files into a CSV file of its own. Raises OSError.
+
+    A retry replaces the file, so that no row comes twice. The file is written elsewhere and copied when it is complete:
+    a mounted output folder cannot rename. Without rows there is no file.
+    """
+    with tempfile.TemporaryFile("w+b") as complete:
+        text = io.TextIOWrapper(complete, encoding="utf-8", newline="", write_through=True)
+        csv.writer(text, lineterminator="\n").writerows(result.columns() for result in results)
+        if not complete.tell():
+            return
+        complete.seek(0)
+        digest = hashlib.blake2b("\0".join(names).encode(), digest_size=16).hexdigest()
+        path = output / PREDICTIONS_FOLDER / f"{digest}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            shutil.copyfileobj(complete, file)

@@ -13,9 +13,10 @@ from ..errors import InternalError, RequestError, Unavailable
 from ..progress import Progress
 from .answer_index import AnswerKey
 from .input_row import InputRow, RowDefaults
-from .row_reader import read_input_rows
+from .row_reader import is_image, is_table, read_input_rows
 from .row_result import RowResult
 from .saved_answers import SavedAnswers
+from .table_images import TableImages
 
 logger = logging.getLogger(__name__)
 MAX_PENDING_BYTES = 512 * 2**20
@@ -42,17 +43,21 @@ class BatchRunner:
         self._concurrency = concurrency
         self._defaults = defaults
         self._saved_answers = saved_answers
+        self._table_images = TableImages(defaults.max_bytes)
         self.stop = stop
 
-    def run(self, files: Sequence[tuple[Path, str]]) -> Iterator[RowResult]:
+    def run(self, files: Sequence[tuple[Path, str]], tables: Sequence[Path] | None = None) -> Iterator[RowResult]:
         """Yields the result of every row, in order. `files` are paths, each with its name in the results.
+
+        An image that a row of a CSV file names has no row of its own. `tables` are the CSV files, by default those in
+        `files`.
 
         Raises Unavailable when the engine shuts down or its device fails. The rows that this interrupts have no
         result, and another run answers them.
         """
         pool = ThreadPoolExecutor(self._concurrency, "batch")
         try:
-            yield from self._answer_files(files, pool)
+            yield from self._answer_files(self._without_table_images(files, tables), pool)
         except (KeyboardInterrupt, SystemExit):
             self.stop()
             raise
@@ -60,6 +65,14 @@ class BatchRunner:
             pool.shutdown(cancel_futures=True)
             if self._saved_answers is not None:
                 self._saved_answers.close()
+
+    def _without_table_images(
+        self, files: Sequence[tuple[Path, str]], tables: Sequence[Path] | None
+    ) -> list[tuple[Path, str]]:
+        if not any(is_image(path) for path, _ in files):
+            return list(files)
+        self._table_images.add([path for path, _ in files if is_table(path)] if tables is None else tables)
+        return [file for file in files if not (is_image(file[0]) and file[0] in self._table_images)]
 
     def _answer_files(self, files: Sequence[tuple[Path, str]], pool: ThreadPoolExecutor) -> Iterator[RowResult]:
         pending = _PendingRows(PENDING_ROWS_PER_THREAD * self._concurrency)

@@ -114,7 +114,7 @@ def judge_line(summary: Mapping[str, Any]) -> str:
     if tokens["replies_without_usage"]:
         line += f", {tokens['replies_without_usage']} of them without a count"
     if summary["unjudged"]:
-        line += f"; {summary['unjudged']} questions are not judged"
+        line += f"; not judged: {summary['unjudged']}"
     return line
 
 

@@ -90,9 +90,9 @@ def _figures(summary: Mapping[str, Any]) -> str:
         )
     facts = "".join(f'<p class="soft">{escape(line[:1].upper() + line[1:])}</p>' for line in lines)
     return (
-        f'<section class="card"><h2>Relative score</h2><div class="figures"><div>{score_plot(table)}</div>'
-        f'<div><div class="wide" tabindex="0" role="region" aria-label="Figures by category"><table><thead><tr>{head}'
-        f"</tr></thead><tbody>{body}</tbody></table></div></div></div>{facts}</section>"
+        f'<section class="card"><h2>Relative score</h2>{score_plot(table)}'
+        f'<div class="wide" tabindex="0" role="region" aria-label="Figures by category"><table><thead><tr>{head}'
+        f"</tr></thead><tbody>{body}</tbody></table></div>{facts}</section>"
     )
 
 

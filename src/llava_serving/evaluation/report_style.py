@@ -14,18 +14,18 @@ h2 { font-size: 1.15rem; margin: 0 0 14px; }
 h3 { font-size: .8rem; margin: 0 0 4px; color: var(--soft); font-weight: 600; display: flex; gap: 10px;
   justify-content: space-between; align-items: baseline; }
 p { margin: 0 0 10px; overflow-wrap: anywhere; }
+.card > .wide { margin-bottom: 14px; }
 .soft { color: var(--soft); font-size: .9rem; }
 .note { background: var(--note); border: 1px solid var(--note-line); border-radius: 8px; padding: 10px 14px;
   margin: 16px 0; font-size: .95rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px; margin: 0 0 16px; }
-.figures { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 24px; align-items: center; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: right; padding: 7px 8px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; line-height: 1.25; }
 th:first-child, td:first-child { text-align: left; }
 tbody tr:first-child { font-weight: 650; }
-.plot { width: 100%; height: auto; display: block; font-size: 14px; }
+.plot { width: 100%; max-width: 760px; margin: 0 0 14px; height: auto; display: block; font-size: 14px; }
 .plot text { fill: var(--text); } .plot .name { text-anchor: end; } .plot .value { font-weight: 650; }
 .plot .tick { text-anchor: middle; fill: var(--soft); font-size: 12px; }
 .plot .grid { stroke: var(--line); } .plot .equal { stroke: var(--soft); stroke-dasharray: 4 4; }
@@ -56,7 +56,6 @@ tbody tr:first-child { font-weight: 650; }
 details { margin-top: 12px; border-top: 1px solid var(--line); padding-top: 8px; }
 summary { cursor: pointer; color: var(--accent); font-size: .9rem; min-height: 28px; }
 .words { margin: 6px 0 12px; font-size: .92rem; }
-@media (max-width: 900px) { .figures { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 700px) { main { padding: 18px 12px 40px; }
   .question, .answers { grid-template-columns: minmax(0, 1fr); }
   .picture { max-width: 280px; } .filters { position: static; } .filters label { flex: 1 1 40%; }

@@ -5,7 +5,7 @@ import re
 
 Scores = tuple[float, float]
 
-LOWEST, HIGHEST = 1.0, 10.0
+LOWEST, HIGHEST = 0.0, 10.0  # the rule says 1 to 10, but GPT-4 gave a 0 too
 UNPARSABLE: Scores = (-1.0, -1.0)  # what the authors' scripts counted
 # Some models write their reasoning before the reply.
 _REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
@@ -35,7 +35,7 @@ def tolerant_scores(text: str) -> Scores | None:
     """Returns the two scores of the first line that is not blank, or None.
 
     The line may have more spaces, commas, `/10`, labels such as `Assistant 1:` and Markdown, but no other words, and
-    exactly two numbers from 1 to 10.
+    exactly two numbers from 0 to 10.
     """
     lines = (line for line in _REASONING.sub("", text).splitlines() if line.strip())
     line = _MARKUP.sub(" ", next(lines, ""))

@@ -1,4 +1,4 @@
-"""Merges base, delta and vision tower into one folder.
+"""Merges base, delta and vision tower, or a model that is merged already and its vision tower, into one folder.
 
 Writes `<output>.partial`, then renames it. A merge that was killed continues after its last complete shard.
 """
@@ -17,7 +17,8 @@ from ..file_lock import lock_file
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.templates import Template
 from ..model_files import read_json
-from ..weights.parts import OpenedParts, open_parts
+from ..weights.finite_values import NonFiniteWeights
+from ..weights.parts import OpenedParts, open_merged_v0, open_parts
 from ..weights.storage.fingerprint import fingerprint
 from ..weights.template_choice import choose_delta_template
 from ..weights.tensor_names import to_interchange_name
@@ -57,10 +58,20 @@ def prepare_merge(
 ) -> MergeJob:
     """Checks everything that could fail later, and writes nothing. Raises StartupError."""
     folders = {"base": base, "delta": delta, "vision": vision}
-    output = output.absolute()
-    _check_output(output, folders)
-    parts = open_parts(base, delta, vision)
+    _check_output(output.absolute(), folders)
+    return _prepare(open_parts(base, delta, vision), folders, output.absolute(), dtype, template)
+
+
+def prepare_conversion(merged: Path, vision: Path, output: Path, dtype: torch.dtype, template: str) -> MergeJob:
+    """Does the same for a model that the authors' `apply_delta` has merged. Raises StartupError."""
+    folders = {"merged": merged, "vision": vision}
+    _check_output(output.absolute(), folders)
+    return _prepare(open_merged_v0(merged, vision), folders, output.absolute(), dtype, template)
+
+
+def _prepare(parts: OpenedParts, folders: dict[str, Path], output: Path, dtype: torch.dtype, template: str) -> MergeJob:
     _check_added_tokens(parts)
+    vision = folders["vision"]
     preprocessor = load_preprocessor(vision, parts.architecture.image_size)
     merged_tensors = {to_interchange_name(name): tensor for name, tensor in parts.merged_tensors.items()}
     shards = plan_shards(merged_tensors, dtype)
@@ -74,6 +85,15 @@ def prepare_merge(
 def run_merge(job: MergeJob, on_write: Callable[[int], None]) -> None:
     """Writes the output folder. Calls `on_write` with the number of bytes of each write. Raises StartupError."""
     job.partial.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_and_rename(job, on_write)
+    except NonFiniteWeights:
+        shutil.rmtree(job.partial)  # the parts must change, so no later merge can continue it
+        raise
+    fsync(job.output.parent)
+
+
+def _write_and_rename(job: MergeJob, on_write: Callable[[int], None]) -> None:
     with (job.partial / MERGE_RECORD_FILE).open("a+", encoding="utf-8") as record:
         if not lock_file(record):
             raise StartupError(f"another merge is writing {job.partial} at this moment")
@@ -88,14 +108,13 @@ def run_merge(job: MergeJob, on_write: Callable[[int], None]) -> None:
             fsync(file)
         fsync(job.partial)
         job.partial.rename(job.output)
-    fsync(job.output.parent)
 
 
 def _write_other_files(job: MergeJob) -> None:
     # Imported here, because transformers takes seconds to import. The weights are written meanwhile.
     from .hf_folder import write_configs_and_tokenizer
 
-    tokenizer_model = job.folders["delta"] / "tokenizer.model"
+    tokenizer_model = job.parts.folders[-2].directory / "tokenizer.model"
     write_configs_and_tokenizer(job.parts, job.preprocessor, job.dtype, job.template, tokenizer_model, job.partial)
     (job.partial / "model.safetensors.index.json").write_text(index_json(job.shards), "utf-8")
 

@@ -14,6 +14,7 @@ import torch
 
 from ..weights.chunk_reader import next_tensor_chunks, read_chunks
 from ..weights.delta import MergedTensor
+from ..weights.finite_values import NonFiniteCounts, NonFiniteWeights
 from .direct_file import DirectFile
 
 # A killed merge loses at most one shard. transformers reads any number of shards.
@@ -66,19 +67,27 @@ def missing_shards(shards: Sequence[Shard], directory: Path) -> list[Shard]:
 def write_shards(shards: Sequence[Shard], directory: Path, dtype: torch.dtype, on_write: Callable[[int], None]) -> None:
     """Writes all `shards` into `directory`, and calls `on_write` with the number of bytes of each header and chunk.
 
-    Raises StartupError if a part cannot be read.
+    Raises StartupError if a part cannot be read, and NonFiniteWeights at the end if a value is not finite. A shard with
+    such a value never gets its final name.
     """
+    counts = NonFiniteCounts()
     chunks = read_chunks(item for shard in shards for item in shard.merged_tensors.items())
     for shard in shards:
         path = directory / (shard.file + TEMPORARY_SUFFIX)
+        is_finite = True
         with DirectFile(path) as file:
             file.write(shard.header)
             on_write(len(shard.header))
             for chunk in (chunk for _ in shard.merged_tensors for chunk in next_tensor_chunks(chunks)):
-                content = chunk.rows(dtype).contiguous().flatten().view(torch.uint8)
+                rows = chunk.rows(dtype)
+                is_finite &= counts.add(chunk, rows)
+                content = rows.contiguous().flatten().view(torch.uint8)
                 file.write(content.numpy().data)
                 on_write(len(content))
-        path.rename(directory / shard.file)
+        if is_finite:
+            path.rename(directory / shard.file)
+    if counts:
+        raise NonFiniteWeights(f"the merged model would hold {counts}")
     fsync(directory)
 
 

@@ -29,6 +29,7 @@ STATISTICS = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 CLIP_STEPS = {
     "do_resize": True,
     "do_center_crop": True,
+    "do_pad": False,
     "do_rescale": True,
     "do_normalize": True,
     "resample": int(Image.Resampling.BICUBIC),

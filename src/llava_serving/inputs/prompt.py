@@ -1,7 +1,7 @@
 """Prompts: text and images in the order in which the model reads them.
 
-Puts texts and chats into a conversation template (templates.py) and images into texts. Knows no token ids
-(tokenizer.py), no image bytes (image.py) and no HTTP.
+Puts texts and chats into a conversation template (templates.py, chat_template.py) and images into texts. Knows no token
+ids (tokenizer.py), no image bytes (image.py) and no HTTP.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import BadRequest
+from .chat_template import ChatTemplate, ImagePlace, TemplateFailure, TemplateMessage
 from .templates import EosToken, Template
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -23,6 +24,7 @@ class ImageSource:
 
 
 Segment = str | ImageSource | EosToken
+ConversationTemplate = Template | ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -77,25 +79,32 @@ def raw_prompt(source: TextInput) -> Prompt:
     return Prompt(_insert_images(source), in_template=False, path=source.path)
 
 
-def formatted_prompt(source: TextInput, template: Template) -> Prompt:
+def formatted_prompt(source: TextInput, template: ConversationTemplate) -> Prompt:
     """Returns the text unchanged: a conversation that the client has put into the template."""
     return Prompt(_insert_images(source), True, source.path, template.separator)
 
 
-def question_prompt(source: TextInput, template: Template) -> Prompt:
+def question_prompt(source: TextInput, template: ConversationTemplate) -> Prompt:
     """Returns a conversation whose first question is the text.
 
-    Images follow the question, one line each (LLaVA@a6b01a2 run_llava.py:100), unless the text has an `<image>`.
+    Images stand where the text has an `<image>`. Else they follow the question in v0 and v1, one line each
+    (LLaVA@a6b01a2 run_llava.py:100), and a chat template places them.
     """
+    if isinstance(template, ChatTemplate):
+        return _rendered_question(source, template)
     content = _insert_images(source) if IMAGE_PLACEHOLDER in source.text else _append_images(source.text, source.images)
     return _conversation(template, template.system, [("user", content)], source.path)
 
 
-def chat_prompt(messages: Sequence[ChatMessage], template: Template, path: str) -> Prompt:
+def chat_prompt(messages: Sequence[ChatMessage], template: ConversationTemplate, path: str) -> Prompt:
     """Returns the messages of a chat in the template. A system message replaces the template's system text.
 
-    `<image>` in a message is text: images follow the text of their message. `path` is the path of the messages.
+    `<image>` in a message is text: images follow the text of their message, unless a chat template places them. `path`
+    is the path of the messages.
     """
+    if isinstance(template, ChatTemplate):
+        rendered = [TemplateMessage(message.role, message.text, len(message.images)) for message in messages]
+        return _rendered(template, rendered, [image for message in messages for image in message.images], path)
     if messages[0].role == "system":
         system, messages = messages[0].text, messages[1:]
     else:
@@ -114,6 +123,35 @@ def _conversation(
         else:
             segments += [template.assistant_prefix, *content, *template.assistant_suffix]
     return Prompt(_join_texts([*segments, template.generation_prompt]), True, path, template.separator)
+
+
+def _rendered_question(source: TextInput, template: ChatTemplate) -> Prompt:
+    places_images = IMAGE_PLACEHOLDER in source.text
+    text = source.text
+    if places_images:
+        _insert_images(source)  # raises if the numbers differ
+        text = text.replace(IMAGE_PLACEHOLDER, template.image)
+    message = TemplateMessage("user", text, len(source.images), places_images)
+    return _rendered(template, [message], source.images, source.path)
+
+
+def _rendered(
+    template: ChatTemplate, messages: Sequence[TemplateMessage], images: Sequence[ImageSource], path: str
+) -> Prompt:
+    try:
+        pieces = template.render(messages)
+    except TemplateFailure as failure:
+        raise BadRequest("invalid_request", f"the model's chat template refuses this chat: {failure}", path) from None
+    num_places = sum(isinstance(piece, ImagePlace) for piece in pieces)
+    if num_places != len(images):
+        raise BadRequest(
+            "invalid_request",
+            f"the model's chat template has places for {num_places} of the {len(images)} images",
+            path,
+        )
+    remaining = iter(images)
+    segments = (next(remaining) if isinstance(piece, ImagePlace) else piece for piece in pieces)
+    return Prompt(_join_texts(segments), True, path, template.separator)
 
 
 def _without_image_data(segment: Segment) -> Segment:

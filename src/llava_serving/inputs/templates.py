@@ -59,4 +59,18 @@ V1 = Template(
     generation_prompt=" ASSISTANT:",
     separator=None,
 )
-TEMPLATES = {template.name: template for template in (V0, V1)}
+# For the delta of ScienceQA, which its authors evaluated with this template (LLaVA@ff9b89f llava/conversation.py
+# "simple"; README.md, "ScienceQA": --conv-mode simple). From LLaVA@3c3d89b on, "simple" names another text.
+SIMPLE = Template(
+    name="simple",
+    system="You are LLaVA, a large language model trained by UW Madison WAIV Lab, based on LLaMA architecture."
+    "You are designed to assist human with a variety of tasks using natural language."
+    "Follow the instructions carefully.",
+    greeting=V0.greeting,
+    user_prefix=V0.user_prefix,
+    assistant_prefix=V0.assistant_prefix,
+    assistant_suffix=V0.assistant_suffix,
+    generation_prompt=V0.generation_prompt,
+    separator=V0.separator,
+)
+TEMPLATES = {template.name: template for template in (V0, V1, SIMPLE)}

@@ -1,4 +1,4 @@
-"""Token ids exactly as LLaVA v0 was trained, and the bytes of a token.
+"""Token ids exactly as LLaVA was trained, and the bytes of a token.
 
 Uses SentencePiece itself: transformers 5's LlamaTokenizer differs from LLaMA's tokenizer.model on text that begins
 with a space. Every id comes from the checkpoint's files.
@@ -6,6 +6,7 @@ with a space. Every id comes from the checkpoint's files.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -47,12 +48,24 @@ class EncodedPrompt:
     image_starts: tuple[int, ...]
 
 
+class Spacing(Enum):
+    """How text beside a special token is encoded. SentencePiece begins each text with a space that is not in it."""
+
+    STRIPPED = "white space beside the token is dropped, and the text after it is a new text"  # v0
+    NEW_TEXT = "the text after the token is a new text"  # LLaVA 1.5
+    SAME_TEXT = "the text after the token goes on"  # tokenizers with Metaspace "first"
+
+
+GUARD = "\n"  # in no piece of LLaMA's: encoded as a byte, which never joins the characters after it
+
+
 class Tokenizer:
     """Encodes prompts, and decodes one token at a time."""
 
-    def __init__(self, model: SentencePieceProcessor, image: ImageTokens) -> None:
+    def __init__(self, model: SentencePieceProcessor, image: ImageTokens, spacing: Spacing = Spacing.STRIPPED) -> None:
         self._model = model
         self.image = image
+        self._spacing = spacing
         self.bos_id: int = model.bos_id()
         self.eos_id: int = model.eos_id()
         self.text_vocab_size: int = model.vocab_size()  # added tokens have the ids from here on
@@ -61,15 +74,29 @@ class Tokenizer:
     def encode(self, segments: Iterable[Segment]) -> EncodedPrompt:
         """Returns BOS and the ids of the segments, with image tokens for each image.
 
-        Drops white space next to images and EOS tokens, and encodes the text after them on its own. The slow tokenizer
-        that v0 was trained with did the same. Text never becomes a special token: `</s>` in it is four characters.
+        For v0, drops white space next to images and EOS tokens, and encodes the text after them on its own, as the slow
+        tokenizer did that v0 was trained with. Text never becomes a special token: `</s>` in it is four characters.
         """
         token_ids, image_starts = [self.bos_id], []
-        for segment in _strip_texts(segments):
+        for index, segment in enumerate(self._prepared(segments)):
             if isinstance(segment, ImageSource):
                 image_starts.append(len(token_ids) + self.image.ids.index(self.image.patch))
-            token_ids += self._model.encode(segment) if isinstance(segment, str) else self._special_ids(segment)
+            if isinstance(segment, str):
+                token_ids += self._text_ids(segment, is_first=not index)
+            else:
+                token_ids += self._special_ids(segment)
         return EncodedPrompt(tuple(token_ids), tuple(image_starts))
+
+    def _prepared(self, segments: Iterable[Segment]) -> list[Segment]:
+        return _strip_texts(segments) if self._spacing is Spacing.STRIPPED else list(segments)
+
+    def _text_ids(self, text: str, is_first: bool) -> list[int]:
+        ids: list[int]
+        if is_first or self._spacing is not Spacing.SAME_TEXT:
+            ids = self._model.encode(text)
+        else:
+            ids = self._model.encode(GUARD + text)[len(self._model.encode(GUARD)) :]
+        return ids
 
     def min_token_count(self, segments: Iterable[Segment]) -> int:
         """Returns a lower bound on the number of ids from `encode`.
@@ -78,8 +105,18 @@ class Tokenizer:
         """
         return 1 + sum(
             -(-len(segment) // self._longest_token) if isinstance(segment, str) else len(self._special_ids(segment))
-            for segment in _strip_texts(segments)
+            for segment in self._prepared(segments)
         )
+
+    @property
+    def is_v0(self) -> bool:
+        """Whether special tokens take the white space beside them, as in v0."""
+        return self._spacing is Spacing.STRIPPED
+
+    def piece(self, token_id: int) -> str:
+        """Returns the text of one of SentencePiece's own tokens."""
+        piece: str = self._model.id_to_piece(token_id)
+        return piece
 
     @property
     def longest_token(self) -> int:

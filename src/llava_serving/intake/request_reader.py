@@ -9,8 +9,7 @@ from ..errors import BadRequest, ContextExceeded
 from ..inputs.clip_preprocessor import ClipPreprocessor, Pixels
 from ..inputs.image import ImageLimits, ImageReader, OpenedImage
 from ..inputs.image_url import AllowListFetcher
-from ..inputs.prompt import ImageSource
-from ..inputs.templates import Template
+from ..inputs.prompt import ConversationTemplate, ImageSource
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class IntakeConfig:
     `max_prompt_characters` is more than any prompt has that fits into the model's context.
     """
 
-    template: Template
+    template: ConversationTemplate
     preprocessor: ClipPreprocessor
     image_limits: ImageLimits
     image_url_hosts: tuple[str, ...]

@@ -1,11 +1,16 @@
 """The kernels that a device computes with, chosen once at start."""
 
+import ctypes
 import importlib.util
 import logging
 from dataclasses import dataclass
 
 import torch
 
+from .cpu_kernels.attention_kernels import CKernels
+from .cpu_kernels.cpu_linear import ROW_DTYPES
+from .cpu_kernels.forward import c_forward, c_logits
+from .cpu_kernels.library import load_kernels
 from .decoder import Forward, torch_forward
 from .kv_cache import BLOCK_SIZE
 from .lm_head import ComputeLogits, torch_logits
@@ -47,7 +52,7 @@ def choose_backend(
     The log says which, and why.
     """
     if device.type != "cuda":
-        return CPU
+        return _choose_cpu_backend(dtype, num_heads, num_kv_heads, head_size)
     if importlib.util.find_spec("triton") is None:
         logger.warning("attention: torch's operators, several times slower: Triton is not installed")
         return TORCH
@@ -64,6 +69,22 @@ def choose_backend(
         logger.warning("attention: torch's operators, several times slower: Triton's result is %.1e off", error)
         return TORCH
     logger.info("attention: Triton's paged decode kernel, %.1e from torch's result", error)
+    return backend
+
+
+def c_backend(kernels: ctypes.CDLL) -> Backend:
+    return Backend(CKernels(kernels), c_forward, c_logits)
+
+
+def _choose_cpu_backend(dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int) -> Backend:
+    kernels = load_kernels() if dtype in ROW_DTYPES else None
+    if kernels is None:
+        return CPU
+    backend = c_backend(kernels)
+    error = decode_error(backend, torch.device("cpu"), dtype, num_heads, num_kv_heads, head_size)
+    if not error <= TOLERANCE[dtype]:  # also true for NaN
+        logger.warning("attention: torch's operators, slower: the compiled kernels' result is %.1e off", error)
+        return CPU
     return backend
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from .attention import Attend
 from .fused_weights import fuse
-from .nf4 import NF4Linear
+from .packed_linear import PackedLinear
 
 
 class RMSNorm:
@@ -28,20 +28,20 @@ class RMSNorm:
 
 
 class Linear:
-    """One linear layer, or several with the same input fused. `weight` (out, in) is None if it is packed in NF4."""
+    """One linear layer, or several with the same input fused. `weight` (out, in) is None if it is packed."""
 
     def __init__(self, linears: list[Any]) -> None:
-        self._nf4: NF4Linear | None = None
+        self._packed: PackedLinear | None = None
         self.weight: torch.Tensor | None = None
         self.bias: torch.Tensor | None = None
-        if isinstance(linears[0], NF4Linear):
-            self._nf4 = NF4Linear.fuse(linears)
+        if isinstance(linears[0], PackedLinear):
+            self._packed = linears[0].fuse(linears)
         else:
             self.weight, self.bias = fuse(linears)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        if self._nf4 is not None:
-            output: torch.Tensor = self._nf4(states)
+        if self._packed is not None:
+            output: torch.Tensor = self._packed(states)
             return output
         assert self.weight is not None
         return linear(states, self.weight, self.bias)

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import pad
 
 from .decoder import Linear, RMSNorm
+from .packed_linear import linear_device
 
 # cuBLAS reads a weight several times slower if its number of rows is no multiple of this: at 64 rows of input, LLaVA's
 # 32,003 rows take 437 us on an H100, and 32,008 take a quarter of that.
@@ -27,13 +28,13 @@ class LMHead:
     """The final norm and `lm_head`. On a GPU the weight is padded to a multiple of VOCAB_PADDING rows."""
 
     def __init__(self, norm: Any, lm_head: Any, compute_logits: ComputeLogits) -> None:
-        self._vocab_size: int = lm_head.weight.shape[0]
+        self._vocab_size: int = lm_head.out_features
+        self._device = linear_device(lm_head)
         self._norm = RMSNorm(norm)
         self._projection = Linear([lm_head])
-        if lm_head.weight.device.type == "cuda":
+        if self._device.type == "cuda":
             self._projection.weight = _padded_weight(lm_head)
         self._compute_logits = compute_logits
-        self._device = lm_head.weight.device
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Maps (rows, hidden size) before the final norm to logits (rows, vocabulary) on the head's device."""

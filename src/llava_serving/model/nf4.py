@@ -5,19 +5,20 @@ weight takes 4.5 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314, section 3,
 Importing bitsandbytes takes a second, so only the functions that use it import it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ..errors import StartupError
-from .fused_weights import concatenate, stacked_projections
+from .fused_weights import concatenate
+from .packed_linear import PackedLinear
 
 QUANT_TYPE, WEIGHTS_PER_BLOCK = "nf4", 64
 
 
-class NF4Linear(nn.Module):
+class NF4Linear(PackedLinear):
     """A linear layer whose weight (out features, in features) is packed, two weights per byte in row-major order.
 
     `packed` is (weights / 2, 1), uint8; `scales` is (weights / 64,), float32.
@@ -132,20 +133,8 @@ class NF4Linear(nn.Module):
         return blocks.view(self.out_features, self.in_features)
 
     @property
-    def num_weights(self) -> int:
-        return self.out_features * self.in_features
-
-
-def replace_linears(layers: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
-    """Replaces every linear module of LLaMA layers by an uninitialised NF4Linear. Raises StartupError."""
-    for layer in layers:
-        stacked = list(stacked_projections(layer))
-        fused = {linear for linears in stacked for linear in linears}
-        single = [[module] for module in layer.modules() if isinstance(module, nn.Linear) and module not in fused]
-        names = {module: name for name, module in layer.named_modules()}
-        for linears in stacked + single:
-            for linear, replacement in zip(linears, NF4Linear.empty_fused(linears, device, dtype), strict=True):
-                layer.set_submodule(names[linear], replacement)
+    def device(self) -> torch.device:
+        return self.packed.device
 
 
 def packed_bytes(num_weights: int) -> int:

@@ -72,19 +72,22 @@ def memory_efficient_attention(
 def masked_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: SequenceLengths
 ) -> torch.Tensor:
-    """One sequence at a time with a mask, on any device: the reference of the others."""
+    """One sequence at a time, on any device: the reference of the others. Later parts of prompts need a mask."""
     outputs = []
     queries = torch.split_with_sizes(query, lengths.seqlens_q)
     keys, values = (torch.split_with_sizes(states, lengths.seqlens_k) for states in (key, value))
     for seq_query, seq_key, seq_value in zip(queries, keys, values, strict=True):
         num_queries, num_keys = len(seq_query), len(seq_key)
         query_positions = torch.arange(num_keys - num_queries, num_keys, device=query.device)
-        mask = torch.arange(num_keys, device=query.device) <= query_positions[:, None]
+        mask = (
+            None if num_queries == num_keys else torch.arange(num_keys, device=query.device) <= query_positions[:, None]
+        )
         attended = scaled_dot_product_attention(
             seq_query.transpose(0, 1)[None],
             seq_key.transpose(0, 1)[None],
             seq_value.transpose(0, 1)[None],
             attn_mask=mask,
+            is_causal=mask is None,
             enable_gqa=query.shape[1] != key.shape[1],
         )
         outputs.append(attended[0].transpose(0, 1))

@@ -14,6 +14,7 @@ from .kv_cache import BLOCK_SIZE, bytes_per_block
 from .kv_cache_sizing import GIB, CudaMemory, available_bytes, blocks_that_fit, configured_bytes
 from .lm_head import LMHead
 from .model_runner import ModelRunner
+from .packed_linear import linear_device
 from .pipeline_stage import Layers, PipelineStage, device_of_layers, group_by_device
 from .profile_run import profile_run
 from .sampling.sampler import Sampler
@@ -39,7 +40,7 @@ def build_runner(
         return ModelRunner(
             model, stages, ImageEncoder(model, config.image_cache_size, stats),
             LMHead(language_model.norm, model.lm_head, chosen.compute_logits),
-            Sampler(vocabulary.text_size, vocabulary.eos_id, config.max_num_seqs, model.lm_head.weight.device),
+            Sampler(vocabulary.text_size, vocabulary.eos_id, config.max_num_seqs, linear_device(model.lm_head)),
             _staging_buffer(model, config), config.max_num_seqs, config.overlap,
         )  # fmt: skip
 

@@ -2,6 +2,9 @@
 
 Prints the results, which bench/statistics.py defines. The last line is JSON and holds all of them. The key of an
 endpoint is read from AZUREML_ENDPOINT_KEY.
+
+With --profile it starts the service in this process, without HTTP, sends it the same requests, and prints how the
+steps of its engine spend their time. docs/profile.md explains the table. The settings are LLAVA_*, as for the service.
 """
 
 import argparse
@@ -14,12 +17,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
-from ..bench.request import Outcome, Target, send
+from ..bench.request import Target, send
 from ..bench.statistics import format_summary, summary
 from ..bench.workload import WORKLOADS, Workload, request_bodies
 from ..client.credentials import KEY_VARIABLE
+from ..errors import StartupError
+from .serve import OPENMP_ENVIRONMENT
 
+T = TypeVar("T")
 LIMITS = ("ttft", "tpot", "e2e")
 
 
@@ -50,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides images, questions, lengths and arrival times")
     parser.add_argument(
         "--goodput", nargs="*", type=limit, default=[], metavar="NAME:MS", help=f"limits on {', '.join(LIMITS)}"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="measure the parts of the engine's steps, in this process; see above"
+    )
+    parser.add_argument(
+        "--model-dir", type=Path, help="for --profile; default: AZUREML_MODEL_DIR, else the embedded demo model"
     )
 
 
@@ -94,28 +108,69 @@ def run(arguments: argparse.Namespace) -> int:
     workload = Workload(arguments.workload, arguments.image_size, arguments.output_tokens)
     count = arguments.warmup + arguments.num_requests
     bodies = list(request_bodies(target, arguments.model, workload, count, arguments.seed))
+    if arguments.profile:
+        return run_profile(arguments, bodies)
+    send_body = partial(send, target)
     for body in bodies[: arguments.warmup]:
-        send(target, body)
-    measured = bodies[arguments.warmup :]
+        send_body(body)
     started = time.monotonic()
-    if arguments.request_rate is None:
-        outcomes = closed_loop(target, measured, arguments.concurrency)
-    else:
-        times = arrival_times(len(measured), arguments.request_rate, arguments.seed)
-        outcomes = open_loop(target, measured, times)
+    outcomes = send_all(send_body, bodies[arguments.warmup :], arguments)
     results = summary(outcomes, time.monotonic() - started, dict(arguments.goodput))
-    # A header may hold a secret.
-    configuration = {name: value for name, value in vars(arguments).items() if name not in ("header", "run", "command")}
     print(format_summary(results))
-    print(json.dumps(results | {"configuration": configuration, "python": platform.python_version()}))
+    print_json(results, arguments)
     return 0 if results["ok"] and not results["failed"] else 1
 
 
-def closed_loop(target: Target, bodies: list[bytes], concurrency: int) -> list[Outcome]:
+def run_profile(arguments: argparse.Namespace, bodies: list[bytes]) -> int:
+    """Measures the engine's steps and prints them. Returns 0 if every request was answered, else 1."""
+    environment = OPENMP_ENVIRONMENT | {"LLAVA_ENFORCE_EAGER": "true"}  # the parts of a CUDA graph have no times
+    if arguments.model_dir is not None:
+        os.environ["AZUREML_MODEL_DIR"] = str(arguments.model_dir)
+    os.environ.update(environment | dict(os.environ))
+    # Imported here, because they import torch, which reads the environment.
+    from ..profiling.local_service import LocalService
+    from ..profiling.profile_table import format_profile, profile
+
+    try:
+        service = LocalService()
+    except StartupError as error:
+        print(f"llava-serving: {error}", file=sys.stderr)
+        return 1
+    for body in bodies[: arguments.warmup]:
+        service.answer(body)
+    errors: list[str | None] = []
+    steps = service.steps_of(
+        lambda: errors.extend(send_all(service.answer, bodies[arguments.warmup :], arguments)),
+    )
+    failures = [error for error in errors if error is not None]
+    times = profile(steps)
+    print(f"{service.description}\n\n{format_profile(times)}")
+    if failures:
+        print(f"llava-serving: {len(failures)} of {len(errors)} requests failed: {failures[0]}", file=sys.stderr)
+    print_json({"profile": times, "requests": len(errors), "failed": len(failures)}, arguments)
+    return 1 if failures else 0
+
+
+def print_json(results: dict[str, object], arguments: argparse.Namespace) -> None:
+    """Prints the results and the arguments in one line, except headers, which may hold a secret."""
+    configuration = {name: value for name, value in vars(arguments).items() if name not in ("header", "run", "command")}
+    complete = results | {"configuration": configuration, "python": platform.python_version()}
+    print(json.dumps(complete, default=str))
+
+
+def send_all(send_body: Callable[[bytes], T], bodies: list[bytes], arguments: argparse.Namespace) -> list[T]:
+    """Sends all bodies as --concurrency or --request-rate say, and returns the outcomes."""
+    if arguments.request_rate is None:
+        return closed_loop(send_body, bodies, arguments.concurrency)
+    times = arrival_times(len(bodies), arguments.request_rate, arguments.seed)
+    return open_loop(send_body, bodies, times)
+
+
+def closed_loop(send_body: Callable[[bytes], T], bodies: list[bytes], concurrency: int) -> list[T]:
     """Sends all bodies from `concurrency` threads; each thread waits for its answer before its next request."""
     remaining = iter(bodies)
     lock = threading.Lock()
-    outcomes: list[Outcome] = []
+    outcomes: list[T] = []
 
     def send_remaining() -> None:
         while True:
@@ -123,20 +178,20 @@ def closed_loop(target: Target, bodies: list[bytes], concurrency: int) -> list[O
                 body = next(remaining, None)
             if body is None:
                 return
-            outcomes.append(send(target, body))
+            outcomes.append(send_body(body))
 
     _run_threads([send_remaining] * concurrency)
     return outcomes
 
 
-def open_loop(target: Target, bodies: list[bytes], times: list[float]) -> list[Outcome]:
+def open_loop(send_body: Callable[[bytes], T], bodies: list[bytes], times: list[float]) -> list[T]:
     """Sends each body at its time, in seconds from the start, however many requests still wait for their answers."""
     started = time.monotonic()
-    outcomes: list[Outcome] = []
+    outcomes: list[T] = []
 
     def send_at(body: bytes, seconds: float) -> None:
         time.sleep(max(0.0, started + seconds - time.monotonic()))
-        outcomes.append(send(target, body))
+        outcomes.append(send_body(body))
 
     _run_threads([partial(send_at, body, seconds) for body, seconds in zip(bodies, times, strict=True)])
     return outcomes

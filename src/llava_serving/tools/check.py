@@ -1,8 +1,9 @@
 """`llava-serving check`: says what a model folder is, whether it is complete and whether the model can talk.
 
 It reads base, delta, merged and CLIP folders in every layout that `merge` reads, and a folder with all three parts. It
-prints the files' hashes. The model can talk if its loss on an ordinary sentence is far below that of guessing. The
-check needs no GPU and little memory, whatever the model's size, and takes as long as reading the folder twice.
+counts the values that are NaN or infinite, and the sums that overflow float16, by tensor. It prints the files' hashes.
+The model can talk if its loss on an ordinary sentence is far below that of guessing. The check needs no GPU and little
+memory, whatever the model's size, and takes as long as reading the folder three times.
 """
 
 import argparse
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--no-hashes", action="store_true", help="do not compute the files' hashes")
+    parser.add_argument("--no-values", action="store_true", help="do not look for NaN, infinite and too large values")
     parser.add_argument("--no-talk", action="store_true", help="do not measure the loss on an ordinary sentence")
 
 
@@ -29,11 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
         print("  not usable  there is no such folder")
         return 1
     # Imported here, because torch takes seconds to import. Other commands and wrong arguments need not wait for it.
-    from ..weights.diagnosis import diagnose, measure_language
+    from ..weights.diagnosis import diagnose, find_non_finite, measure_language
 
     try:
         diagnosis = diagnose(arguments.directory)
         are_good = [_print_finding(finding) for finding in diagnosis.findings]
+        if not arguments.no_values:
+            are_good.append(_print_finding(find_non_finite(diagnosis.tensors)))
         if diagnosis.language_model and not arguments.no_talk:
             are_good.append(_print_finding(measure_language(diagnosis.language_model)))
         if not arguments.no_hashes:

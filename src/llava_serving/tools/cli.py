@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from . import batch, bench, check, evaluate, merge, playground, score, serve
+from . import batch, batch_collect, batch_split, bench, check, evaluate, merge, playground, score, serve
 
 # Each module has `add_arguments(parser)` and `run(arguments)`, which returns the exit status.
 COMMANDS = {
@@ -13,8 +13,10 @@ COMMANDS = {
     "score": (score, "ask an endpoint on Azure or on this machine"),
     "playground": (playground, "open a web page to talk to an endpoint"),
     "batch": (batch, "answer files of requests on this machine, as the batch endpoint does"),
+    "batch split": (batch_split, "split big files of rows into parts for several machines"),
+    "batch collect": (batch_collect, "merge the results of several machines, and name the rows that are missing"),
     "bench": (bench, "measure this server or an OpenAI-compatible one"),
-    "evaluate": (evaluate, "measure how good a model's answers are"),
+    "evaluate": (evaluate, "measure how good the answers of an endpoint or of a model folder are"),
     "merge": (merge, "merge base LLaMA, LLaVA delta and CLIP into one model folder"),
     "check": (check, "say what a model folder is, whether it is complete and whether the model can talk"),
 }
@@ -30,7 +32,7 @@ def main() -> int:
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(_join_command(sys.argv[1:]))
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -40,6 +42,12 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return status
+
+
+def _join_command(words: list[str]) -> list[str]:
+    """Returns the words with a command of two words as one. `batch ./split` answers a file with such a name."""
+    command = " ".join(words[:2])
+    return [command, *words[2:]] if command in COMMANDS else words
 
 
 if __name__ == "__main__":

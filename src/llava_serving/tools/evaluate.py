@@ -1,7 +1,9 @@
 """`llava-serving evaluate`: how good the answers of an endpoint or of a model folder are.
 
-  llava-serving evaluate coco --questions questions.jsonl --pictures val2014 --url URL --output DIR
+  llava-serving evaluate coco --questions questions.jsonl --pictures val2014 --url URL --output DIR ...
   llava-serving evaluate compare DIR_A DIR_B
+  llava-serving evaluate vqa --questions questions.jsonl --pictures pictures --url URL --output DIR
+  llava-serving evaluate scienceqa --problems problems.json --splits pid_splits.json --pictures images/test ...
 
 Every answer is kept in the output folder as it comes. If the command is stopped or killed, run it again to continue.
 """
@@ -10,11 +12,13 @@ import argparse
 import logging
 import signal
 
-from . import evaluate_coco, evaluate_compare
+from . import evaluate_coco, evaluate_compare, evaluate_scienceqa, evaluate_vqa
 
 EVALUATIONS = {
     "coco": (evaluate_coco, "questions about pictures, judged by a text model: LLaVA-Bench (COCO)"),
     "compare": (evaluate_compare, "the difference between two runs of coco, question by question"),
+    "scienceqa": (evaluate_scienceqa, "ScienceQA, as LLaVA's authors measured it"),
+    "vqa": (evaluate_vqa, "exact answers to questions about pictures"),
 }
 
 

@@ -80,8 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _released_figures(path: Path) -> str:
-    lines = table_lines(score_table(read_released_reviews(path)))
-    return "\n".join([*lines, NOT_COMPARABLE])
+    rows = read_released_reviews(path)
+    first, second = (sum(row.published[side] for row in rows if row.published is not None) for side in (0, 1))
+    totals = f"sums of the scores as published: {first:g} and {second:g}"
+    return "\n".join([*table_lines(score_table(rows)), totals, NOT_COMPARABLE])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """`llava-serving merge`: merges base LLaMA, LLaVA v0 delta and CLIP into one folder that transformers and vLLM load.
 
+A model that the authors' apply_delta has merged is converted: --merged takes the place of --base and --delta.
+
 It needs little memory, whatever the model's size, and disk space for the result (26.7 GB for 13B). The base is the
 original LLaMA in Hugging Face layout or in Meta's (consolidated.*.pth). Weights are .bin or safetensors files. If the
 command is stopped or killed, run it again to continue.
@@ -19,6 +21,7 @@ from .resumable import run_resumable
 FOLDERS = {
     "base": "the original LLaMA of the delta's size",
     "delta": "for example liuhaotian/LLaVA-13b-delta-v0",
+    "merged": "instead of base and delta: what the authors' apply_delta wrote",
     "vision": "openai/clip-vit-large-patch14",
     "output": "a folder that does not exist or is empty",
 }
@@ -26,7 +29,8 @@ FOLDERS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, description in FOLDERS.items():
-        parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR", help=description)
+        is_required = name in ("vision", "output")
+        parser.add_argument(f"--{name}", type=Path, required=is_required, metavar="DIR", help=description)
     parser.add_argument(
         "--dtype",
         choices=("float16", "bfloat16"),
@@ -35,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--template",
-        choices=("auto", "v0", "v1"),
+        choices=("auto", "v0", "v1", "simple"),
         default="auto",
-        help="the conversation template: v1 for deltas with v1 in their name, else v0",
+        help="the conversation template: v1 for deltas with v1 in their name; auto is simple for the delta of "
+        "ScienceQA, which has no image markers, else v0",
     )
 
 
@@ -48,19 +53,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> str:
     """Returns the summary of the merge. Raises StartupError, OSError or KeyboardInterrupt."""
-    for folder in (arguments.base, arguments.delta, arguments.vision):
-        if not folder.is_dir():
+    is_conversion = arguments.merged is not None
+    given = (arguments.base is not None, arguments.delta is not None)
+    if given != ((False, False) if is_conversion else (True, True)):
+        raise StartupError("give --base and --delta, or --merged alone")
+    for folder in (arguments.base, arguments.delta, arguments.merged, arguments.vision):
+        if folder is not None and not folder.is_dir():
             raise StartupError(f"there is no folder {folder}")
     # Imported here, because torch takes seconds to import. Other commands and wrong arguments need not wait for it.
     import torch
 
-    from ..export.merge_job import prepare_merge, run_merge
+    from ..export.merge_job import prepare_conversion, prepare_merge, run_merge
 
     stop = _StopSignals()
     torch.set_num_threads(1)  # a sum of a few megabytes is done before a second thread has woken
     started = time.monotonic()
-    folders = arguments.base, arguments.delta, arguments.vision, arguments.output
-    job = prepare_merge(*folders, getattr(torch, arguments.dtype), arguments.template)
+    options = arguments.vision, arguments.output, getattr(torch, arguments.dtype), arguments.template
+    if is_conversion:
+        job = prepare_conversion(arguments.merged, *options)
+    else:
+        job = prepare_merge(arguments.base, arguments.delta, *options)
     num_bytes_done = job.num_bytes - job.num_bytes_left
     if num_bytes_done:
         print(f"continuing: {num_bytes_done / 1e9:.2f} GB are merged already", file=sys.stderr)

@@ -13,11 +13,15 @@ from ..errors import StartupError
 from .delta import WRONG_BASE
 from .model_folder import ClassifiedFolder, FolderKind
 from .rope_settings import rope_parameters
-from .storage.lazy_tensor import num_rows, read_rows
+from .storage.lazy_tensor import LazyTensor, num_rows, read_rows, read_whole
 from .supported_config import check_delta_config, check_language_config, check_vision_config
-from .tensor_names import PROJECTOR
+from .tensor_names import EMBEDDING, PROJECTOR
+from .tied_embeddings import check_not_tied
 
-# The cosine of one matrix in base and delta: above 0.9 for a fine-tuned model, near 0 for a difference.
+# The sum of all norms' absolute weights in the delta, as a share of the base's: near 1 for a merged model, whatever its
+# matrices are, and near 0 for a difference (0.24 in the demo, which was trained for minutes).
+MAX_NORM_SHARE = 0.5
+# The cosine of one matrix in base and delta: near 0 for the original LLaMA and its delta.
 MAX_COSINE = 0.5
 COMPARED_TENSOR = "model.layers.0.mlp.gate_proj.weight"
 COMPARED_ROWS = 64
@@ -38,17 +42,30 @@ def check_compatible(base: ClassifiedFolder, delta: ClassifiedFolder, vision: Cl
         )
     _check_base(base)
     _check_delta(delta)
+    _check_vision(vision)
+    _check_same_rope(base, delta)
+    _check_not_merged(base, delta)
+
+
+def check_merged_v0(merged: ClassifiedFolder, vision: ClassifiedFolder) -> None:
+    """Raises StartupError unless the folders are a merged LLaVA v0 in its authors' layout and a CLIP."""
+    if merged.kind is FolderKind.MERGED:
+        raise StartupError(f"{merged.directory} is {merged.description}, which needs no merge: serve it as it is")
+    if merged.kind is not FolderKind.MERGED_V0:
+        raise StartupError(
+            f"{merged.directory} is {merged.description}; --merged takes {FolderKind.MERGED_V0.value}, as apply_delta "
+            "wrote it"
+        )
+    _check_delta(merged)
+    _check_vision(vision)
+
+
+def _check_vision(vision: ClassifiedFolder) -> None:
     if vision.kind is not FolderKind.VISION:
         raise StartupError(
             f"{vision.directory} is {vision.description}; the vision tower is openai/clip-vit-large-patch14"
         )
     check_vision_config(vision.checkpoint.config, str(vision.config_file))
-    _check_same_rope(base, delta)
-    if _cosine(base, delta) > MAX_COSINE:
-        raise StartupError(
-            f"{delta.directory} is not a delta: its matrices are those of {base.directory}, changed a little; it is "
-            "merged already, and needs no base"
-        )
 
 
 def _check_base(base: ClassifiedFolder) -> None:
@@ -62,6 +79,7 @@ def _check_base(base: ClassifiedFolder) -> None:
         reason = ", ".join(f"{key} {config[key]}" for key in LLAMA_2 if key in config)
         raise StartupError(f"{base.directory} is a Llama 2 or later by its config.json ({reason}); {WRONG_BASE}")
     check_language_config(config, str(base.config_file))
+    check_not_tied(base)
 
 
 def _check_same_rope(base: ClassifiedFolder, delta: ClassifiedFolder) -> None:
@@ -70,6 +88,20 @@ def _check_same_rope(base: ClassifiedFolder, delta: ClassifiedFolder) -> None:
         raise StartupError(
             f"{base.directory} was trained with the RoPE {base_rope}, and {delta.directory} with {delta_rope}; "
             f"{WRONG_BASE}"
+        )
+
+
+def _check_not_merged(base: ClassifiedFolder, delta: ClassifiedFolder) -> None:
+    """The norms tell a merged model from a difference. So they also tell which of two similar folders is the wrong."""
+    if _norm_share(base, delta) > MAX_NORM_SHARE:
+        raise StartupError(
+            f"{delta.directory} is not a delta: its norms are as large as those of {base.directory}; it is merged "
+            "already, and needs no base: `llava-serving merge --merged` converts it"
+        )
+    if _holds_added_rows(base, delta) or _cosine(base, delta) > MAX_COSINE:
+        raise StartupError(
+            f"{base.directory} is merged already: it holds the delta of {delta.directory}, which would be added a "
+            f"second time; {WRONG_BASE}"
         )
 
 
@@ -99,13 +131,41 @@ def _check_delta(delta: ClassifiedFolder) -> None:
             f"{delta.directory} is {delta.description} (model_type {model_type!r}), not a LLaVA v0 delta"
         )
     check_delta_config(delta.checkpoint.config, str(delta.config_file))
+    check_not_tied(delta)
+
+
+def _norm_share(base: ClassifiedFolder, delta: ClassifiedFolder) -> float:
+    """Returns 0 if the shapes differ, which `apply_delta` reports better."""
+    norms = [name for name in base.checkpoint.tensors if name.endswith("norm.weight")]
+    pairs = [_pair(base, delta, name) for name in norms]
+    if not pairs or None in pairs:
+        return 0.0
+    base_sum, delta_sum = (
+        sum(float(read_whole(pair[part]).float().abs().sum()) for pair in pairs if pair) for part in (0, 1)
+    )
+    return delta_sum / base_sum
+
+
+def _holds_added_rows(base: ClassifiedFolder, delta: ClassifiedFolder) -> bool:
+    """Says whether the embeddings end with the same row: a delta stores the added tokens' rows as they are."""
+    pair = _pair(base, delta, EMBEDDING)
+    if pair is None:
+        return False
+    last_rows = [read_rows(matrix, num_rows(matrix) - 1, num_rows(matrix)).half() for matrix in pair]
+    return torch.equal(*last_rows)
+
+
+def _pair(base: ClassifiedFolder, delta: ClassifiedFolder, name: str) -> tuple[LazyTensor, LazyTensor] | None:
+    """Returns a tensor of both, or None if one lacks it or their shapes differ."""
+    first, second = (folder.checkpoint.tensors.get(name) for folder in (base, delta))
+    return None if first is None or second is None or first.shape != second.shape else (first, second)
 
 
 def _cosine(base: ClassifiedFolder, delta: ClassifiedFolder) -> float:
     """Compares the first rows of one matrix. Returns 0 if the shapes differ, which `apply_delta` reports better."""
-    first, second = (folder.checkpoint.tensors.get(COMPARED_TENSOR) for folder in (base, delta))
-    if first is None or second is None or first.shape != second.shape:
+    pair = _pair(base, delta, COMPARED_TENSOR)
+    if pair is None:
         return 0.0
-    count = min(COMPARED_ROWS, num_rows(first))
-    base_rows, delta_rows = (read_rows(matrix, 0, count).float().flatten() for matrix in (first, second))
+    count = min(COMPARED_ROWS, num_rows(pair[0]))
+    base_rows, delta_rows = (read_rows(matrix, 0, count).float().flatten() for matrix in pair)
     return float(torch.nn.functional.cosine_similarity(base_rows, delta_rows, dim=0))

@@ -4,7 +4,9 @@ Three rules, by the delta's names:
   not in the base    a projector tensor, kept as stored
   same shape         base + delta
   more rows          embed_tokens or lm_head: the base is added to its own rows; the added tokens' rows are kept
-The sum is rounded to float16, as the authors' was, whatever dtype the model then runs in.
+Every term and the sum are rounded to float16, as the authors' were, whatever dtype the model then runs in. CLIP is
+rounded too: v0 ran it in float16 (LLaVA@15f31eb llava/model/llava.py:70). So a model gives the same answers, to the
+bit, from its parts and from its merged folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +24,14 @@ WRONG_BASE = "the base must be the original LLaMA (not Vicuna, not Llama 2) of t
 
 @dataclass(frozen=True)
 class MergedTensor:
-    """A tensor of the merged model: `stored`, plus `base` on as many rows as `base` has."""
+    """A tensor of the merged model: `stored`, plus `base` on as many rows as `base` has.
+
+    `in_float16` says that the sum is rounded to float16. A folder that was merged before keeps its numbers.
+    """
 
     stored: LazyTensor
     base: LazyTensor | None = None
+    in_float16: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,10 +59,11 @@ class MergedTensor:
 
     def merge_rows(self, stored: torch.Tensor, base: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """Returns rows of the sum from the same rows of both terms, on their device. May overwrite `stored`."""
-        if base is None:
+        if not self.in_float16:
             return stored.to(dtype)
         merged = stored.to(torch.float16)
-        merged[: len(base)] += base.to(torch.float16)
+        if base is not None:
+            merged[: len(base)] += base.to(torch.float16)
         return merged.to(dtype)
 
 

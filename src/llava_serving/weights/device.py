@@ -120,10 +120,15 @@ def device_of(name: str, device_map: DeviceMap) -> torch.device:
     return device_map[name]
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of LLAVA_DTYPE=`name`. Raises StartupError if the GPU can only emulate it."""
+def choose_dtype(name: str, device: torch.device, quantization: str = "none") -> torch.dtype:
+    """Returns the dtype of LLAVA_DTYPE=`name`. Raises StartupError if the GPU can only emulate it.
+
+    On a CPU, weights in 8 or 4 bits go with activations in bfloat16, because keys and values then take half the memory.
+    """
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if quantization in ("int8", "int4") else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     if device.type == "cuda":
         check_dtype(_gpu(device), dtype)

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from ..errors import StartupError
-from ..model.nf4 import packed_bytes
+from .packing import packed_parts
 from .process_memory import available_memory
 
 GIB = 2**30
-LAYERS = "model.language_model.layers"
 
 
 class FreeMemory(NamedTuple):
@@ -62,18 +61,20 @@ def _smaller_numbers(model: nn.Module, dtype: torch.dtype, memory: FreeMemory) -
     half = torch.float16 if memory.is_gpu else torch.bfloat16
     if dtype == torch.float32 and (size := model_bytes(model, half, "none")) <= memory.free:
         ways_out.append(f"set LLAVA_DTYPE={dtype_name(half)} ({gib(size)})")
-    if (size := model_bytes(model, dtype, "nf4")) <= memory.free:
-        ways_out.append(f"set LLAVA_QUANTIZATION=nf4 ({gib(size)})")
+    for quantization in ("nf4",) if memory.is_gpu else ("int8", "int4"):
+        if (size := model_bytes(model, dtype, quantization)) <= memory.free:
+            ways_out.append(f"set LLAVA_QUANTIZATION={quantization} ({gib(size)})")
     return ways_out
 
 
 def model_bytes(model: nn.Module, dtype: torch.dtype, quantization: str) -> int:
-    """Returns the bytes of the model's weights as they are loaded. `quantization` is "none" or "nf4"."""
-    layers = model.get_submodule(LAYERS)
-    linears = [module for module in layers.modules() if isinstance(module, nn.Linear)] if quantization == "nf4" else []
-    packed = sum(linear.weight.numel() for linear in linears)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return (parameters - packed) * dtype.itemsize + packed_bytes(packed)
+    """Returns the bytes of the model's weights as they are loaded. `quantization` is as in Settings."""
+    # In bfloat16 a packed weight takes as many bytes as its matrix. No other layer is packed on more than one device.
+    parts = [] if quantization == "none" else packed_parts(quantization, torch.device("cpu"), dtype)
+    packed = {linear: part.num_bytes(linear) for part in parts for linear in part.linears(model)}
+    unpacked = sum(parameter.numel() for parameter in model.parameters())
+    unpacked -= sum(linear.weight.numel() for linear in packed)
+    return unpacked * dtype.itemsize + sum(packed.values())
 
 
 def gib(size: float) -> str:

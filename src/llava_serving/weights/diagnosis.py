@@ -1,14 +1,15 @@
-"""What a folder is, and whether it is complete: from headers and configs, in moments."""
+"""What a folder is, whether it is complete, and whether its numbers are usable."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import StartupError
 from ..inputs.tokenizer import added_tokens, load_sentencepiece
-from .delta import MergedTensor
+from .delta import MergedTensor, is_recomputed
+from .finite_values import count_non_finite
 from .layerwise_loss import forward_tensor_names, layerwise_loss
 from .merged_checkpoint import empty_merged_model, merged_model_tensors
 from .model_folder import DEMO, PARTS, ClassifiedFolder, FolderKind, classify_folder, kind_without_tensors
@@ -16,6 +17,7 @@ from .parts import open_parts
 from .sentence_loss import SENTENCE, chance_loss, knows_language
 from .supported_config import check_delta_config, check_language_config, check_vision_config
 from .tensor_names import EMBEDDING, to_llama_name
+from .tied_embeddings import check_not_tied
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,15 @@ class LanguageModel:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The findings on a folder, its files, and its language model: None if it has none or is incomplete.
+    """The findings on a folder from its headers and configs, its files, its tensors of numbers, and its language model:
+    None if it has none or is incomplete.
 
     `has_published_hashes` says that the folder is of the kind whose MD5s the authors published.
     """
 
     findings: list[Finding]
     files: list[Path]
+    tensors: dict[str, MergedTensor]
     language_model: LanguageModel | None
     has_published_hashes: bool = False
 
@@ -59,12 +63,13 @@ def diagnose(directory: Path) -> Diagnosis:
     findings = [Finding("is", folder.description), Finding("size", _size(folder))]
     if added := added_tokens(directory):
         findings.append(_added(added))
+    tensors = _tensors_of_numbers(folder)
     try:
         language_model = _complete_language_model(folder)
     except StartupError as error:
-        return Diagnosis([*findings, Finding("whole", f"no: {error}", False)], list(checkpoint.files), None)
+        return Diagnosis([*findings, Finding("whole", f"no: {error}", False)], list(checkpoint.files), tensors, None)
     findings.append(Finding("whole", f"yes: {len(checkpoint.tensors)} tensors, every one inside its file", True))
-    return Diagnosis(findings, list(checkpoint.files), language_model, folder.kind is FolderKind.MERGED_V0)
+    return Diagnosis(findings, list(checkpoint.files), tensors, language_model, folder.kind is FolderKind.MERGED_V0)
 
 
 def _diagnose_parts(directory: Path) -> Diagnosis:
@@ -78,7 +83,17 @@ def _diagnose_parts(directory: Path) -> Diagnosis:
     findings.append(_added(parts.added_tokens))
     findings.append(Finding("whole", "yes: the three are compatible, and every tensor is inside its file", True))
     tensors = {to_llama_name(name): tensor for name, tensor in parts.merged_tensors.items()}
-    return Diagnosis(findings, files, LanguageModel(tensors, parts.architecture.text, directory / "delta"))
+    return Diagnosis(findings, files, tensors, LanguageModel(tensors, parts.architecture.text, directory / "delta"))
+
+
+def _tensors_of_numbers(folder: ClassifiedFolder) -> dict[str, MergedTensor]:
+    """Returns the tensors that a model of the folder computes with. All parts of a LLaVA v0 run in float16."""
+    in_float16 = folder.kind is not FolderKind.MERGED
+    return {
+        name: MergedTensor(tensor, in_float16=in_float16)
+        for name, tensor in folder.checkpoint.tensors.items()
+        if tensor.dtype.is_floating_point and not is_recomputed(name)
+    }
 
 
 def _added(tokens: dict[str, int]) -> Finding:
@@ -112,6 +127,7 @@ def _complete_language_model(folder: ClassifiedFolder) -> LanguageModel | None:
         _check_present(names, [name.removeprefix("vision_model.") for name in checkpoint.tensors])
         check_vision_config(checkpoint.config, str(folder.config_file))
         return None
+    check_not_tied(folder)
     _check_present([EMBEDDING, *forward_tensor_names(checkpoint.config)], checkpoint.tensors)
     is_llava = folder.kind in (FolderKind.DELTA, FolderKind.MERGED_V0)
     check_settings = check_delta_config if is_llava else check_language_config
@@ -127,6 +143,13 @@ def _check_present(expected: list[str], names: Iterable[str]) -> None:
     present = set(names)
     if missing := [name for name in expected if name not in present]:
         raise StartupError(f"{len(missing)} tensors are missing, {missing[0]} among them")
+
+
+def find_non_finite(tensors: Mapping[str, MergedTensor]) -> Finding:
+    """Reads every tensor, and counts the values that are not finite. Raises StartupError if a file cannot be read."""
+    counts = count_non_finite(tensors)
+    text = f"no: {counts}" if counts else "yes: no value is NaN or infinite, and none overflows"
+    return Finding("finite", text, not counts)
 
 
 def measure_language(model: LanguageModel) -> Finding:

@@ -15,6 +15,11 @@ def image_patch_token(delta: Path, added: dict[str, int]) -> int:
     return added[IMAGE_PATCH]
 
 
+def image_token_text(added: dict[str, int], image_token: int) -> str:
+    """Returns the text of the config's image token, which `build_image_tokens` has checked."""
+    return next(text for text, token_id in added.items() if token_id == image_token)
+
+
 def build_image_tokens(
     directory: Path, added: dict[str, int], patch: int, num_features: int, vocab_size: int
 ) -> ImageTokens:

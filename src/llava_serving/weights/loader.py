@@ -14,14 +14,14 @@ import torch
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
-from ..inputs.templates import Template
-from ..inputs.tokenizer import Tokenizer, added_tokens, load_sentencepiece
+from ..inputs.prompt import ConversationTemplate
+from ..inputs.tokenizer import IMAGE_PATCH, Spacing, Tokenizer, added_tokens, load_sentencepiece
 from ..model.image_encoder import keeps_cls
-from ..model.nf4 import NF4Linear
+from ..model.packed_linear import PackedLinear
 from .architecture import count_patches
 from .delta import MergedTensor
 from .device import choose_devices, choose_dtype
-from .image_tokens import build_image_tokens
+from .image_tokens import build_image_tokens, image_token_text
 from .merged_checkpoint import empty_merged_model, merged_model_tensors
 from .model_folder import MergedFolder, PartsFolder
 from .out_of_memory import out_of_memory_refused
@@ -29,6 +29,7 @@ from .parts import open_parts
 from .placement import empty_model, load_weights
 from .storage.checkpoint import open_checkpoint
 from .template_choice import choose_delta_template, choose_merged_template
+from .token_spacing import read_spacing
 
 logger = logging.getLogger(__name__)
 WITHOUT_MEMORY = (
@@ -44,7 +45,7 @@ class LoadedModel:
     model: LlavaForConditionalGeneration
     tokenizer: Tokenizer
     preprocessor: ClipPreprocessor
-    template: Template
+    template: ConversationTemplate
 
     @property
     def context_length(self) -> int:
@@ -55,7 +56,7 @@ class LoadedModel:
     @property
     def num_parameters(self) -> int:
         """The number of parameters, packed ones included."""
-        packed = sum(module.num_weights for module in self.model.modules() if isinstance(module, NF4Linear))
+        packed = sum(module.num_parameters for module in self.model.modules() if isinstance(module, PackedLinear))
         stored: int = sum(parameter.numel() for parameter in self.model.parameters())
         return packed + stored
 
@@ -71,7 +72,7 @@ def load_model(
 ) -> LoadedModel:
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
-    torch_dtype = choose_dtype(dtype, devices[0])
+    torch_dtype = choose_dtype(dtype, devices[0], quantization)
     names = ", ".join(map(str, devices))
     with out_of_memory_refused(f"the model was loaded onto {names}", WITHOUT_MEMORY):
         return _load(folder, devices, torch_dtype, template, quantization)
@@ -121,11 +122,14 @@ def _open_merged(directory: Path, template: str) -> tuple[LoadedModel, dict[str,
     num_features = count_patches(vision.image_size, vision.patch_size) + keeps_cls(config)
     vocab_size = config.text_config.vocab_size
     image_tokens = build_image_tokens(directory, added, config.image_token_index, num_features, vocab_size)
+    image_token = image_token_text(added, config.image_token_index)
+    spacing = Spacing.STRIPPED if image_token == IMAGE_PATCH else read_spacing(directory)
+    tokenizer = Tokenizer(sentencepiece, image_tokens, spacing)
     loaded = LoadedModel(
         model,
-        Tokenizer(sentencepiece, image_tokens),
+        tokenizer,
         load_preprocessor(directory, vision.image_size),
-        choose_merged_template(template, config),
+        choose_merged_template(template, config, directory, tokenizer, image_token),
     )
     return loaded, tensors
 

@@ -54,7 +54,9 @@ def merged_model_tensors(checkpoint: Checkpoint, model: LlavaForConditionalGener
     stored = {from_merged_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     if LM_HEAD not in stored and MODEL_EMBEDDING in stored and _has_tied_embeddings(model):
         stored[LM_HEAD] = stored[MODEL_EMBEDDING]
-    tensors = {name: MergedTensor(tensor) for name, tensor in stored.items() if not _is_recomputed(name)}
+    tensors = {
+        name: MergedTensor(tensor, in_float16=False) for name, tensor in stored.items() if not _is_recomputed(name)
+    }
     check_tensors(tensors, shapes, str(checkpoint.directory))
     return in_file_order(tensors)
 

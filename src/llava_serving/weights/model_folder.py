@@ -193,7 +193,7 @@ def _describe(folders: Mapping[Path, FolderKind]) -> str:
             why = f"; {NEEDS_BASE}" if "base" in missing else ""
             return f"{folder} with {'/, '.join(present)}/ but without {'/, '.join(missing)}/{why}"
         if kind is FolderKind.LLAVA_V0:
-            return f"{folder}, {kind.value}; {NEEDS_BASE}"
+            return f"{folder}, {kind.value}; {NEEDS_BASE}, or convert a merged model: llava-serving merge --merged"
         if kind is FolderKind.LLAMA:
             return f"{folder}, a LLaMA checkpoint alone; put it in base/ beside delta/ and vision/"
         if hint := missing_hint(folder / "config.json"):

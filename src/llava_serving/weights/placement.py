@@ -8,11 +8,13 @@ from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from ..model.fused_weights import allocate_fused, stacked_projections
-from ..model.nf4 import NF4Linear, replace_linears
+from ..model.packed_linear import PackedLinear
 from .chunk_reader import RowChunk, read_chunks
 from .delta import MergedTensor
 from .device import DeviceMap, choose_device_map, device_of
-from .device_memory import LAYERS, check_memory
+from .device_memory import check_memory
+from .finite_values import extremes, refuse_non_finite
+from .packing import LAYERS, packed_parts
 
 
 def empty_model(config: LlavaConfig) -> LlavaForConditionalGeneration:
@@ -30,8 +32,8 @@ def load_weights(
 ) -> None:
     """Allocates the memory of an empty model and reads its tensors, named as in its state dict.
 
-    `quantization` is "none" or "nf4", as in Settings.
-    Raises StartupError if the model does not fit the devices or a file cannot be read.
+    `quantization` is as in Settings.
+    Raises StartupError if the model does not fit the devices, a file cannot be read or a weight is not finite.
     """
     if len(devices) == 1:
         check_memory(model, devices[0], dtype, quantization)
@@ -46,12 +48,12 @@ def load_weights(
 
 def allocate(model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, quantization: str) -> None:
     """Gives every parameter memory on its device. Projections of a layer with the same input share one memory."""
-    layers = model.get_submodule(LAYERS)
-    if quantization == "nf4":
-        replace_linears(layers.children(), device_of(LAYERS, device_map), dtype)
+    parts = packed_parts(quantization, next(iter(device_map.values())), dtype)
+    for part in parts:
+        part.replace(model)
     fused: set[nn.Module] = set()
-    for index, layer in layers.named_children():
-        for linears in stacked_projections(layer) if quantization == "none" else ():
+    for index, layer in model.get_submodule(LAYERS).named_children():
+        for linears in stacked_projections(layer) if not parts else ():
             allocate_fused(linears, device_of(f"{LAYERS}.{index}", device_map), dtype)
             fused.update(linears)
     for name, module in model.named_modules():
@@ -69,14 +71,18 @@ def _read_weights(
     model: nn.Module, tensors: Mapping[str, MergedTensor], device_map: DeviceMap, dtype: torch.dtype
 ) -> None:
     pinned = any(device.type == "cuda" for device in device_map.values())
+    read: list[tuple[str, torch.Tensor]] = []
     for chunk in read_chunks(tensors.items(), pinned):
-        _copy_rows(chunk, model, chunk.rows(dtype, device_of(chunk.name, device_map)))
+        rows = chunk.rows(dtype, device_of(chunk.name, device_map))
+        read.append((chunk.name, extremes(rows)))
+        _copy_rows(chunk, model, rows)
+    refuse_non_finite(read)
 
 
 def _copy_rows(chunk: RowChunk, model: nn.Module, rows: torch.Tensor) -> None:
     module_name, _, name = chunk.name.rpartition(".")
     module = model.get_submodule(module_name)
-    if isinstance(module, NF4Linear) and name == "weight":
+    if isinstance(module, PackedLinear) and name == "weight":
         module.fill(chunk.start, rows)
     else:
         memory: torch.Tensor = getattr(module, name).data

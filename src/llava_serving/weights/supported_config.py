@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import StartupError
-from .rope_settings import rope_parameters
+from .rope_settings import ROPE_KEYS, rope_parameters
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,12 @@ def check_merged_config(config: Mapping[str, Any], source: str) -> None:
     text = config.get("text_config", {})
     _check(text, MERGED_LANGUAGE_RULES, f"the language model (text_config) of {source}")
     check_language_config(text, f"the language model (text_config) of {source}")
+    outside = {key: config[key] for key in ROPE_KEYS if config.get(key) is not None}
+    if outside and rope_parameters(outside, source) != rope_parameters(text, source):
+        raise StartupError(
+            f"{source} has {', '.join(outside)} outside text_config, where transformers ignores it: the language "
+            "model's RoPE belongs into text_config"
+        )
     check_vision_config(config.get("vision_config", {}), f"vision_config of {source}")
 
 

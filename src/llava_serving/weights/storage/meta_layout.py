@@ -82,8 +82,15 @@ def config(directory: Path, tensors: Mapping[str, LazyTensor]) -> dict[str, Any]
         "num_attention_heads": params["n_heads"],
         "rms_norm_eps": params.get("norm_eps", 1e-6),
         "rope_theta": params.get("rope_theta"),
+        "rope_scaling": _rope_scaling(params),
         "max_position_embeddings": CONTEXT,
     }
+
+
+def _rope_scaling(params: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the keys of later releases that scale RoPE (Llama 3.1's `use_scaled_rope`), as a type of their own."""
+    scaling = {key: value for key, value in params.items() if "rope" in key and key != "rope_theta" and value}
+    return {"rope_type": "params.json", **scaling} if scaling else None
 
 
 def _read_params(directory: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Compares this service with its peers on a CPU (peers.py)."""

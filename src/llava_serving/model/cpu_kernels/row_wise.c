@@ -1,0 +1,59 @@
+// What a decoder layer does to each row by itself: RMSNorm with the residual before it, and SiLU with its product.
+#include <math.h>
+
+#include "exponential.h"
+#include "parallel.h"
+#include "vectors.h"
+
+enum { ALONE_VALUES = 1 << 15 };  // so few values are not worth waking other threads
+
+typedef struct {
+    void *rows;          // (rows, size), or (rows, 2 * size) of gate and up
+    const void *added;   // (rows, size) or NULL: is added to `rows` first
+    const void *weight;  // (size,)
+    void *output;        // (rows, size)
+    int64_t count, size;
+    float epsilon;
+    int32_t is_bfloat16, threads;
+} row_wise_layer;
+
+typedef struct {
+    const row_wise_layer *layer;
+    long items, next;  // work items, and the next one that no thread has taken
+} row_wise_work;
+
+#define VALUE float
+#define READ(value) (value)
+#define WRITE(value) (value)
+#define NAMED(name) name##_float32
+#include "row_wise_of_type.h"
+#undef VALUE
+#undef READ
+#undef WRITE
+#undef NAMED
+
+#define VALUE uint16_t
+#define READ(value) from_bfloat16(value)
+#define WRITE(value) to_bfloat16(value)
+#define NAMED(name) name##_bfloat16
+#include "row_wise_of_type.h"
+
+static void norm_rows(void *argument) {
+    row_wise_work *work = argument;
+    for (long row; (row = take(&work->next)) < work->items;)
+        (work->layer->is_bfloat16 ? norm_row_bfloat16 : norm_row_float32)(work->layer, row);
+}
+
+static void silu_rows(void *argument) {
+    row_wise_work *work = argument;
+    for (long row; (row = take(&work->next)) < work->items;)
+        (work->layer->is_bfloat16 ? silu_row_bfloat16 : silu_row_float32)(work->layer, row);
+}
+
+static void run_rows(const row_wise_layer *layer, void (*function)(void *)) {
+    row_wise_work work = {.layer = layer, .items = layer->count};
+    run(function, &work, layer->count * layer->size > ALONE_VALUES ? layer->threads : 1);
+}
+
+void llava_norm(const row_wise_layer *layer) { run_rows(layer, norm_rows); }
+void llava_silu_product(const row_wise_layer *layer) { run_rows(layer, silu_rows); }
