@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from layout import DEMO
-from scenes import UNIT, Question, SceneObject, draw_scene, scene_questions
+from scenes import NUMBERS, UNIT, Question, SceneObject, draw_scene, scene_questions
 
 FOLDER = DEMO / "evaluation"
 SCENES = 8
 SEED = 20261201
 # The kinds of question of scenes.py that stand in for LLaVA's three categories.
 CATEGORIES = {"conv": ("color", "at", "where"), "detail": ("describe",), "complex": ("yes/no", "count")}
+
+# How far each shape of scenes.py reaches to the left, up, right and down, in radii.
+REACHES = {
+    "circle": (1, 1, 1, 1), "square": (0.88, 0.88, 0.88, 0.88), "triangle": (1, 1, 1, 0.8),
+    "star": (1.046, 1.1, 1.046, 0.89), "cross": (1, 1, 1, 1),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -58,7 +64,7 @@ def _captions(objects: list[SceneObject]) -> list[str]:
     places = ", ".join(f"{item.name} at the {item.location}" for item in objects)
     return [
         f"A drawing of {names}.",
-        f"The picture shows {len(objects)} shapes.",
+        f"The picture shows {NUMBERS[len(objects)]} of the shapes.",
         f"There is {places}.",
         f"A plain background with {names} on it.",
         f"Flat shapes without an outline: {names}.",
@@ -73,7 +79,8 @@ def _boxes(objects: list[SceneObject]) -> list[dict[str, Any]]:
 
 
 def _box(item: SceneObject) -> tuple[float, float, float, float]:
-    return item.x - item.radius, item.y - item.radius, item.x + item.radius, item.y + item.radius
+    left, top, right, bottom = (reach * item.radius for reach in REACHES[item.shape])
+    return item.x - left, item.y - top, item.x + right, item.y + bottom
 
 
 def _write(name: str, rows: list[dict[str, Any]]) -> None:

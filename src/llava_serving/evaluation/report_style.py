@@ -41,7 +41,8 @@ tbody tr:first-child { font-weight: 650; }
 .question { display: grid; grid-template-columns: 240px minmax(0, 1fr); gap: 20px; }
 .question[hidden] { display: none; }
 .picture { position: relative; align-self: start; }
-.picture img { width: 100%; display: block; border-radius: 7px; background: var(--line); min-height: 60px; }
+.picture img { width: 100%; display: block; border-radius: 7px;
+  outline: 1px solid var(--line); background: var(--line); min-height: 60px; }
 .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; display: none; }
 .boxes .picture svg { display: block; }
 .picture rect { fill: none; stroke: #ff2fa0; stroke-width: 2; vector-effect: non-scaling-stroke; }
@@ -60,6 +61,7 @@ summary { cursor: pointer; color: var(--accent); font-size: .9rem; min-height: 2
   .question, .answers { grid-template-columns: minmax(0, 1fr); }
   .picture { max-width: 280px; } .filters { position: static; } .filters label { flex: 1 1 40%; }
   .filters select, .filters input[type=search] { width: 100%; } .card { padding: 14px; } .answers { gap: 12px; }
+  .plot { font-size: 19px; } .plot .tick { font-size: 17px; }
   th, td { padding: 6px 5px; } table { font-size: .82rem; } .filters output { margin-left: 0; } }
 @media print { .filters { display: none; } .card { break-inside: avoid; } }
 """
