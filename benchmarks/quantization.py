@@ -1,51 +1,22 @@
-"""Measures exact answers and memory with 4-bit layers and without: python benchmarks/quantization.py --output FILE
+"""Measures what fewer bits cost in accuracy on a CPU: python benchmarks/quantization.py PART --output FILE [options]
 
-The service loads the demo model both ways, and `llava-serving evaluate vqa` says which answers are right. The questions
-are those of demo/recipe/evaluate.py, which no training step saw.
+`answers`   exact answers of the demo model, by the service's engine, and the memory of the linear layers
+`logits`    errors of the logits of the model in --model-dir, against float32
+`outliers`  errors of one product whose input has one large activation
+`loading`   seconds to load the model in --model-dir, which include packing, in turns
+
+Each run writes its part into FILE, and keeps the other parts. `--settings` limits `answers` and `logits` to some
+settings, whose results replace those in FILE. The parts are modules of the folder `quantization`. Python finds this
+folder before this file.
 """
 
-import argparse
-import json
 import sys
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-from servers import ROOT, machine
-
-from llava_serving.service.self_check import sentence_loss
-from llava_serving.weights.loader import load_model
-from llava_serving.weights.model_folder import PartsFolder
+from servers import ROOT
 
 sys.path.insert(0, str(ROOT / "demo" / "recipe"))
-from evaluate import SCENES, Sets, count_right, service_answers
-from heldout import easy_vqa_test, new_scenes, unseen_digits
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    sets = {"easy-VQA test": easy_vqa_test(), "new scenes": new_scenes(SCENES), "unseen digits": unseen_digits()}
-    examples = {name: list(generator) for name, generator in sets.items()}
-    results = {quantization: measure(quantization, examples) for quantization in ("none", "nf4")}
-    report = {
-        "machine": machine() | {"bitsandbytes": version("bitsandbytes")}, "command": sys.argv, "results": results,
-    }  # fmt: skip
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
-
-
-def measure(quantization: str, examples: Sets) -> dict[str, Any]:
-    answers = service_answers(examples, {"LLAVA_QUANTIZATION": quantization})
-    loaded = load_model(PartsFolder(ROOT / "demo"), "cpu", "float32", quantization=quantization)
-    layers = loaded.model.model.language_model.layers
-    return {
-        "sentence_loss": round(sentence_loss(loaded), 3),
-        "layer_bytes": sum(value.nbytes for value in layers.state_dict().values()),
-        "right": {name: count_right(subset, answers[name])["all"] for name, subset in examples.items()},
-    }
-
+from quantization.command import main
 
 if __name__ == "__main__":
-    main()
+    main(__doc__)

@@ -16,7 +16,10 @@ from llava_serving.weights.model_folder import PartsFolder
 from llava_serving.weights.packing import packed_parts
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = [{"LLAVA_QUANTIZATION": "int8"}, {"LLAVA_QUANTIZATION": "int4"}, {"LLAVA_DTYPE": "bfloat16"}]
+SETTINGS = [
+    {"LLAVA_QUANTIZATION": "int8"}, {"LLAVA_QUANTIZATION": "int4"}, {"LLAVA_DTYPE": "bfloat16"},
+    {"LLAVA_QUANTIZATION": "int8", "LLAVA_DTYPE": "float32"},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

@@ -16,6 +16,8 @@ class PackedLinear(nn.Module, ABC):
     out_features: int
     in_features: int
     bias: torch.Tensor | None
+    # Inputs are rounded to integers, so that the smallest difference of an input can change the output by a whole step.
+    rounds_inputs = False
 
     @abstractmethod
     def fill(self, start: int, rows: torch.Tensor) -> None:

@@ -38,6 +38,7 @@ class CpuLinear(PackedLinear):
         """The layer computes the output features `start` to `stop` of `weight`. `bias` is of all of its features."""
         super().__init__()
         self.packed = weight
+        self.rounds_inputs = weight.format is not NumberFormat.BFLOAT16
         self.in_features, self.out_features = weight.in_features, stop - start
         self._start, self._stop = start, stop
         self._whole_bias = bias

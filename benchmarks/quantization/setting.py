@@ -1,0 +1,33 @@
+"""The settings that are compared, as LLAVA_QUANTIZATION and LLAVA_DTYPE."""
+
+from torch import nn
+
+from llava_serving.model.cpu_kernels.cpu_linear import CpuLinear
+from llava_serving.model.nf4 import NF4Linear
+from llava_serving.weights.loader import LoadedModel, load_model
+from llava_serving.weights.model_folder import MergedFolder, PartsFolder
+
+SETTINGS = {
+    f"{quantization}/{dtype}": (quantization, dtype)
+    for quantization, dtype in (
+        ("none", "float32"), ("none", "bfloat16"), ("int8", "float32"), ("int8", "bfloat16"), ("int4", "float32"),
+        ("int4", "bfloat16"), ("nf4", "float32"),
+    )
+}  # fmt: skip
+
+
+def load(folder: MergedFolder | PartsFolder, setting: str) -> LoadedModel:
+    quantization, dtype = SETTINGS[setting]
+    return load_model(folder, "cpu", dtype, quantization=quantization)
+
+
+def linear_bytes(model: nn.Module) -> int:
+    """Returns the bytes of the weights of all linear layers, packed or not. Call it before a runner fuses them.
+
+    The layers of one fused weight share its memory, which counts once.
+    """
+    packed = {module.packed for module in model.modules() if isinstance(module, CpuLinear)}
+    others = [module for module in model.modules() if isinstance(module, (nn.Linear, NF4Linear))]
+    return sum(weight.num_bytes for weight in packed) + sum(
+        value.nbytes for module in others for name, value in module.state_dict().items() if name != "bias"
+    )
