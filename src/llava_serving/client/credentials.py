@@ -12,8 +12,8 @@ KEY_VARIABLE = "AZUREML_ENDPOINT_KEY"
 ENTRA_SCOPE = "https://ml.azure.com/.default"
 
 
-def entra_token() -> str:
-    """Returns a Microsoft Entra token for scoring.
+def entra_token(scope: str = ENTRA_SCOPE) -> str:
+    """Returns a Microsoft Entra token, for scoring unless `scope` says otherwise.
 
     azure-identity chooses the login: the environment's, a managed identity's or that of `az login`. Raises
     EndpointError if there is no login.
@@ -22,7 +22,7 @@ def entra_token() -> str:
     from azure.core.exceptions import AzureError
 
     try:
-        token: str = _credential().get_token(ENTRA_SCOPE).token
+        token: str = _credential().get_token(scope).token
     except AzureError as error:
         reason = str(error).strip().splitlines()[0]
         raise EndpointError(None, "", f"there is no Microsoft Entra token, `az login` gets one: {reason}") from None

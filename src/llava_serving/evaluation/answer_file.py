@@ -34,7 +34,9 @@ class AnswerFile:
         """Returns the text of the answer with this key, or None if there is none."""
         return self._texts.get(key)
 
-    def add(self, key: str, question_id: str, prompt: str, text: str, model: str, metadata: Mapping[str, Any]) -> None:
+    def add(
+        self, key: str, question_id: int | str, prompt: str, text: str, model: str, metadata: Mapping[str, Any]
+    ) -> None:
         """Appends an answer."""
         row = {
             "question_id": question_id, "prompt": prompt, "text": text, "answer_id": uuid.uuid4().hex,

@@ -23,6 +23,7 @@ class Question:
     prompt: str
     image: Path | None
     parameters: Mapping[str, Any] = field(hash=False)
+    written_id: int | str | None = None  # the id as the questions' file has it, if that is no text
 
     def body(self) -> dict[str, Any]:
         """Returns the request's body, in the service's first form. Raises OSError if the picture cannot be read."""
@@ -73,9 +74,10 @@ def ask_all(description: str, questions: Sequence[Request], source: AnswerSource
     missing = [question for question in questions if question.question_id not in texts]
 
     def keep(question: Request, text: str) -> None:
-        question_id = question.question_id
-        file.add(keys[question_id], question_id, question.prompt, text, source.model, question.parameters)
-        texts[question_id] = text
+        written_id = question.written_id if isinstance(question, Question) else None
+        name: int | str = question.question_id if written_id is None else written_id
+        file.add(keys[question.question_id], name, question.prompt, text, source.model, question.parameters)
+        texts[question.question_id] = text
 
     with Progress(description, " questions", len(questions), len(texts)) as progress:
         failures = call_each(
