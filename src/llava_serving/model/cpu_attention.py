@@ -1,4 +1,5 @@
-"""Attention for a CPU: it groups sequences, and saves the gathered keys of decoding groups from step to step."""
+"""Attention for a CPU without compiled kernels: it groups sequences, and saves the gathered keys of decoding groups
+from step to step."""
 
 from dataclasses import dataclass
 
