@@ -32,7 +32,7 @@ class RunningServer:
         self.start_seconds = 0.0
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                engine.command(port), env=clean_environment() | engine.environment, stdout=out,
+                engine.command(port), env=clean_environment() | engine.environment, cwd=engine.source, stdout=out,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
