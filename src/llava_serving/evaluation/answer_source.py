@@ -11,11 +11,12 @@ from ..client.answer_texts import answer_texts
 from ..client.credentials import KEY_VARIABLE, entra_token
 from ..client.endpoint import Endpoint
 from ..client.endpoint_error import EndpointError
-from ..errors import StartupError
+from ..errors import RequestError, StartupError
 
 # A busy endpoint refuses callers beyond its queue again and again: more callers than places only wait.
 RETRIES = 100
 RETRY_SECONDS = 1800.0
+CONTEXT_EXCEEDED, LIMIT = "context_length_exceeded", "max_new_tokens"
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,26 @@ class AnswerSource:
     stop: Callable[[], None]
 
     def text(self, body: dict[str, Any]) -> str:
-        """Returns the text of the answer to a body with one prompt. Raises EndpointError or RequestError."""
-        answer = self.answer(body)
+        """Returns the text of the answer to a body with one prompt. Raises EndpointError or RequestError.
+
+        If the model's context does not hold the tokens that the body allows, the service decides how many it answers.
+        """
+        try:
+            answer = self.answer(body)
+        except (EndpointError, RequestError) as error:
+            if error.code != CONTEXT_EXCEEDED or LIMIT not in body["input_data"].get("parameters", ()):
+                raise
+            answer = self.answer(_without_limit(body))
         try:
             return answer_texts(answer)[0][0]
         except (ValueError, IndexError):
             raise EndpointError(200, "", "the answer is not one of this service") from None
+
+
+def _without_limit(body: dict[str, Any]) -> dict[str, Any]:
+    data = body["input_data"]
+    parameters = {name: value for name, value in data["parameters"].items() if name != LIMIT}
+    return {**body, "input_data": {**data, "parameters": parameters}}
 
 
 def endpoint_source(url: str, uses_entra: bool, concurrency: int, model: str | None = None) -> AnswerSource:
