@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from chat_server import ChatServer
 from evaluate_command import evaluate, rows, score_url, summary
 from scienceqa_data import write_scienceqa
+from scripted_judge import ScriptedJudge, completion, error, prompt_of, scripted_judge
 from server import Server
 
 from llava_serving.evaluation.scienceqa_problems import read_problems
@@ -103,6 +104,10 @@ def test_answers_in_lines_draw_the_same_options_for_the_same_seed(data: Path, tm
     assert len({text.partition("authors' rule: ")[2].partition(" %")[0] for text in printed.values()}) > 1
 
 
+def verdict(body: dict[str, Any], number: int) -> tuple[int, bytes]:
+    return completion(reply(prompt_of(body)))
+
+
 def reply(question: str) -> str:
     """Answers as a judge: right where it may, wrong about the picture, and without a letter once."""
     if "The two answers differ" in question:
@@ -112,27 +117,64 @@ def reply(question: str) -> str:
     return "The answer is D." if "town" in question else "The answer is A."
 
 
-def test_the_judge_answers_and_decides_where_the_two_differ(data: Path, tmp_path: Path) -> None:
+def judged(data: Path, tmp_path: Path, judge: ScriptedJudge, *options: object) -> list[object]:
+    """Returns the arguments of a run with the judge."""
     result = {**RESULT, "outputs": {**OUTPUTS, "3": "The answer is D."}}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    with ChatServer(reply) as judge:
-        arguments = [
-            "scienceqa", *files(data), "--answers", tmp_path / "result.json", "--output", tmp_path / "out",
-            "--judge-url", judge.url, "--judge-model", "scripted-1", "--judge-key-env", "MY_KEY",
-        ]  # fmt: skip
+    return [
+        "scienceqa", *files(data), "--answers", tmp_path / "result.json", "--output", tmp_path / "out",
+        "--judge-url", judge.url, "--judge-model", "scripted-1", *options,
+    ]  # fmt: skip
+
+
+def test_the_judge_answers_and_decides_where_the_two_differ(data: Path, tmp_path: Path) -> None:
+    with scripted_judge(verdict) as judge:
+        arguments = judged(data, tmp_path, judge, "--judge-key-env", "MY_KEY")
         evaluate(*arguments, MY_KEY="secret")
-        asked = [body["messages"][-1]["content"] for body in judge.bodies]
-        assert len(asked) == 4 + 3, "four answers of its own, and three decisions"
+        assert len(judge.bodies) == 4 + 3, "four answers of its own, and three decisions"
         assert {body["model"] for body in judge.bodies} == {"scripted-1"}
-        assert set(judge.authorizations) == {"Bearer secret"}
+        assert judge.bodies[0].keys() == {"model", "messages"}
+        assert set(judge.keys) == {"Bearer secret"}
         evaluate(*arguments, MY_KEY="secret")
         assert len(judge.bodies) == 7, "no verdict is asked for twice"
     ensembles = summary(tmp_path / "out")["ensembles"]
     assert {name: row["average"] for name, row in ensembles.items()} == {
         "the judge alone, text only": 75.0, "complement": 75.0, "decision": 50.0,
     }  # fmt: skip
-    assert "scripted-1 at http" in summary(tmp_path / "out")["judge"]
-    assert "secret" not in (tmp_path / "out" / "summary.json").read_text()
+    described = {"model": "scripted-1", "url": judge.url, "parameters": {}}
+    assert summary(tmp_path / "out")["judge"] == described
+    assert rows(tmp_path / "out" / "judge_answers.jsonl")[0]["metadata"]["judge"] == "judge-2026-11"
+    assert all(b"secret" not in path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+def test_a_failing_judge_is_asked_again_and_later_only_for_what_is_missing(data: Path, tmp_path: Path) -> None:
+    def script(body: dict[str, Any], number: int) -> tuple[int, bytes]:
+        if number == 0:
+            return error(500, "try again")
+        return error(400, "refused") if "town" in prompt_of(body) and number < 8 else verdict(body, number)
+
+    with scripted_judge(script) as judge:
+        arguments = judged(data, tmp_path, judge, "--concurrency", 1)
+        assert "1 questions were refused, the first is 3: " in evaluate(*arguments)
+        assert len(judge.bodies) == 8, "four questions, one of them twice, and three decisions"
+        evaluate(*arguments)
+        again = [prompt_of(body) for body in judge.bodies[8:]]
+    assert len(again) == 1, "the question that failed, where both then agree"
+    assert "town" in again[0]
+
+
+def test_a_judge_without_temperature_is_asked_without_it(data: Path, tmp_path: Path) -> None:
+    def script(body: dict[str, Any], number: int) -> tuple[int, bytes]:
+        return error(400, "temperature is not supported") if "temperature" in body else verdict(body, number)
+
+    with scripted_judge(script) as judge:
+        options = ("--judge-temperature", 0.5, "--judge-max-tokens", 99, "--concurrency", 1)
+        evaluate(*judged(data, tmp_path, judge, *options))
+        assert len(judge.bodies) == 7 + 1
+        assert judge.bodies[-1].keys() == {"model", "messages", "max_tokens"}
+    row = rows(tmp_path / "out" / "judge_answers.jsonl")[0]
+    assert row["metadata"]["parameters"] == {"max_tokens": 99}
+    assert summary(tmp_path / "out")["judge"]["parameters"] == {"temperature": 0.5, "max_tokens": 99}
 
 
 def test_a_judge_s_answers_come_from_files_too(data: Path, result_file: Path, tmp_path: Path) -> None:
@@ -149,4 +191,4 @@ def test_a_judge_s_answers_come_from_files_too(data: Path, result_file: Path, tm
 
 def test_a_judge_without_a_name_is_refused(data: Path, result_file: Path) -> None:
     arguments = ["scienceqa", *files(data), "--answers", result_file, "--judge-url", "http://127.0.0.1:1/v1"]
-    assert "--judge-model names the judge" in evaluate(*arguments, status=1)
+    assert "--judge-model names the judge" in evaluate(*arguments, "--output", data / "out", status=1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..client.request_body import ask
 from ..progress import Progress
@@ -35,23 +35,6 @@ class Question:
         return digest(model, self.question_id, self.prompt, dict(self.parameters), image)
 
 
-class Request(Protocol):
-    """What `ask_all` asks: a Question, or another model's form of one."""
-
-    @property
-    def question_id(self) -> str: ...
-
-    @property
-    def prompt(self) -> str: ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]: ...
-
-    def body(self) -> dict[str, Any]: ...
-
-    def key(self, model: str) -> str: ...
-
-
 @dataclass(frozen=True)
 class Answers:
     """The texts of the answered questions, and the messages about the questions that failed, by question id.
@@ -63,7 +46,7 @@ class Answers:
     refusals: dict[str, str]
 
 
-def ask_all(description: str, questions: Sequence[Request], source: AnswerSource, file: AnswerFile) -> Answers:
+def ask_all(description: str, questions: Sequence[Question], source: AnswerSource, file: AnswerFile) -> Answers:
     """Returns the answers of all questions. Asks those that the file does not have, and adds their answers to it.
 
     Raises EndpointError if the source is gone, OSError, and KeyboardInterrupt. The answers that have come are in the
@@ -73,9 +56,8 @@ def ask_all(description: str, questions: Sequence[Request], source: AnswerSource
     texts = {question_id: text for question_id, key in keys.items() if (text := file.get(key)) is not None}
     missing = [question for question in questions if question.question_id not in texts]
 
-    def keep(question: Request, text: str) -> None:
-        written_id = question.written_id if isinstance(question, Question) else None
-        name: int | str = question.question_id if written_id is None else written_id
+    def keep(question: Question, text: str) -> None:
+        name = question.question_id if question.written_id is None else question.written_id
         file.add(keys[question.question_id], name, question.prompt, text, source.model, question.parameters)
         texts[question.question_id] = text
 

@@ -1,4 +1,4 @@
-"""A text model that judges: any server of OpenAI's chat completions, with more patience than the client alone has."""
+"""A text model that judges: any server of OpenAI's chat completions."""
 
 import logging
 import os

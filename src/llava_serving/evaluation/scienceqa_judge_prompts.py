@@ -4,6 +4,7 @@ LLaVA's repository has neither prompt of its authors (llava/eval/eval_science_qa
 results), so the wording is this project's. The text model sees no picture, as in the paper.
 """
 
+from .judge_prompt import Messages
 from .scienceqa_problems import Problem
 from .scienceqa_prompts import question_text
 
@@ -12,15 +13,15 @@ ENDING = 'End with the sentence "The answer is X." where X is the letter of the 
 NO_PICTURE = "The question has a picture that you cannot see."
 
 
-def answer_prompt(problem: Problem) -> str:
-    """Returns the question that asks the text model for an answer of its own."""
-    return "\n".join([*_question(problem), "", f"Explain your answer. {ENDING}"])
+def answer_messages(problem: Problem) -> Messages:
+    """Returns the messages that ask the text model for an answer of its own."""
+    return _messages([*_question(problem), "", f"Explain your answer. {ENDING}"])
 
 
-def decision_prompt(problem: Problem, own: str, llava: str) -> str:
-    """Returns the question that asks the text model to decide, from its own answer's text and from LLaVA's."""
+def decision_messages(problem: Problem, own: str, llava: str) -> Messages:
+    """Returns the messages that ask the text model to decide, from its own answer's text and from LLaVA's."""
     picture = "It has seen the picture. " if problem.image else ""
-    return "\n".join(
+    return _messages(
         [
             *_question(problem),
             "",
@@ -33,6 +34,10 @@ def decision_prompt(problem: Problem, own: str, llava: str) -> str:
             f"The two answers differ. Decide which option is right, and say why. {ENDING}",
         ]
     )
+
+
+def _messages(lines: list[str]) -> Messages:
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
 def _question(problem: Problem) -> list[str]:

@@ -22,7 +22,7 @@ from ..evaluation.answer_file import AnswerFile
 from ..evaluation.asking import Answers, Question, ask_all
 from ..evaluation.coco_files import CocoQuestion, picture_name, read_answers, read_contexts, read_questions
 from ..evaluation.coco_summary import NOT_COMPARABLE, summary_lines, summary_of
-from ..evaluation.judge_client import JudgeClient, judge_token
+from ..evaluation.judge_client import JudgeClient
 from ..evaluation.judge_prompt import Order
 from ..evaluation.judged_question import JudgedQuestion, judged_questions
 from ..evaluation.picture_files import coco_pictures
@@ -33,11 +33,10 @@ from ..evaluation.result_rows import RESULTS, result_rows
 from ..evaluation.review_file import ReviewFile
 from ..evaluation.reviewing import review_all, review_requests
 from ..evaluation.score_table import score_table, table_lines
+from .evaluate_judge import JUDGE_CONCURRENCY, add_judge_arguments, open_judge
 from .evaluate_options import add_source_arguments, open_source, sampling_parameters
 from .evaluate_output import write_json, write_summary, write_whole
 from .resumable import run_resumable
-
-JUDGE_CONCURRENCY = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,20 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reviews", type=Path, metavar="FILE",
         help="print the figures of a review file that the authors' scripts wrote, and do nothing else",
     )  # fmt: skip
-    judge = parser.add_argument_group("judge")
-    judge.add_argument("--judge-url", help="the base of an OpenAI-compatible API, such as https://api.openai.com/v1")
-    judge.add_argument("--judge-model", help="the judge's name in that API; none is built in")
-    judge.add_argument(
-        "--judge-key-env", metavar="NAME", help="the environment variable with the judge's key; default: no key"
-    )
-    judge.add_argument("--judge-entra", action="store_true", help="use a Microsoft Entra token for Azure OpenAI")
-    judge.add_argument("--judge-temperature", type=float, default=0.2, help="default: 0.2, as the authors had it")
-    judge.add_argument("--judge-max-tokens", type=int, default=1024, metavar="N", help="of a verdict, default: 1024")
-    judge.add_argument(
-        "--judge-timeout", type=float, default=180.0, metavar="SECONDS",
-        help="longest time in which the judge sends nothing, default: 180",
-    )  # fmt: skip
-    judge.add_argument("--both-orders", action="store_true", help="judge each pair in both orders, and take the mean")
+    add_judge_arguments(parser, temperature=0.2, max_tokens=1024)
+    parser.add_argument("--both-orders", action="store_true", help="judge each pair in both orders, and take the mean")
     add_source_arguments(parser)
 
 
@@ -135,8 +122,7 @@ def _read_inputs(arguments: argparse.Namespace) -> _Inputs:
 
 def _judge(arguments: argparse.Namespace, inputs: _Inputs) -> JudgeClient:
     """Returns the judge. Raises StartupError before the first question if it could not judge them."""
-    if arguments.judge_model is None:
-        raise StartupError("--judge-model names the judge: scores of different judges are not comparable")
+    judge = open_judge(arguments)
     if arguments.reference is None:
         raise StartupError("--reference names the answers of Assistant 1, which the judge compares with")
     ids = [question.id for question in inputs.questions]
@@ -144,9 +130,7 @@ def _judge(arguments: argparse.Namespace, inputs: _Inputs) -> JudgeClient:
     if arguments.context is not None:
         pictures = [picture_name(question.image) for question in inputs.questions]
         _check_covers(pictures, inputs.contexts, arguments.context, "image")
-    parameters = {"temperature": arguments.judge_temperature, "max_tokens": arguments.judge_max_tokens}
-    token = judge_token(arguments.judge_key_env, arguments.judge_entra)
-    return JudgeClient(arguments.judge_url, arguments.judge_model, token, parameters, arguments.judge_timeout)
+    return judge
 
 
 def _check_covers(wanted: Sequence[str], known: Mapping[str, object], path: Path, field: str) -> None:

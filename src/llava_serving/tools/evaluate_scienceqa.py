@@ -12,25 +12,28 @@ environment variable that --judge-key-env names.
 import argparse
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import StartupError
-from ..evaluation import scienceqa_judge_prompts
 from ..evaluation.answer_file import AnswerFile
 from ..evaluation.answer_source import AnswerSource
-from ..evaluation.asking import Question, ask_all
-from ..evaluation.chat_judge import JudgeQuestion, judge_source
+from ..evaluation.asking import Answers, Question, ask_all
+from ..evaluation.judge_answers import ask_judge
+from ..evaluation.judge_client import JudgeClient
+from ..evaluation.judge_prompt import Messages
 from ..evaluation.mlflow_metrics import log_metrics
 from ..evaluation.picture_files import check_pictures
 from ..evaluation.scienceqa_ensemble import disagreements
+from ..evaluation.scienceqa_judge_prompts import answer_messages, decision_messages
 from ..evaluation.scienceqa_problems import Problem, read_problems
 from ..evaluation.scienceqa_prompts import FORMATS, SEPARATOR, PromptFormat, joined_answer
 from ..evaluation.scienceqa_result_file import read_answers, stored_figures
 from ..evaluation.scienceqa_summary import Texts, stored_lines, summarize, summarize_stored, summary_lines
-from .evaluate_options import URL_CONCURRENCY, add_source_arguments, open_source, sampling_parameters
+from .evaluate_judge import JUDGE_CONCURRENCY, add_judge_arguments, open_judge
+from .evaluate_options import add_source_arguments, open_source, sampling_parameters
 from .evaluate_output import check_answered, write_summary, write_whole
 from .resumable import run_resumable
 
@@ -50,12 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--answers", type=Path, metavar="FILE",
         help="take the answers from a file and ask nobody: the authors' result file, or JSON lines",
     )  # fmt: skip
-    judge = parser.add_argument_group("judge")
-    judge.add_argument("--judge-url", help="the base of an OpenAI-compatible API, such as https://api.openai.com/v1")
-    judge.add_argument("--judge-model", help="the judge's name in that API")
-    judge.add_argument("--judge-key-env", default="OPENAI_API_KEY", metavar="NAME", help="default: OPENAI_API_KEY")
-    judge.add_argument("--judge-answers", type=Path, metavar="FILE", help="the judge's own answers, from a file")
-    judge.add_argument("--judge-decisions", type=Path, metavar="FILE", help="the judge's decisions, from a file")
+    add_judge_arguments(parser, temperature=None, max_tokens=None)
+    parser.add_argument("--judge-answers", type=Path, metavar="FILE", help="the judge's own answers, from a file")
+    parser.add_argument("--judge-decisions", type=Path, metavar="FILE", help="the judge's decisions, from a file")
     add_source_arguments(parser)
 
 
@@ -70,8 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> str:
         return _report_stored(arguments)
     if arguments.problems is None or arguments.splits is None:
         raise StartupError("--problems and --splits name ScienceQA's problems.json and pid_splits.json")
-    if arguments.judge_url is not None and arguments.judge_model is None:
-        raise StartupError("--judge-model names the judge: figures of different judges are not comparable")
+    client = None if arguments.judge_url is None else _open_judge(arguments)
     problems = read_problems(arguments.problems, arguments.splits, arguments.split)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,9 @@ def _evaluate(arguments: argparse.Namespace) -> str:
         settings["model"] = str(arguments.answers)
     else:
         model, options = _ask_model(arguments, problems, settings, lines), {}
-    judge, decisions = _ask_judge(arguments, problems, model, settings, lines)
+    if client is not None:
+        settings["judge"] = {"model": client.model, "url": client.url, "parameters": dict(client.parameters)}
+    judge, decisions = _judge(arguments, problems, model, client, lines)
     summary = {
         "evaluation": "scienceqa", **settings,
         **summarize(problems, Texts(model, judge, decisions, options), arguments.seed),
@@ -170,51 +171,48 @@ def _pictures(folder: Path | None, problems: Mapping[str, Problem]) -> dict[str,
     return pictures
 
 
-def _ask_judge(
+def _open_judge(arguments: argparse.Namespace) -> JudgeClient:
+    if arguments.output is None:
+        raise StartupError("--output names the folder that gets the judge's answers")
+    return open_judge(arguments)
+
+
+def _judge(
     arguments: argparse.Namespace, problems: Mapping[str, Problem], model: Mapping[str, str],
-    settings: dict[str, Any], lines: list[str],
+    client: JudgeClient | None, lines: list[str],
 ) -> tuple[Mapping[str, str], Mapping[str, str]]:  # fmt: skip
     """Returns the judge's own answers and its decisions, from files or from the judge."""
-    source = None
-    if arguments.judge_url is not None:
-        if arguments.output is None:
-            raise StartupError("--output names the folder that gets the judge's answers")
-        concurrency = arguments.concurrency or URL_CONCURRENCY
-        source = judge_source(arguments.judge_url, arguments.judge_model, arguments.judge_key_env, concurrency)
-        settings["judge"] = source.model
-    own = _judge_texts(arguments, arguments.judge_answers, source, "judge_answers", _own_prompts(problems), lines)
-    differ = disagreements(problems, model, own)
-    prompts = {
-        problem_id: scienceqa_judge_prompts.decision_prompt(problems[problem_id], own[problem_id], model[problem_id])
-        for problem_id in differ
+    questions = {problem_id: answer_messages(problem) for problem_id, problem in problems.items()}
+    own = _judge_texts(arguments, arguments.judge_answers, client, "judge_answers", questions, lines)
+    differ = {
+        problem_id: decision_messages(problems[problem_id], own[problem_id], model[problem_id])
+        for problem_id in disagreements(problems, model, own)
     }
-    return own, _judge_texts(arguments, arguments.judge_decisions, source, "reviews", prompts, lines)
-
-
-def _own_prompts(problems: Mapping[str, Problem]) -> dict[str, str]:
-    return {problem_id: scienceqa_judge_prompts.answer_prompt(problem) for problem_id, problem in problems.items()}
+    return own, _judge_texts(arguments, arguments.judge_decisions, client, "reviews", differ, lines)
 
 
 def _judge_texts(
-    arguments: argparse.Namespace, given: Path | None, source: AnswerSource | None, name: str,
-    prompts: Mapping[str, str], lines: list[str],
+    arguments: argparse.Namespace, given: Path | None, client: JudgeClient | None, name: str,
+    questions: Mapping[str, Messages], lines: list[str],
 ) -> Mapping[str, str]:  # fmt: skip
     if given is not None:
         return read_answers(given).outputs
-    if source is None or not prompts:
+    if client is None or not questions:
         return {}
-    questions = [
-        JudgeQuestion(problem_id, arguments.judge_model, scienceqa_judge_prompts.SYSTEM, prompt)
-        for problem_id, prompt in prompts.items()
-    ]
-    return _texts(arguments.output / f"{name}.jsonl", name.replace("_", " "), questions, source, lines)
+    concurrency = arguments.concurrency or JUDGE_CONCURRENCY
+    with AnswerFile(arguments.output / f"{name}.jsonl") as file:
+        answers = ask_judge(name.replace("_", " "), questions, client, file, concurrency)
+    return _stripped(answers, lines)
 
 
 def _texts(
-    path: Path, description: str, questions: Iterable[Question | JudgeQuestion], source: AnswerSource, lines: list[str]
+    path: Path, description: str, questions: Sequence[Question], source: AnswerSource, lines: list[str]
 ) -> dict[str, str]:
-    """Returns the stripped texts of the answers, by problem id."""
     with AnswerFile(path) as file:
-        answers = ask_all(description, list(questions), source, file)
+        return _stripped(ask_all(description, questions, source, file), lines)
+
+
+def _stripped(answers: Answers, lines: list[str]) -> dict[str, str]:
+    """Returns the stripped texts of the answers, by problem id."""
     lines += check_answered(answers)
     return {problem_id: text.strip() for problem_id, text in answers.texts.items()}
