@@ -1,7 +1,5 @@
 """The JSON file of a run: the machine and the versions, and the result of each phase that has ended."""
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from json_file import write_json
 
 PACKAGES = ("torch", "triton", "transformers", "accelerate", "numpy")
 
@@ -31,21 +31,7 @@ class ResultFile:
     def write(self, seconds: float) -> None:
         """`seconds` since the command started."""
         self._content["seconds"] = seconds
-        partial = self._path.with_name(self._path.name + ".part")
-        partial.write_text(json.dumps(_rounded(self._content), indent=1) + "\n")
-        os.replace(partial, self._path)
-
-
-def _rounded(value: Any) -> Any:
-    """Returns floats rounded to five digits, which exceeds the precision of all measurements, and NaN and infinities
-    as None."""
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(part) for part in value]
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if abs(value) < float("inf") else None
-    return value
+        write_json(self._path, self._content, indent=1)
 
 
 def _first_line(*command: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from json_file import write_json
 from servers import machine
 
 from .engine import Engine
@@ -71,9 +71,7 @@ class ResultFile:
         return bool(self._bursts)
 
     def _write(self) -> None:
-        partial = self._path.with_name(self._path.name + ".part")
-        partial.write_text(json.dumps(_rounded(self._content), indent=None, separators=(",", ":")) + "\n")
-        os.replace(partial, self._path)
+        write_json(self._path, self._content)
 
 
 def without_folders(text: str) -> str:
@@ -84,12 +82,3 @@ def without_folders(text: str) -> str:
 def _commit(source: Path) -> str | None:
     run = subprocess.run(["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True)
     return run.stdout.strip() or None
-
-
-def _rounded(value: Any) -> Any:
-    """Returns floats with five digits, which exceeds the precision of all measurements."""
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(part) for part in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value

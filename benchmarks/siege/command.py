@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from json_file import write_json
+
 from . import ending, full_queue, neighbour, picture_storm, refused, report, slow_callers, soak
 from .bodies import good_request, small_request
 from .caller import Caller
@@ -34,7 +36,7 @@ def main(description: str | None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         content = _besiege(sizes, arguments.phases, Path(folder))
     if arguments.output:
-        report.write(arguments.output, content)
+        write_json(arguments.output, content)
     report.print_table(content)
     return 1 if content["missed"] else 0
 

@@ -1,11 +1,8 @@
-"""The table at the end of a siege, and its JSON file."""
+"""The table at the end of a siege, and the heading of its JSON file."""
 
-import json
-import os
 import shlex
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from servers import machine
@@ -47,12 +44,6 @@ def print_table(content: dict[str, Any]) -> None:
     print("\n".join(["", "missed:", *content["missed"]]) if content["missed"] else "\nevery requirement is met")
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(_rounded(content), separators=(",", ":")) + "\n")
-    os.replace(partial, path)
-
-
 def heading(server_command: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     """Returns when, where and with what a siege runs."""
     return {
@@ -63,12 +54,3 @@ def heading(server_command: list[str], settings: dict[str, Any]) -> dict[str, An
 
 def _seconds(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f} s"
-
-
-def _rounded(value: Any) -> Any:
-    """Returns floats rounded to five digits, which exceeds the precision of all measurements."""
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(part) for part in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
