@@ -4,7 +4,7 @@ One matrix holds all tokens of a step, of whatever sequence. Only attention dist
 al. 2023, arXiv:2302.13971; transformers modeling_llama.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -58,6 +58,37 @@ class DecoderLayer:
         self.post_attention_layernorm = RMSNorm(layer.post_attention_layernorm)
         self.gate_up_proj = Linear([mlp.gate_proj, mlp.up_proj])
         self.down_proj = Linear([mlp.down_proj])
+
+
+class AddRMSNorm(Protocol):
+    """Adds `update` to `hidden` in place, if there is one, and returns the RMSNorm of the sum, all (rows, size)."""
+
+    def __call__(
+        self, hidden: torch.Tensor, update: torch.Tensor | None, weight: torch.Tensor, epsilon: float, /
+    ) -> torch.Tensor: ...
+
+
+def residual_forward(
+    layers: Sequence[DecoderLayer],
+    hidden: torch.Tensor,
+    head_size: int,
+    attend: Attend,
+    add_rms_norm: AddRMSNorm,
+    silu_product: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """The `Forward` of kernels that add each residual in the norm after it.
+
+    `silu_product` maps (rows, 2 * size), gate before up, to SiLU(gate) * up.
+    """
+    update = None
+    for index, layer in enumerate(layers):
+        norm, mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        normed = add_rms_norm(hidden, update, norm.weight, norm.epsilon)
+        heads = layer.qkv_proj(normed).view(len(hidden), -1, head_size)
+        update = layer.o_proj(attend(index, heads).flatten(1))
+        normed = add_rms_norm(hidden, update, mlp_norm.weight, mlp_norm.epsilon)
+        update = layer.down_proj(silu_product(layer.gate_up_proj(normed)))
+    return hidden if update is None else hidden.add_(update)
 
 
 class LayerModules(Protocol):

@@ -36,21 +36,8 @@ static float softmax(float *scores, long count) {
     return total;
 }
 
-#define VALUE float
-#define READ(value) (value)
-#define WRITE(value) (value)
-#define NAMED(name) name##_float32
-#include "attention_of_type.h"
-#undef VALUE
-#undef READ
-#undef WRITE
-#undef NAMED
-
-#define VALUE uint16_t
-#define READ(value) from_bfloat16(value)
-#define WRITE(value) to_bfloat16(value)
-#define NAMED(name) name##_bfloat16
-#include "attention_of_type.h"
+#define OF_TYPE "attention_of_type.h"
+#include "each_type.h"
 
 static void rotate_tokens(void *argument) {
     attention_work *work = argument;

@@ -1,5 +1,4 @@
-// The functions of attention.c for one type of numbers. Before this file is included, VALUE is the type, READ and WRITE
-// convert it to and from float, and NAMED gives a function's name a suffix.
+// The functions of attention.c for one type of numbers, which each_type.h defines.
 
 // The first half of a head is paired with the second, as in transformers.
 static inline void NAMED(rotate)(const VALUE *head, const VALUE *cosine, const VALUE *sine, long size, float *rotated) {

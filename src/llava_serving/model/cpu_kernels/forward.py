@@ -5,21 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from ..attention import Attend
-from ..decoder import DecoderLayer, Linear, RMSNorm
+from ..decoder import DecoderLayer, Linear, RMSNorm, residual_forward
 from .row_wise import add_rms_norm, silu_product
 
 
 def c_forward(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
-    """The `Forward` of a CPU. Each residual is added by the norm after it."""
-    update = None
-    for index, layer in enumerate(layers):
-        norm, mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
-        normed = add_rms_norm(hidden, update, norm.weight, norm.epsilon)
-        heads = layer.qkv_proj(normed).view(len(hidden), -1, head_size)
-        update = layer.o_proj(attend(index, heads).flatten(1))
-        normed = add_rms_norm(hidden, update, mlp_norm.weight, mlp_norm.epsilon)
-        update = layer.down_proj(silu_product(layer.gate_up_proj(normed)))
-    return hidden if update is None else hidden.add_(update)
+    """The `Forward` of a CPU."""
+    return residual_forward(layers, hidden, head_size, attend, add_rms_norm, silu_product)
 
 
 def c_logits(hidden: torch.Tensor, norm: RMSNorm, projection: Linear) -> torch.Tensor:

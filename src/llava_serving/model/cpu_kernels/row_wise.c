@@ -22,21 +22,8 @@ typedef struct {
     long items, next;  // work items, and the next one that no thread has taken
 } row_wise_work;
 
-#define VALUE float
-#define READ(value) (value)
-#define WRITE(value) (value)
-#define NAMED(name) name##_float32
-#include "row_wise_of_type.h"
-#undef VALUE
-#undef READ
-#undef WRITE
-#undef NAMED
-
-#define VALUE uint16_t
-#define READ(value) from_bfloat16(value)
-#define WRITE(value) to_bfloat16(value)
-#define NAMED(name) name##_bfloat16
-#include "row_wise_of_type.h"
+#define OF_TYPE "row_wise_of_type.h"
+#include "each_type.h"
 
 static void norm_rows(void *argument) {
     row_wise_work *work = argument;

@@ -1,4 +1,4 @@
-// The functions of row_wise.c for one type of numbers, as in attention_of_type.h.
+// The functions of row_wise.c for one type of numbers, which each_type.h defines.
 
 // RMSNorm, Zhang and Sennrich 2019, arXiv:1910.07467.
 static void NAMED(norm_row)(const row_wise_layer *layer, long row) {

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import rms_norm, silu
 
 from ..attention import Attend
-from ..decoder import DecoderLayer, Linear, RMSNorm
+from ..decoder import DecoderLayer, Linear, RMSNorm, residual_forward
 from .activation import silu_product
 from .linear import MAX_ROWS, linear
 from .norm import add_rms_norm
@@ -26,7 +26,7 @@ class TritonForward:
     ) -> torch.Tensor:
         if len(hidden) <= self._max_fused_rows and layers[0].qkv_proj.weight is not None:
             return _run_fused(layers, hidden, head_size, attend)
-        return _run_unfused(layers, hidden, head_size, attend)
+        return residual_forward(layers, hidden, head_size, attend, add_rms_norm, silu_product)
 
     def compute_logits(self, hidden: torch.Tensor, norm: RMSNorm, projection: Linear) -> torch.Tensor:
         """The final norm and the projection to logits, as in `lm_head.ComputeLogits`."""
@@ -71,15 +71,3 @@ def _run_fused(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: 
         product = linear(hidden, gate_up, layer.gate_up_proj.bias, mlp_norm.weight, mlp_norm.epsilon, swiglu=True)
         linear(product, down, layer.down_proj.bias, add_to=hidden)
     return hidden
-
-
-def _run_unfused(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size: int, attend: Attend) -> torch.Tensor:
-    update = None
-    for index, layer in enumerate(layers):
-        norm, mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
-        normed = add_rms_norm(hidden, update, norm.weight, norm.epsilon)
-        heads = layer.qkv_proj(normed).view(len(hidden), -1, head_size)
-        update = layer.o_proj(attend(index, heads).flatten(1))
-        normed = add_rms_norm(hidden, update, mlp_norm.weight, mlp_norm.epsilon)
-        update = layer.down_proj(silu_product(layer.gate_up_proj(normed)))
-    return hidden if update is None else hidden.add_(update)
