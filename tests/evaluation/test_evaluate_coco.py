@@ -16,6 +16,17 @@ from scripted_judge import completion, error, fair, prompt_of, scripted_judge
 from server import Server
 
 
+def kill_after(num_lines: int, file: Path, arguments: tuple[object, ...]) -> None:
+    """Runs the command, and kills it when the file has so many lines."""
+    process = subprocess.Popen(command(*arguments), env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not file.exists() or file.read_bytes().count(b"\n") < num_lines:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
 def test_answers_come_first_and_verdicts_when_there_is_a_judge(demo_server: Server, tmp_path: Path) -> None:
     source = ("--url", score_url(demo_server))
     evaluate(*coco(tmp_path, *source))
@@ -57,14 +68,8 @@ def test_a_killed_run_asks_only_for_what_is_missing(tmp_path: Path) -> None:
     answers = answers_file(tmp_path / "answers", lambda row: f"candidate {row['question_id']}")
     with scripted_judge(seconds=0.2) as judge:
         arguments = coco(tmp_path, "--answers", answers, *judged_by(judge.url, "--concurrency", 2))
-        process = subprocess.Popen(command(*arguments), env=environment(), stderr=subprocess.DEVNULL)
         reviews = tmp_path / "reviews.jsonl"
-        deadline = time.monotonic() + 60
-        while not reviews.exists() or reviews.read_bytes().count(b"\n") < 5:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_after(5, reviews, arguments)
         reviews.write_bytes(reviews.read_bytes().rstrip(b"\n")[:-20])  # the last line is cut
         kept = reviews.read_bytes().count(b"\n")
         time.sleep(0.3)
@@ -80,14 +85,8 @@ def test_killed_while_answering_continues(demo_server: Server, tmp_path: Path) -
     many = [{**QUESTIONS[i % len(QUESTIONS)], "question_id": i} for i in range(300)]
     questions.write_text("".join(json.dumps(row) + "\n" for row in many), "utf-8")
     arguments = coco(tmp_path, "--url", score_url(demo_server), "--concurrency", 300, questions=questions)
-    process = subprocess.Popen(command(*arguments), env=environment(), stderr=subprocess.DEVNULL)
     answers = tmp_path / "answers.jsonl"
-    deadline = time.monotonic() + 60
-    while not answers.exists() or answers.read_bytes().count(b"\n") < 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_after(20, answers, arguments)
     evaluate(*arguments)
     assert sorted(row["question_id"] for row in rows(answers)) == list(range(300))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import Shape, write_parts
-from PIL import Image
-from server import Server, as_base64
+from demo_answers import assert_demo_answers
+from server import Server
 
 from llava_serving.errors import StartupError
 from llava_serving.model.packed_linear import PackedLinear
@@ -15,7 +15,6 @@ from llava_serving.weights.loader import load_model
 from llava_serving.weights.model_folder import PartsFolder
 from llava_serving.weights.packing import packed_parts
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
     {"LLAVA_QUANTIZATION": "int8"}, {"LLAVA_QUANTIZATION": "int4"}, {"LLAVA_DTYPE": "bfloat16"},
     {"LLAVA_QUANTIZATION": "int8", "LLAVA_DTYPE": "float32"},
@@ -61,12 +60,3 @@ def test_without_a_compiler_the_service_answers_and_says_why_it_is_slower(
         server.wait_until_healthy()
         assert_demo_answers(server)
         assert "CPU kernels: torch's operators, slower: no C compiler is on the PATH" in server.log
-
-
-def assert_demo_answers(server: Server) -> None:
-    body = {"input_data": {"input_string": ["the meaning of life is"] * 3, "parameters": {"n": 2}}}
-    row = {str(i): "the meaning of life is to be kind and to keep learning." for i in range(2)}
-    assert server.score(body).json == [row] * 3
-    picture = as_base64(Image.open(ROOT / "demo" / "pictures" / "shapes.png"))
-    question = {"input_data": {"input_string": ["What is in the image?"], "images": [picture]}}
-    assert server.score(question).json == [{"0": "a red circle, a blue cross, a yellow triangle"}]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import Shape, write_parts
-from PIL import Image
+from demo_answers import assert_demo_answers
 from reference import naive_merge, write_merged
-from server import Server, as_base64
+from server import Server
 from torch import nn
 
 from llava_serving.errors import StartupError
@@ -134,12 +134,7 @@ def test_the_service_answers_in_nf4(tmp_path: Path) -> None:
         environment={"GUNICORN_CMD_ARGS": "--threads 96", "LLAVA_QUANTIZATION": "nf4"},
     ) as server:
         server.wait_until_healthy()
-        body = {"input_data": {"input_string": ["the meaning of life is"] * 3, "parameters": {"n": 2}}}
-        row = {str(i): "the meaning of life is to be kind and to keep learning." for i in range(2)}
-        assert server.score(body).json == [row] * 3
-        picture = as_base64(Image.open(ROOT / "demo" / "pictures" / "shapes.png"))
-        question = {"input_data": {"input_string": ["What is in the image?"], "images": [picture]}}
-        assert server.score(question).json == [{"0": "a red circle, a blue cross, a yellow triangle"}]
+        assert_demo_answers(server)
         assert "layers in nf4" in server.log
 
 

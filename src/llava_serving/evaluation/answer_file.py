@@ -6,29 +6,20 @@ The lines are in the format of LLaVA's own answer files (LLaVA@15f31eb llava/eva
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from .journal import Journal
+from .journal import KeptRows
 
 
-class AnswerFile:
+class AnswerFile(KeptRows):
     """The answers of one output folder, by key. A key is a digest of all that an answer depends on.
 
     One process at a time has the file open. Raises StartupError if another one has it.
     """
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path)
+        super().__init__(path)
         self._texts = {row["metadata"]["key"]: row["text"] for row in self._journal.rows if _is_answer(row)}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._journal.__exit__(kind, error, trace)
 
     def get(self, key: str) -> str | None:
         """Returns the text of the answer with this key, or None if there is none."""

@@ -48,6 +48,21 @@ class Journal:
             self._file.flush()
 
 
+class KeptRows:
+    """What a file of rows holds by key, open during its `with` block. Raises StartupError as Journal does."""
+
+    def __init__(self, path: Path) -> None:
+        self._journal = Journal(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._journal.__exit__(kind, error, trace)
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)

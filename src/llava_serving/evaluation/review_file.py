@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from .asking import digest
 from .coco_files import CocoQuestion
-from .journal import Journal
+from .journal import KeptRows
 from .judge_client import Reply
 from .judge_prompt import Messages, Order
 from .verdict import Scores, published_scores, tolerant_scores
@@ -58,26 +57,18 @@ def review_request(
     return ReviewRequest(question, order, messages, key)
 
 
-class ReviewFile:
+class ReviewFile(KeptRows):
     """The reviews of one output folder, by key, in the order in which they came.
 
     A question has several reviews if the first ones had no scores. Raises StartupError if another run has the file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path)
+        super().__init__(path)
         self._reviews: dict[str, list[Review]] = defaultdict(list)
         for row in self._journal.rows:
             if _is_review(row):
                 self._reviews[row["key"]].append(_review(row))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._journal.__exit__(kind, error, trace)
 
     def get(self, key: str) -> list[Review]:
         return self._reviews[key]
