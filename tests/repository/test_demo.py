@@ -100,10 +100,10 @@ def test_the_service_answers_held_out_questions(demo_server: Server) -> None:
     assert right / len(examples) >= 0.85
 
 
-def test_the_accuracy_in_the_readme_is_the_committed_one() -> None:
+def test_the_accuracy_in_the_demo_page_is_the_committed_one() -> None:
     report = json.loads((DEMO / "accuracy.json").read_text())
-    readme = (ROOT / "README.md").read_text("utf-8")
+    page = (DEMO / "README.md").read_text("utf-8")
     for variant, name in itertools.product(report["right"], SETS):
-        row = next(line for line in readme.splitlines() if line.startswith(f"| {variant} |"))
+        row = next(line for line in page.splitlines() if line.startswith(f"| {variant} |"))
         cells = re.split(r"\s*\|\s*", row.strip("| "))
         assert cells[1 + SETS.index(name)] == f"{accuracy(report, variant, name):.1%}"
