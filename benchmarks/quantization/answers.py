@@ -18,7 +18,7 @@ from servers import ROOT
 from llava_serving.engine.engine import Engine
 from llava_serving.engine.prompt import EnginePrompt, PromptImage, SamplingParams
 from llava_serving.engine.request_handle import RequestHandle
-from llava_serving.evaluation.vqa_match import is_match
+from llava_serving.evaluation.vqa.match import is_match
 from llava_serving.inputs.prompt import ImageSource, TextInput, question_prompt
 from llava_serving.service.engine_builder import build_model_runner, engine_of
 from llava_serving.service.self_check import runner_logits, sentence_ids

@@ -29,7 +29,7 @@ from reference import Variant, load_model, pixels
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from llava_serving.evaluation.vqa_match import is_match
+from llava_serving.evaluation.vqa.match import is_match
 from llava_serving.inputs.templates import V0
 
 SCENES = 400

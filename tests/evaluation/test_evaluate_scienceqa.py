@@ -10,8 +10,8 @@ from scienceqa_data import write_scienceqa
 from scripted_judge import ScriptedJudge, completion, error, prompt_of, scripted_judge
 from server import Server
 
-from llava_serving.evaluation.scienceqa_problems import read_problems
-from llava_serving.evaluation.scienceqa_prompts import PromptFormat
+from llava_serving.evaluation.scienceqa.problems import read_problems
+from llava_serving.evaluation.scienceqa.prompts import PromptFormat
 
 # Right, wrong, a letter that is no option, and none at all.
 OUTPUTS = {"1": "The answer is B.", "2": "The answer is C.", "3": "The answer is E.", "4": "I do not know."}

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scienceqa_data import PROBLEMS, write_scienceqa
 
 from llava_serving.errors import StartupError
-from llava_serving.evaluation.scienceqa_accuracy import accuracy
-from llava_serving.evaluation.scienceqa_ensemble import complement, disagreements, judged
-from llava_serving.evaluation.scienceqa_letters import published_index, published_letter, strict_index
-from llava_serving.evaluation.scienceqa_problems import Problem, read_problems
-from llava_serving.evaluation.scienceqa_prompts import PromptFormat, question_text
-from llava_serving.evaluation.scienceqa_result_file import read_result_file, stored_figures
+from llava_serving.evaluation.scienceqa.accuracy import accuracy
+from llava_serving.evaluation.scienceqa.ensemble import complement, disagreements, judged
+from llava_serving.evaluation.scienceqa.letters import published_index, published_letter, strict_index
+from llava_serving.evaluation.scienceqa.problems import Problem, read_problems
+from llava_serving.evaluation.scienceqa.prompts import PromptFormat, question_text
+from llava_serving.evaluation.scienceqa.result_file import read_result_file, stored_figures
 
 SEED = 3
 HEAD = (

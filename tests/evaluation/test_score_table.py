@@ -10,7 +10,7 @@ import pytest
 from evaluate_command import evaluate
 
 from llava_serving.evaluation.bootstrap import bootstrap_interval
-from llava_serving.evaluation.score_table import ScoredRow, score_table
+from llava_serving.evaluation.coco.score_table import ScoredRow, score_table
 
 
 def test_figures_equal_those_of_an_independent_calculation() -> None:

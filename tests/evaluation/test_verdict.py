@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_serving.evaluation.verdict import UNPARSABLE, published_scores, tolerant_scores
+from llava_serving.evaluation.coco.verdict import UNPARSABLE, published_scores, tolerant_scores
 
 SCORES = st.integers(0, 20).map(lambda half: half / 2)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_serving.evaluation.vqa_match import is_match, normalize_answer
+from llava_serving.evaluation.vqa.match import is_match, normalize_answer
 
 
 @pytest.mark.parametrize(

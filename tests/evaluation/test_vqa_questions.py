@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_serving.errors import StartupError
-from llava_serving.evaluation.vqa_questions import VqaQuestion, read_vqa_questions
+from llava_serving.evaluation.vqa.questions import VqaQuestion, read_vqa_questions
 
 GOOD = '{"image": "a.png", "question": "What?", "answers": ["x"]}'
 

@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StartupError
-from ..evaluation.answer_file import AnswerFile
-from ..evaluation.asking import Answers, Question, ask_all
-from ..evaluation.coco_files import CocoQuestion, picture_name, read_answers, read_contexts, read_questions
-from ..evaluation.coco_summary import NOT_COMPARABLE, summary_lines, summary_of
-from ..evaluation.judge_client import JudgeClient
-from ..evaluation.judge_prompt import Order
-from ..evaluation.judged_question import JudgedQuestion, judged_questions
+from ..evaluation.answers.answer_file import AnswerFile
+from ..evaluation.answers.asking import Answers, Question, ask_all
+from ..evaluation.coco.files import CocoQuestion, picture_name, read_answers, read_contexts, read_questions
+from ..evaluation.coco.judge_prompt import Order
+from ..evaluation.coco.judged_question import JudgedQuestion, judged_questions
+from ..evaluation.coco.published_files import NUM_PICTURES, differences
+from ..evaluation.coco.released_reviews import read_released_reviews
+from ..evaluation.coco.result_rows import RESULTS, result_rows
+from ..evaluation.coco.review_file import ReviewFile
+from ..evaluation.coco.reviewing import review_all, review_requests
+from ..evaluation.coco.score_table import score_table, table_lines
+from ..evaluation.coco.summary import NOT_COMPARABLE, summary_lines, summary_of
+from ..evaluation.judge.client import JudgeClient
 from ..evaluation.picture_files import coco_pictures
-from ..evaluation.published_files import NUM_PICTURES, differences
-from ..evaluation.released_reviews import read_released_reviews
-from ..evaluation.report_page import REPORT, report_page
-from ..evaluation.result_rows import RESULTS, result_rows
-from ..evaluation.review_file import ReviewFile
-from ..evaluation.reviewing import review_all, review_requests
-from ..evaluation.score_table import score_table, table_lines
+from ..evaluation.report.page import REPORT, report_page
 from .evaluate_judge import JUDGE_CONCURRENCY, add_judge_arguments, open_judge
 from .evaluate_options import add_source_arguments, open_source, sampling_parameters
 from .evaluate_output import write_json, write_summary, write_whole

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from ..errors import StartupError
-from ..evaluation.comparison import compare, comparison_lines
-from ..evaluation.result_rows import read_results
+from ..evaluation.coco.comparison import compare, comparison_lines
+from ..evaluation.coco.result_rows import read_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from ..errors import StartupError
-from ..evaluation.judge_client import JudgeClient, judge_token
+from ..evaluation.judge.client import JudgeClient, judge_token
 
 JUDGE_CONCURRENCY = 8
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import StartupError
-from ..evaluation.answer_source import AnswerSource, endpoint_source, local_source
+from ..evaluation.answers.answer_source import AnswerSource, endpoint_source, local_source
 
 URL_CONCURRENCY = 32
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StartupError
-from ..evaluation.asking import Answers
+from ..evaluation.answers.asking import Answers
 
 SUMMARY = "summary.json"
 

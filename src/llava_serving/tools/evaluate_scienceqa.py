@@ -18,20 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StartupError
-from ..evaluation.answer_file import AnswerFile
-from ..evaluation.answer_source import AnswerSource
-from ..evaluation.asking import Answers, Question, ask_all
-from ..evaluation.judge_answers import ask_judge
-from ..evaluation.judge_client import JudgeClient
-from ..evaluation.judge_prompt import Messages
+from ..evaluation.answers.answer_file import AnswerFile
+from ..evaluation.answers.answer_source import AnswerSource
+from ..evaluation.answers.asking import Answers, Question, ask_all
+from ..evaluation.judge.answers import ask_judge
+from ..evaluation.judge.client import JudgeClient, Messages
 from ..evaluation.mlflow_metrics import log_metrics
 from ..evaluation.picture_files import check_pictures
-from ..evaluation.scienceqa_ensemble import disagreements
-from ..evaluation.scienceqa_judge_prompts import answer_messages, decision_messages
-from ..evaluation.scienceqa_problems import Problem, read_problems
-from ..evaluation.scienceqa_prompts import FORMATS, SEPARATOR, PromptFormat, joined_answer
-from ..evaluation.scienceqa_result_file import read_answers, stored_figures
-from ..evaluation.scienceqa_summary import Texts, stored_lines, summarize, summarize_stored, summary_lines
+from ..evaluation.scienceqa.ensemble import disagreements
+from ..evaluation.scienceqa.judge_prompts import answer_messages, decision_messages
+from ..evaluation.scienceqa.problems import Problem, read_problems
+from ..evaluation.scienceqa.prompts import FORMATS, SEPARATOR, PromptFormat, joined_answer
+from ..evaluation.scienceqa.result_file import read_answers, stored_figures
+from ..evaluation.scienceqa.summary import Texts, stored_lines, summarize, summarize_stored, summary_lines
 from .evaluate_judge import JUDGE_CONCURRENCY, add_judge_arguments, open_judge
 from .evaluate_options import add_source_arguments, open_source, sampling_parameters
 from .evaluate_output import check_answered, write_summary, write_whole

@@ -10,12 +10,12 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from ..evaluation.answer_file import AnswerFile
-from ..evaluation.asking import Question, ask_all
+from ..evaluation.answers.answer_file import AnswerFile
+from ..evaluation.answers.asking import Question, ask_all
 from ..evaluation.mlflow_metrics import log_metrics
 from ..evaluation.picture_files import check_pictures
-from ..evaluation.vqa_questions import read_vqa_questions
-from ..evaluation.vqa_summary import summarize, summary_lines
+from ..evaluation.vqa.questions import read_vqa_questions
+from ..evaluation.vqa.summary import summarize, summary_lines
 from .evaluate_options import add_source_arguments, open_source, sampling_parameters
 from .evaluate_output import check_answered, write_summary
 from .resumable import run_resumable

@@ -1,0 +1,1 @@
+"""A text model that judges. It knows no evaluation."""

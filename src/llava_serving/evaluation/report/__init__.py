@@ -1,0 +1,1 @@
+"""report.html of a LLaVA-Bench run: one file that needs no other."""

@@ -1,0 +1,1 @@
+"""ScienceQA: problems, prompts, letters in answers, the paper's columns and ensembles."""

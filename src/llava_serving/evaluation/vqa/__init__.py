@@ -1,0 +1,1 @@
+"""Questions with reference answers: right means equal after normalisation."""
