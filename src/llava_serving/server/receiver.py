@@ -70,6 +70,11 @@ class Receiver:
     def num_connections(self) -> int:
         return len(self._waiting) + len(self._paused) + self._num_in_service
 
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of requests that were not read yet."""
+        return self._held_bytes
+
     def accept(self, sock: socket.socket, client: Address, server: Address) -> None:
         """Takes a new connection. Closes the connection that was silent for longest, if there are too many."""
         connection = ClientConnection(sock, client, server, time.monotonic())
@@ -163,9 +168,9 @@ class Receiver:
                 return
             connection.incoming = IncomingRequest(connection.last_byte)
         incoming = connection.incoming
-        before, had_head = incoming.num_bytes, bool(incoming.framing.head)
+        had_head = bool(incoming.framing.head)
         try:
-            leftover = incoming.push(data)
+            leftover = self._push(incoming, data)
         except HeadTooLarge:
             self._refuse(connection, HEAD_TOO_LARGE)
             return
@@ -174,7 +179,6 @@ class Receiver:
                 self._refuse(connection, UNKNOWN_END)
                 return
             leftover = b""  # the service answers that the body cannot be read
-        self._held_bytes += incoming.num_bytes - before
         if leftover is not None or incoming.framing.body_size > self._limits.max_body_bytes:
             connection.leftover = leftover or b""
             self._hand_over(connection, incoming)
@@ -186,6 +190,13 @@ class Receiver:
             if not self._may_read(connection):
                 self._stop_waiting(connection)
                 self._paused[connection] = None
+
+    def _push(self, incoming: IncomingRequest, data: bytes) -> bytes | None:
+        before = incoming.num_bytes
+        try:
+            return incoming.push(data)
+        finally:  # a refused request holds its bytes too, until its connection is closed
+            self._held_bytes += incoming.num_bytes - before
 
     def _refuse(self, connection: ClientConnection, answer: bytes) -> None:
         connection.send(answer)
