@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llava_serving.engine.block_manager import BlockManager
 from llava_serving.engine.prompt import PromptImage, SamplingParams
-from llava_serving.engine.scheduler import Batch, Scheduler
+from llava_serving.engine.scheduler import Batch, ScheduledChunk, Scheduler
 from llava_serving.engine.sequence import Sequence
 from llava_serving.engine.stats import Stats
 
@@ -178,15 +178,30 @@ class Device:
         assert self.stats == self.counted
 
     def run(self, batch: Batch) -> None:
-        """Clears, writes, then reads the cache, as each layer of the model does."""
+        """Clears, writes and reads the cache, as each layer of the model does.
+
+        Chunks of several tokens all write before any of them reads. Chunks of one token come after them, and read and
+        write at the same time (`PagedAttention`).
+        """
         self.cache = {slot: key for slot, key in self.cache.items() if slot[0] not in batch.new_blocks}
-        for chunk in batch.scheduled:
-            new = slice(chunk.start, chunk.end)
-            self.cache.update(zip(self.slots(chunk.seq)[new], self.keys(chunk.seq)[new], strict=True))
-        for chunk in batch.scheduled:
-            keys_in_cache = [self.cache.get(slot) for slot in self.slots(chunk.seq)]
-            assert keys_in_cache[: chunk.end] == self.keys(chunk.seq)[: chunk.end]
-            assert set(keys_in_cache[chunk.end :]) <= {None}, "not cleared"
+        many, one = ([c for c in batch.scheduled if (c.num_tokens > 1) == several] for several in (True, False))
+        for chunk in many:
+            self.cache.update(self.written(chunk))
+        for chunk in many:
+            self.check_read(chunk, self.cache)
+        for chunk in one:
+            self.check_read(chunk, self.cache | self.written(chunk))
+        for chunk in one:
+            self.cache.update(self.written(chunk))
+
+    def written(self, chunk: ScheduledChunk) -> dict[tuple[int, int], int]:
+        new = slice(chunk.start, chunk.end)
+        return dict(zip(self.slots(chunk.seq)[new], self.keys(chunk.seq)[new], strict=True))
+
+    def check_read(self, chunk: ScheduledChunk, cache: dict[tuple[int, int], int]) -> None:
+        keys_in_cache = [cache.get(slot) for slot in self.slots(chunk.seq)]
+        assert keys_in_cache[: chunk.end] == self.keys(chunk.seq)[: chunk.end]
+        assert set(keys_in_cache[chunk.end :]) <= {None}, "not cleared"
 
     def keys(self, seq: Sequence) -> list[int]:
         return keys(seq, self.unknown.get(seq.seq_id, ()))

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_serving.engine.completion import Completion
 from llava_serving.engine.prompt import EnginePrompt, SamplingParams
+from llava_serving.engine.scheduler import Batch
 from llava_serving.errors import InternalError
 from llava_serving.model.attention import TokenRange
 from llava_serving.model.backend import CPU, TORCH, triton_backend
+from llava_serving.model.kv_cache import BLOCK_SIZE
 from llava_serving.model.paged_attention import PagedAttention
 from llava_serving.model.static_decode import capture_sizes
 
@@ -166,6 +169,33 @@ def test_with_overlap_the_prefix_cache_is_hit_and_right() -> None:
         longer = engine_prompt([*prompt.token_ids, *expected[0][0]], None, GREEDY)
         (completion,) = answers(engine, longer)[0]
         assert completion.cached_tokens == 80  # of 87, and generated tokens are among them
+
+
+@pytest.mark.parametrize("suffix", [[7], [7, 8, 9]])
+def test_a_prompt_that_continues_a_running_answer_does_not_read_a_block_that_this_step_fills(
+    suffix: list[int],
+) -> None:
+    prompt = engine_prompt(list(range(3, 20)), None, GREEDY)
+    with running(model(), CPU) as engine:
+        answer = tokens(answers(engine, prompt))[0][0]
+        ids = [*prompt.token_ids, *answer][: 2 * BLOCK_SIZE] + suffix
+        continued = engine_prompt(ids, None, replace(GREEDY, logprobs=1))
+        expected = answers(engine, continued)[0][0]
+    with running(model(), TORCH) as engine:
+        launch, handles = engine._runner.launch, []
+
+        def submit_before_the_block_is_full(batch: Batch) -> Any:
+            if batch.scheduled[0].end == 2 * BLOCK_SIZE - 1 and not handles:
+                handles.extend(begin(engine, continued))
+            return launch(batch)
+
+        engine._runner.launch = submit_before_the_block_is_full  # type: ignore[method-assign]
+        answers(engine, prompt)
+        actual = handles[0].result()[0]
+    assert actual.token_ids == expected.token_ids
+    assert [token.logprob for token in actual.logprobs] == pytest.approx(
+        [token.logprob for token in expected.logprobs], abs=1e-4
+    )
 
 
 def fails_at(step: int, where: str) -> Callable[[Any], Any]:

@@ -177,8 +177,7 @@ class Scheduler:
                 return
             self._start(seq, cached)
             self._append_chunk(batch, seq, min(seq.num_uncomputed, self._token_budget(batch)))
-            # The next sequence to be admitted may share these blocks: a step writes all keys and values of a layer
-            # before it reads any of them.
+            # The next sequence to be admitted may share these blocks.
             self._cache_full_blocks(batch.scheduled[-1])
 
     def _start(self, seq: Sequence, cached: list[int]) -> None:
@@ -202,9 +201,14 @@ class Scheduler:
         return max(0, self._blocks.blocks_for(seq.num_computed + num_tokens) - len(seq.block_table))
 
     def _cache_full_blocks(self, chunk: ScheduledChunk) -> None:
-        """Caches the blocks that this step fills, and one that the last step filled with a token not yet read."""
+        """Caches the blocks that this step fills with several tokens, and one that the last step filled with one.
+
+        Other sequences may read a cached block in the same step. Attention writes all chunks of several tokens before
+        it reads any of them. Chunks of one token come after them, and read and write at the same time.
+        """
         size = self._blocks.block_size
-        hashes = chunk.seq.hash_blocks(min(chunk.end, chunk.seq.num_tokens) // size, size)
+        end = chunk.end if chunk.num_tokens > 1 else chunk.start
+        hashes = chunk.seq.hash_blocks(min(end, chunk.seq.num_tokens) // size, size)
         for index in range(max(0, chunk.start - 1) // size, len(hashes)):
             self._blocks.cache_block(chunk.seq.block_table[index], hashes[index])
 
