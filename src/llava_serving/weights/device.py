@@ -1,5 +1,6 @@
 """The devices that a process loads its model onto, and the dtype that it computes in."""
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from torch import nn
 
 from ..errors import StartupError
 from ..file_lock import lock_file
+from .cuda_driver import prepare_driver
 from .device_memory import dtype_name, gib, model_bytes
 from .gpu_support import Gpu, check_dtype, check_gpu
 
+logger = logging.getLogger(__name__)
 DeviceMap = Mapping[str, torch.device]  # as in accelerate: each module's device, by the name of the module
 
 BALANCED = "balanced"
@@ -28,11 +31,18 @@ def choose_devices(name: str) -> list[torch.device]:
 
     Of several GPUs each process of this machine gets its own, unless `name` is one GPU or spreads the model over all.
     """
+    if name == "cpu":
+        return [torch.device(name)]
+    problem = prepare_driver(torch.__version__, torch.version.cuda)
+    is_available = problem is None and torch.cuda.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith(("cuda", BALANCED)) and not torch.cuda.is_available():
+        if problem is not None:
+            logger.warning("the CPU computes: %s", problem)
+        name = "cuda" if is_available else "cpu"
+    elif not is_available:
         raise StartupError(
-            f"LLAVA_DEVICE={name}, and torch {torch.__version__} can use no CUDA device: {_cuda_problem()}"
+            f"LLAVA_DEVICE={name}, and "
+            + (problem or f"torch {torch.__version__} can use no CUDA device: {_cuda_problem()}")
         )
     devices = _devices_by_name(name)
     for device in devices:
