@@ -22,7 +22,7 @@ SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 QUICK := tests/api tests/engine tests/inputs tests/model tests/weights tests/service/test_settings.py \
 	tests/repository/test_architecture.py tests/repository/test_imports.py
 
-.PHONY: serve playground test quick check lint types shell chromium lock audit
+.PHONY: serve playground test quick check lint types shell files chromium lock audit
 
 serve: .venv/installed
 	.venv/bin/llava-serving serve --port $(PORT)
@@ -38,7 +38,7 @@ test: check .venv-azure/installed .venv-playground/installed-tests chromium
 quick: .venv/installed
 	.venv/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" $(QUICK)
 
-check: lint types shell
+check: lint types shell files
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -49,6 +49,12 @@ types: .venv/installed
 
 shell: .venv/installed
 	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale scripts/playground scripts/audit
+
+# The Dockerfile and the workflows. None of these tools asks the network. hadolint exists for Linux only.
+files: .venv/installed
+	[ ! -x .venv/bin/hadolint ] || .venv/bin/hadolint Dockerfile
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	.venv/bin/zizmor --offline --quiet .github/workflows
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -105,6 +105,35 @@ def test_a_deployment_gets_traffic_only_after_it_has_answered(azure: Azure) -> N
     assert ["--deployment-name" in second[i] for i in requests] == [True, True, False]
 
 
+def test_traffic_is_printed_as_az_takes_it_and_set_again(azure: Azure) -> None:
+    assert azure.succeed("deploy", "--traffic") == ""
+    azure.succeed("deploy")
+    assert azure.succeed("deploy", "--traffic") == "blue=100\n"
+    azure.succeed("deploy", "--pause", "0")
+    assert azure.succeed("deploy", "--traffic") == "blue=0 green=100\n"
+    azure.succeed("deploy", "--set-traffic", "blue=100 green=0")
+    assert azure.traffic == {"blue": 100, "green": 0}
+
+
+def test_delete_idle_deletes_the_deployments_without_traffic_only(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.succeed("deploy", "--delete-idle")
+    assert azure.deployments() == {"blue"}
+    azure.succeed("deploy", "--pause", "0")
+    azure.succeed("deploy", "--delete-idle")
+    assert azure.deployments() == {"green"}
+    (azure.folder / "broken").write_text("delete")
+    azure.succeed("deploy", "--pause", "0")
+    azure.fail("deploy", "--delete-idle")
+
+
+def test_smoke_fails_unless_the_answer_is_right(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.succeed("deploy", "--smoke")
+    (azure.folder / "answer").write_text("[]")
+    assert "llava-13b does not answer correctly" in azure.fail("deploy", "--smoke")
+
+
 @pytest.mark.parametrize("wrong", ["", "[]", '{"error": {"code": "x"}}', '[{"0": ""}]', "<html>"])
 def test_a_wrong_answer_leaves_the_traffic_unchanged(azure: Azure, wrong: str) -> None:
     azure.succeed("deploy")
