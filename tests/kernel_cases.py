@@ -13,13 +13,19 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
+from small_llava import small_llava
+
+from llava_serving.model.decoder import DecoderLayer, torch_forward
+from llava_serving.model.int8_linear import Int8Linear
 from llava_serving.model.kernels.activation import silu_product
 from llava_serving.model.kernels.decode_attention import decode_attention
+from llava_serving.model.kernels.forward import TritonForward
 from llava_serving.model.kernels.integer_product import integer_linear
 from llava_serving.model.kernels.linear import MAX_INT8_ROWS, linear
 from llava_serving.model.kernels.norm import add_rms_norm, add_rms_norm_quantized
 from llava_serving.model.kernels.rotary import rotate_and_cache
 from llava_serving.model.kernels.row_quantization import QuantizedRows, quantize_rows
+from llava_serving.weights.packing import int8_on_gpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MAX_ERROR = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
@@ -220,6 +226,31 @@ def not_finite_case(dtype: torch.dtype) -> None:
     assert result.isfinite().all(1).tolist() == [False, False, True] * 8
 
 
+def int8_layers() -> list[DecoderLayer]:
+    """Returns the layers of a small LLaVA in 8 bits."""
+    model = small_llava().to(DEVICE)
+    originals = dict(model.model.language_model.layers.named_modules())
+    int8_on_gpu(torch.device(DEVICE), torch.float32).replace(model)
+    for name, module in model.model.language_model.layers.named_modules():
+        if isinstance(module, Int8Linear):
+            module.fill(0, originals[name].weight)
+    return [DecoderLayer(layer) for layer in model.model.language_model.layers]
+
+
+def forward_case(layers: list[DecoderLayer], rows: int, uses_tensor_cores: bool) -> None:
+    """Checks that Triton's kernels compute layers with int8 weights as torch's operators do."""
+    hidden = torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)).to(DEVICE)
+
+    def attend(_: int, heads: torch.Tensor) -> torch.Tensor:
+        return heads[:, :2].contiguous()
+
+    expected = torch_forward(layers, hidden.clone(), 32, attend)
+    actual = TritonForward(uses_tensor_cores)(layers, hidden.clone(), 32, attend)
+    error = float((actual - expected).norm() / expected.norm())
+    # A rounded input that lies half way between two integers can differ by a whole step.
+    assert error < (1e-5 if rows <= MAX_INT8_ROWS else 2e-3), f"layers of {rows} rows: off by a relative {error:.1e}"
+
+
 def run_int8_cases(random: Random, dtype: torch.dtype) -> int:
     """Runs cases of random sizes, and returns how many there are."""
     num_cases = 0
@@ -234,6 +265,12 @@ def run_int8_cases(random: Random, dtype: torch.dtype) -> int:
         rounded_case(num_cases, rows, out_features, in_features, flags, dtype)
         num_cases += 1
     not_finite_case(dtype)
+    if dtype == torch.float32:
+        layers = int8_layers()
+        for rows in (1, 9, MAX_INT8_ROWS, MAX_INT8_ROWS + 6):
+            for uses_tensor_cores in (False, True):
+                forward_case(layers, rows, uses_tensor_cores)
+                num_cases += 1
     return num_cases + 1
 
 

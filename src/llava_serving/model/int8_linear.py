@@ -45,10 +45,11 @@ class Int8Linear(PackedLinear):
         rows = [linear.out_features for linear in linears]
         weight = torch.empty(sum(rows), linears[0].in_features, dtype=torch.int8, device=device)
         scale = torch.empty(sum(rows), dtype=torch.float32, device=device)
+        weights, scales = (torch.split_with_sizes(memory, rows) for memory in (weight, scale))
         biases: Sequence[torch.Tensor | None] = [None] * len(rows)
         if linears[0].bias is not None:
-            biases = torch.empty(sum(rows), dtype=dtype, device=device).split(rows)
-        return [cls(*parts) for parts in zip(weight.split(rows), scale.split(rows), biases, strict=True)]
+            biases = torch.split_with_sizes(torch.empty(sum(rows), dtype=dtype, device=device), rows)
+        return [cls(*parts) for parts in zip(weights, scales, biases, strict=True)]
 
     @classmethod
     def fuse(cls, linears: "Sequence[Int8Linear]") -> "Int8Linear":

@@ -119,7 +119,8 @@ def _run_rounded(layers: Sequence[DecoderLayer], hidden: torch.Tensor, head_size
     """Multiplies integers: the weights are int8, and the rows are rounded to it."""
 
     def multiply(rows: QuantizedRows, projection: Linear, swiglu: bool = False) -> torch.Tensor:
-        assert projection.weight is not None and projection.scale is not None
+        assert projection.weight is not None
+        assert projection.scale is not None
         return integer_linear(rows, projection.weight, projection.scale, projection.bias, hidden.dtype, swiglu)
 
     update = None
