@@ -1,6 +1,6 @@
 """Compiles the Triton kernels at LLaVA-13b's sizes for several GPUs: python -m compile_kernels FOLDER
 
-It writes a .cubin and a .ptx per kernel. No GPU is needed. test_kernels_compile.py runs it in a process of its own.
+It writes a .cubin and a .ptx per kernel, and a .shared with the bytes of shared memory that a launch asks for. No GPU is needed. test_kernels_compile.py runs it in a process of its own.
 """
 
 import sys
@@ -112,6 +112,7 @@ def main(folder: Path) -> None:
             name = f"{variant.kernel.__name__}.{capability}.{index}"
             (folder / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
             (folder / f"{name}.ptx").write_text(compiled.asm["ptx"])
+            (folder / f"{name}.shared").write_text(str(compiled.metadata.shared))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_serving.engine.prompt import SamplingParams
 from llava_serving.errors import StartupError
-from llava_serving.model.backend import CPU, TORCH
+from llava_serving.model.backend import CPU, TORCH, triton_backend
 from llava_serving.model.int8_linear import MAX_EXACT_ROWS, Int8Linear, multiplies_integers
 from llava_serving.weights import placement
 from llava_serving.weights.loader import LoadedModel, load_model
@@ -181,11 +181,11 @@ def test_the_language_model_is_packed_while_loading_and_a_merged_folder_gives_th
         assert torch.equal(state_dict[name], value), name
 
 
-def small_int8_llava() -> LlavaForConditionalGeneration:
+def small_int8_llava(device: torch.device = ON_CPU) -> LlavaForConditionalGeneration:
     """Returns small_llava() with its language model in 8 bits."""
-    model = small_llava()
+    model = small_llava().to(device)
     originals = dict(model.model.language_model.layers.named_modules())
-    int8_on_gpu(ON_CPU, torch.float32).replace(model)
+    int8_on_gpu(device, torch.float32).replace(model)
     for name, module in model.model.language_model.layers.named_modules():
         if isinstance(module, Int8Linear):
             module.fill(0, originals[name].weight)
@@ -214,6 +214,19 @@ def test_a_layer_does_not_wait_for_the_device(rows: int) -> None:
     states = torch.randn(rows, 128)
     with NoWaiting():
         linear(states)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_greedy_tokens_of_a_cpu_in_8_bits() -> None:
+    params, device = SamplingParams(30, ignore_eos=True), torch.device("cuda")
+    prompts = [engine_prompt([3 + i] * (5 + 7 * i), None, params) for i in range(5)]
+    limits = {"max_num_batched_tokens": 16}
+    with running(small_int8_llava(), CPU, **limits) as engine:
+        expected = tokens(answers(engine, *prompts))
+    backend = triton_backend(device)
+    with running(small_int8_llava(device), backend, static_decode=True, overlap=True, **limits) as engine:
+        assert tokens(answers(engine, *prompts)) == expected
 
 
 @pytest.mark.gpu

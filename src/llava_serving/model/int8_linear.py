@@ -102,7 +102,7 @@ def packed_bytes(out_features: int, in_features: int) -> int:
 
 @cache
 def multiplies_integers(device: torch.device) -> bool:
-    """Returns whether torch multiplies int8 matrices on the device, after a test on a GPU. The log says so if not."""
+    """Returns whether torch multiplies int8 matrices on the device. It tests a GPU, and logs what it found."""
     if device.type != "cuda":
         return True
     random = torch.Generator().manual_seed(0)
@@ -113,6 +113,7 @@ def multiplies_integers(device: torch.device) -> bool:
         reason = f"torch._int_mm fails with {failure!r}"
     else:
         if torch.equal(result, x @ weight.t()):
+            logger.info("int8: steps of more than %d rows multiply integers on tensor cores", MAX_EXACT_ROWS)
             return True
         reason = "torch._int_mm gives wrong results"
     logger.warning("int8: steps of more than %d rows unpack the weights first, slower: %s", MAX_EXACT_ROWS, reason)
