@@ -1,6 +1,7 @@
 """Compiles the Triton kernels at LLaVA-13b's sizes for several GPUs: python -m compile_kernels FOLDER
 
-It writes a .cubin and a .ptx per kernel, and a .shared with the bytes of shared memory that a launch asks for. No GPU is needed. test_kernels_compile.py runs it in a process of its own.
+It writes a .cubin and a .ptx per kernel, and a .shared with the bytes of shared memory that a launch asks for. No GPU
+is needed. test_kernels_compile.py runs it in a process of its own.
 """
 
 import sys

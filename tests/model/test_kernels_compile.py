@@ -34,7 +34,7 @@ def test_no_kernel_spills_registers(compiled: Path) -> None:
 
 
 def test_every_kernel_fits_into_the_shared_memory_of_the_smallest_device(compiled: Path) -> None:
-    """A launch may use 64 KiB on sm_75, 99 KiB on sm_86 and sm_89, which run the code of sm_80, and 227 KiB on sm_90."""
+    """It has 64 KiB on sm_75, 99 KiB on sm_86 and sm_89, which run the code of sm_80, and 227 KiB on sm_90."""
     limits = {"75": 64 * 1024, "80": 99 * 1024, "90": 227 * 1024}
     sizes = {file.stem: int(file.read_text()) for file in compiled.glob("*.shared")}
     assert max(sizes.values()) > limits["80"]
