@@ -19,7 +19,7 @@ from .norm import add_rms_norm
 LARGE_SHARED_MEMORY = (9, 0)
 # One row uses dot products on plain cores. Up to this many rows are padded to 16 and use tensor cores, from sm_80 on.
 MAX_ROWS = 16
-# Rows of int8 weights. torch has no product for so few rows that reads int8 weights at this speed.
+# The same for int8 weights: the rows whose values stay as they are, in tiles of 16 or of 64.
 MAX_INT8_ROWS = MAX_EXACT_ROWS
 TILE_N = 64
 # Columns that a program of `_one_row` reads at once. On an H100 a step of one sequence takes 9.5 ms with 512, 9.3 with
