@@ -94,6 +94,6 @@ def small() -> Sizes:
     return Sizes(
         small=True, device=torch.device("cpu"), dtype=torch.float32, shape=TOY, equality_shape=EQUALITY_TOY,
         batches=(1, 2, 4), shortest=18, longest=40, max_step_tokens=32, prefills=(16, 32), int8_batches=(2,),
-        int8_prefills=(66,), int8_requests=6, images=(1, 2), steps=2, torch_steps=2, buffer_bytes=2**20,
+        int8_prefills=(66,), int8_requests=2, images=(1, 2), steps=2, torch_steps=2, buffer_bytes=2**20,
         rotated_bytes=0, chats=4, chat_prompt=6, chat_answer=4, chats_one_by_one=2,
     )  # fmt: skip
