@@ -19,7 +19,6 @@ from .random_model import random_llava
 from .runners import make_runner, random_ids, vocabulary_of
 from .sizes import Shape
 
-REQUESTS = 24
 MAX_NUM_SEQS = 8  # fewer than requests, so that requests start and end at different steps
 BLOCKS = 40
 WEIGHT_STD = 0.15  # with less, every answer repeats one token
@@ -31,7 +30,7 @@ def measure(context: Context) -> dict[str, Any]:
     sizes = context.sizes
     context.release_model()
     model = random_llava(sizes.equality_shape, sizes.device, torch.float32, WEIGHT_STD)
-    return compare_paths(context, model, list(_paths(sizes.device)), REQUESTS)
+    return compare_paths(context, model, list(_paths(sizes.device)), sizes.equality_requests)
 
 
 def compare_paths(
