@@ -6,17 +6,28 @@ random inputs. Free blocks of the cache hold NaN, which must not reach any resul
 
 import os
 import sys
+from random import Random
+from unittest.mock import patch
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
+from small_llava import small_llava
+
+from llava_serving.model.backend import TOLERANCE
+from llava_serving.model.decoder import DecoderLayer, torch_forward
+from llava_serving.model.int8_linear import Int8Linear
 from llava_serving.model.kernels.activation import silu_product
 from llava_serving.model.kernels.decode_attention import decode_attention
-from llava_serving.model.kernels.linear import linear
-from llava_serving.model.kernels.norm import add_rms_norm
+from llava_serving.model.kernels.forward import TritonForward, int8_error, linear_error
+from llava_serving.model.kernels.integer_product import integer_linear
+from llava_serving.model.kernels.linear import MAX_INT8_ROWS, linear
+from llava_serving.model.kernels.norm import add_rms_norm, add_rms_norm_quantized
 from llava_serving.model.kernels.rotary import rotate_and_cache
+from llava_serving.model.kernels.row_quantization import QuantizedRows, quantize_rows
+from llava_serving.weights.packing import int8_on_gpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MAX_ERROR = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
@@ -134,7 +145,7 @@ def norm_and_activation_cases(seed: int, rows: int, width: int, dtype: torch.dty
 
 
 def linear_case(seed: int, rows: int, out_features: int, in_features: int, flags: str, dtype: torch.dtype) -> None:
-    """`flags` is any of n (norm), s (SwiGLU), a (add to a residual) and b (bias)."""
+    """`flags` is any of n (norm), s (SwiGLU), a (add to a residual), b (bias) and 8 (int8 weights)."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -142,28 +153,145 @@ def linear_case(seed: int, rows: int, out_features: int, in_features: int, flags
 
     weight_rows = 2 * out_features if "s" in flags else out_features
     x, weight = normal(rows, in_features), normal(weight_rows, in_features) / in_features**0.5
+    exact_weight, scale = weight.double(), None
+    if "8" in flags:
+        weight, scale = random_int8(random, weight_rows, in_features)
+        exact_weight = weight.double() * scale.double()[:, None]
     bias, norm = normal(weight_rows), normal(in_features).abs()
     add_to = normal(rows, out_features)
     states = x.double()
     if "n" in flags:
         states = states * (states.pow(2).mean(-1, keepdim=True) + EPSILON).rsqrt() * norm.double()
-    expected = states @ weight.double().t() + (bias.double() if "b" in flags else 0)
+    expected = states @ exact_weight.t() + (bias.double() if "b" in flags else 0)
     if "s" in flags:
-        gate, up = expected.chunk(2, -1)
-        expected = gate * gate.sigmoid() * up
+        expected = swiglu(expected)
     expected = expected + (add_to.double() if "a" in flags else 0)
     target = add_to.clone().to(DEVICE) if "a" in flags else None
     actual = linear(
         x.to(DEVICE), weight.to(DEVICE), bias.to(DEVICE) if "b" in flags else None,
         norm.to(DEVICE) if "n" in flags else None, EPSILON, "s" in flags, target,
+        None if scale is None else scale.to(DEVICE),
     )  # fmt: skip
     assert target is None or actual is target
     check_close(f"linear {rows}x{in_features} to {out_features}, {flags or 'plain'}", actual, expected, dtype)
 
 
+def random_int8(random: torch.Generator, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns int8 weights (rows, columns) and their scales (rows,), with which outputs are about 1."""
+    values = torch.randint(-127, 128, (rows, columns), generator=random, dtype=torch.int8)
+    return values, (torch.rand(rows, generator=random) + 0.5) / (73 * columns**0.5)
+
+
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, -1)
+    return gate * gate.sigmoid() * up
+
+
+def check_rounded(name: str, rows: QuantizedRows, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raises AssertionError unless `rows` are the nearest multiples of a 127th of each row's largest value."""
+    values, scale = rows.values.cpu().double(), rows.scale.cpu().double()
+    assert bool((values.abs().amax(1) == 127).all()), f"{name}: the largest value of each row becomes 127"
+    distance = (values - expected.double() / scale[:, None]).abs().max()
+    assert distance < 0.5 + 127 * MAX_ERROR[dtype], f"{name} in {dtype}: {distance} steps from the value"
+
+
+def rounded_case(seed: int, rows: int, out_features: int, in_features: int, flags: str, dtype: torch.dtype) -> None:
+    """Checks rows rounded to 8 bits with a norm and without, and their product. `flags` is s (SwiGLU) or b (bias)."""
+    random = torch.Generator().manual_seed(seed)
+    x, update = (torch.randn(rows, in_features, generator=random).to(dtype) for _ in range(2))
+    norm = torch.rand(in_features, generator=random).to(dtype)
+    quantized = quantize_rows(x.to(DEVICE))
+    check_rounded("rows", quantized, x, dtype)
+    residual = x.to(DEVICE, copy=True)
+    normed = add_rms_norm_quantized(residual, update.to(DEVICE), norm.to(DEVICE), EPSILON)
+    exact = add_rms_norm(x.to(DEVICE, copy=True), update.to(DEVICE), norm.to(DEVICE), EPSILON)
+    check_rounded("normed rows", normed, exact.cpu(), dtype)
+    check_close("sum", residual, x.double() + update.double(), dtype)
+    weight_rows = 2 * out_features if "s" in flags else out_features
+    weight, scale = random_int8(random, weight_rows, in_features)
+    bias = torch.randn(weight_rows, generator=random).to(dtype) if "b" in flags else None
+    on_device = None if bias is None else bias.to(DEVICE)
+    actual = integer_linear(quantized, weight.to(DEVICE), scale.to(DEVICE), on_device, dtype, "s" in flags)
+    states = quantized.values.cpu().double() * quantized.scale.cpu().double()[:, None]
+    expected = states @ (weight.double() * scale.double()[:, None]).t() + (0 if bias is None else bias.double())
+    expected = swiglu(expected) if "s" in flags else expected
+    check_close(f"integers {rows}x{in_features} to {out_features}, {flags or 'plain'}", actual, expected, dtype)
+
+
+def not_finite_case(dtype: torch.dtype) -> None:
+    """Checks that a row with NaN or infinity is not finite after it was rounded, and that other rows are."""
+    x = torch.ones(3, 40, dtype=dtype)
+    x[0, 7], x[1, 3] = torch.nan, torch.inf
+    weight, scale = torch.ones(8, 40, dtype=torch.int8, device=DEVICE), torch.ones(8, device=DEVICE)
+    # torch._int_mm needs more than 16 rows on a GPU.
+    result = integer_linear(quantize_rows(x.repeat(8, 1).to(DEVICE)), weight, scale, None, dtype)
+    assert result.isfinite().all(1).tolist() == [False, False, True] * 8
+
+
+def int8_layers() -> list[DecoderLayer]:
+    """Returns the layers of a small LLaVA in 8 bits."""
+    model = small_llava().to(DEVICE)
+    originals = dict(model.model.language_model.layers.named_modules())
+    int8_on_gpu(torch.device(DEVICE), torch.float32).replace(model)
+    for name, module in model.model.language_model.layers.named_modules():
+        if isinstance(module, Int8Linear):
+            module.fill(0, originals[name].weight)
+    return [DecoderLayer(layer) for layer in model.model.language_model.layers]
+
+
+def forward_case(layers: list[DecoderLayer], rows: int, uses_tensor_cores: bool) -> None:
+    """Checks that Triton's kernels compute layers with int8 weights as torch's operators do."""
+    hidden = torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)).to(DEVICE)
+
+    def attend(_: int, heads: torch.Tensor) -> torch.Tensor:
+        return heads[:, :2].contiguous()
+
+    expected = torch_forward(layers, hidden.clone(), 32, attend)
+    actual = TritonForward(uses_tensor_cores)(layers, hidden.clone(), 32, attend)
+    error = float((actual - expected).norm() / expected.norm())
+    # A rounded input that lies half way between two integers can differ by a whole step.
+    assert error < (1e-5 if rows <= MAX_INT8_ROWS else 2e-3), f"layers of {rows} rows: off by a relative {error:.1e}"
+
+
+def start_test_case() -> None:
+    """Checks that the test at start accepts these kernels, and not one that leaves out the scales."""
+    device, dtype = torch.device(DEVICE), torch.float32
+    assert linear_error(device, dtype) <= TOLERANCE[dtype]
+    assert int8_error(device, dtype) <= TOLERANCE[dtype]
+
+    def without_scales(x: torch.Tensor, weight: torch.Tensor, swiglu: bool, scale: torch.Tensor) -> torch.Tensor:
+        return linear(x, weight, swiglu=swiglu, scale=torch.ones_like(scale))
+
+    with patch("llava_serving.model.kernels.forward.linear", without_scales):
+        assert int8_error(device, dtype) > TOLERANCE[dtype]
+
+
+def run_int8_cases(random: Random, dtype: torch.dtype) -> int:
+    """Runs cases of random sizes, and returns how many there are."""
+    num_cases = 0
+    for largest in (1, 16, MAX_INT8_ROWS):
+        for flags in ("8", "8ns", "8sb", "8nab"):
+            rows = random.randint(largest // 4 + 1, largest) if largest > 1 else 1
+            if rows == 1 or dtype != torch.bfloat16 or DEVICE == "cuda":  # as above
+                linear_case(num_cases, rows, random.randint(1, 150), random.randint(1, 400), flags, dtype)
+                num_cases += 1
+    for flags in ("", "sb"):
+        rows, out_features, in_features = random.randint(65, 70), 8 * random.randint(1, 140), 8 * random.randint(1, 50)
+        rounded_case(num_cases, rows, out_features, in_features, flags, dtype)
+        num_cases += 1
+    not_finite_case(dtype)
+    if dtype == torch.float32:
+        start_test_case()
+        layers = int8_layers()
+        for rows, uses_tensor_cores in ((9, False), (9, True), (MAX_INT8_ROWS + 1, True)):
+            forward_case(layers, rows, uses_tensor_cores)
+            num_cases += 1
+    return num_cases + 1
+
+
 def run_all_cases(seed: int) -> int:
     """Runs every case, and returns how many there are."""
-    num_cases = 0
+    num_cases, random = 0, Random(seed)
     for dtype in MAX_ERROR:
         for positions, heads, splits in (
             ([0, 21, -1, 40], (3, 3, 32), 1), ([33, 5], (4, 2, 24), 2), ([70], (6, 1, 64), 8),
@@ -181,7 +309,7 @@ def run_all_cases(seed: int) -> int:
             for flags in ("", "n", "ns", "a", "sb", "nab", "nsab"):
                 linear_case(seed, rows, out_features, in_features, flags, dtype)
                 num_cases += 1
-        num_cases += 10
+        num_cases += 10 + run_int8_cases(random, dtype)
     return num_cases
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from . import bandwidth, chats, decode, equality, kernels, launches, prefill
+from . import bandwidth, chats, decode, equality, int8, kernels, launches, prefill
 from .context import Context
 from .result_file import ResultFile
 from .sizes import full, small
 
 PHASES: dict[str, Callable[[Context], dict[str, Any]]] = {
     "bandwidth": bandwidth.measure, "kernels": kernels.measure, "prefill": prefill.measure, "decode": decode.measure,
-    "chats": chats.measure, "launches": launches.measure, "equality": equality.measure,
+    "chats": chats.measure, "int8": int8.measure, "launches": launches.measure, "equality": equality.measure,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 
 from llava_serving.engine.scheduler import Scheduler
 from llava_serving.model.backend import TORCH, Backend, triton_backend
@@ -25,13 +26,19 @@ def measure(context: Context) -> dict[str, Any]:
     """Measures each path with its own KV cache, one after the other."""
     sizes = context.sizes
     triton, all_batches = triton_backend(sizes.device), sizes.batches
-    runner, scheduler = _runner(context, triton)
-    capture = _capture(context, runner)
-    rows = [_measure_batch(context, "graph", runner, scheduler, batch, sizes.steps) for batch in all_batches]
-    del runner, scheduler
+    capture, rows = measure_graphs(context, all_batches)
     rows += _eager(context, "eager", triton, all_batches, sizes.steps)
     rows += _eager(context, "torch", TORCH, (all_batches[0], all_batches[-1]), sizes.torch_steps)
     return {"capture": capture, "rows": rows, "holds": True}
+
+
+def measure_graphs(context: Context, batches: tuple[int, ...]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the capture's time and memory, and the captured steps of each batch."""
+    sizes = context.sizes
+    runner, scheduler = _runner(context, triton_backend(sizes.device))
+    capture = _capture(context, runner)
+    rows = [_measure_batch(context, "graph", runner, scheduler, batch, sizes.steps) for batch in batches]
+    return capture, rows
 
 
 def _eager(context: Context, path: str, backend: Backend, batches: tuple[int, ...], steps: int) -> list[dict[str, Any]]:
@@ -85,12 +92,17 @@ def _measure_batch(
     return row
 
 
+def weight_bytes(layers: nn.Module) -> int:
+    """Returns the bytes of the layers' weights. Packed ones are buffers."""
+    return sum(weight.nbytes for weight in (*layers.parameters(), *layers.buffers()))
+
+
 def _step_rates(
     context: Context, num_seqs: int, tokens: float, seconds: float, launch_seconds: float
 ) -> dict[str, Any]:
     """Returns the rates of a step that reads the keys and values of `tokens` tokens."""
     sizes, model = context.sizes, context.model
-    layers = sum(parameter.nbytes for parameter in model.model.language_model.layers.parameters())
+    layers = weight_bytes(model.model.language_model.layers)
     head = sizes.shape.vocab_size * sizes.shape.hidden * sizes.dtype.itemsize
     kv_bytes = 2 * tokens * sizes.shape.layers * sizes.shape.hidden * sizes.dtype.itemsize
     return {

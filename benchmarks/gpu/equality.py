@@ -19,36 +19,44 @@ from .random_model import random_llava
 from .runners import make_runner, random_ids, vocabulary_of
 from .sizes import Shape
 
-REQUESTS = 24
 MAX_NUM_SEQS = 8  # fewer than requests, so that requests start and end at different steps
 BLOCKS = 40
 WEIGHT_STD = 0.15  # with less, every answer repeats one token
 Answers = list[tuple[int, ...]]
+Path = tuple[str, Backend, bool]  # a name, a backend, and whether to use static decode and overlap
 
 
 def measure(context: Context) -> dict[str, Any]:
     sizes = context.sizes
     context.release_model()
     model = random_llava(sizes.equality_shape, sizes.device, torch.float32, WEIGHT_STD)
-    prompts = [_prompt(sizes.equality_shape, index) for index in range(REQUESTS)]
+    return compare_paths(context, model, list(_paths(sizes.device)), sizes.equality_requests)
+
+
+def compare_paths(
+    context: Context, model: LlavaForConditionalGeneration, all_paths: list[Path], requests: int
+) -> dict[str, Any]:
+    """Compares the answers of paths with those of the first. The model has `equality_shape`."""
+    sizes = context.sizes
+    prompts = [_prompt(sizes.equality_shape, index) for index in range(requests)]
     paths, reference = {}, None
-    for name, backend, static in _paths(sizes.device):
+    for name, backend, static in all_paths:
         started = time.perf_counter()
         answers = _answers(model, prompts, backend, static)
         reference = reference or answers
         seconds = time.perf_counter() - started
-        differing = [index for index in range(REQUESTS) if answers[index] != reference[index]]
+        differing = [index for index in range(requests) if answers[index] != reference[index]]
         paths[name] = {"equal": not differing, "differing": differing, "seconds": seconds}
-        context.report(f"equality, {name}: {REQUESTS - len(differing)} of {REQUESTS} answers equal, {seconds:.1f} s")
+        context.report(f"equality, {name}: {requests - len(differing)} of {requests} answers equal, {seconds:.1f} s")
     assert reference is not None
     return {
-        "requests": REQUESTS, "tokens": sum(map(len, reference)), "distinct_tokens": len(set().union(*reference)),
+        "requests": requests, "tokens": sum(map(len, reference)), "distinct_tokens": len(set().union(*reference)),
         "reference": next(iter(paths)), "paths": paths, "holds": all(path["equal"] for path in paths.values()),
     }  # fmt: skip
 
 
-def _paths(device: torch.device) -> Iterator[tuple[str, Backend, bool]]:
-    """Yields a name, a backend, and whether to use static decode and overlap. The first path is the reference."""
+def _paths(device: torch.device) -> Iterator[Path]:
+    """Yields the reference first."""
     triton = triton_backend(device)
     yield "torch eager", TORCH, False
     yield "triton eager", triton, False

@@ -26,8 +26,19 @@ class Case:
 
 
 def measure(context: Context) -> dict[str, Any]:
+    rows = measure_cases(context, _cases(context))
+    tolerance = TOLERANCE[context.sizes.dtype]
+    return {"dtype": str(context.sizes.dtype), "tolerance": tolerance, "holds": all_hold(context, rows), "rows": rows}
+
+
+def all_hold(context: Context, rows: list[dict[str, Any]]) -> bool:
+    """Returns whether no error is above the tolerance or NaN."""
+    return all(row["relative_error"] <= TOLERANCE[context.sizes.dtype] for row in rows)
+
+
+def measure_cases(context: Context, cases: Iterator[Case]) -> list[dict[str, Any]]:
     rows = []
-    for case in _cases(context):
+    for case in cases:
         seconds = seconds_per_call(case.run, context.sizes.device)
         rate = context.rate(case.num_bytes, seconds)
         rows.append(
@@ -37,9 +48,7 @@ def measure(context: Context) -> dict[str, Any]:
         )
         line = f"{case.kernel}, {case.rows}: {seconds * 1e6:.1f} us, {rate['tb_per_second']:.2f} TB/s"
         context.report(f"{line}, error {case.error:.1e}")
-    tolerance = TOLERANCE[context.sizes.dtype]
-    holds = all(row["relative_error"] <= tolerance for row in rows)  # false for NaN
-    return {"dtype": str(context.sizes.dtype), "tolerance": tolerance, "holds": holds, "rows": rows}
+    return rows
 
 
 def _cases(context: Context) -> Iterator[Case]:

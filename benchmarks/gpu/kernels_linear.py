@@ -23,7 +23,7 @@ CaseParts = tuple[str, int, int, Callable[[int], object], float]
 
 def cases(sizes: Sizes, name: str) -> Iterator[CaseParts]:
     """Yields Triton's kernel at 1 row and at its most, and torch's at these rows and at the largest batch."""
-    out_features, in_features = _weight_shape(sizes.shape, name)
+    out_features, in_features = weight_shape(sizes.shape, name)
     weight_bytes = out_features * in_features * sizes.dtype.itemsize
     copies = max(2, -(-sizes.rotated_bytes // weight_bytes))
     weights = torch.empty(copies, out_features, in_features, dtype=sizes.dtype, device=sizes.device)
@@ -35,7 +35,7 @@ def cases(sizes: Sizes, name: str) -> Iterator[CaseParts]:
         yield _torch_case(sizes, name, rows, weights)
 
 
-def _weight_shape(shape: Shape, name: str) -> tuple[int, int]:
+def weight_shape(shape: Shape, name: str) -> tuple[int, int]:
     """Returns (out features, in features)."""
     padded_vocab_size = -(-shape.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
     return {

@@ -28,12 +28,17 @@ COPIES = ("Memcpy", "Memset")
 
 def measure(context: Context) -> dict[str, Any]:
     sizes = context.sizes
-    rows = [_count_path(context, "eager", batch) for batch in (sizes.batches[0], sizes.batches[1], sizes.batches[-1])]
-    rows.append(_count_path(context, "graph", 1))
-    return {"counted": "calls" if sizes.device.type == "cpu" else "kernels", "rows": rows, "holds": True}
+    rows = [count_path(context, "eager", batch) for batch in (sizes.batches[0], sizes.batches[1], sizes.batches[-1])]
+    rows.append(count_path(context, "graph", 1))
+    return {"counted": counted(sizes.device), "rows": rows, "holds": True}
 
 
-def _count_path(context: Context, path: str, num_seqs: int) -> dict[str, Any]:
+def counted(device: torch.device) -> str:
+    """Returns what a path's launches are."""
+    return "calls" if device.type == "cpu" else "kernels"
+
+
+def count_path(context: Context, path: str, num_seqs: int) -> dict[str, Any]:
     sizes = context.sizes
     static = path == "graph"
     backend = triton_backend(sizes.device)

@@ -20,12 +20,15 @@ ROUNDS = 5
 
 
 def measure(context: Context) -> dict[str, Any]:
-    sizes = context.sizes
-    longest = max(sizes.prefills)
-    backend = triton_backend(sizes.device)
+    images = [_encode_images(context, count) for count in context.sizes.images]
+    return {"prompts": measure_prompts(context, context.sizes.prefills), "images": images, "holds": True}
+
+
+def measure_prompts(context: Context, prefills: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Measures a step for a prompt of each of these lengths."""
+    longest, backend = max(prefills), triton_backend(context.sizes.device)
     steps = Steps(*make_runner(context.model, backend, 1, longest, longest // BLOCK_SIZE + 1))
-    prompts = [_prefill(context, steps, tokens) for tokens in sizes.prefills]
-    return {"prompts": prompts, "images": [_encode_images(context, count) for count in sizes.images], "holds": True}
+    return [_prefill(context, steps, tokens) for tokens in prefills]
 
 
 def _prefill(context: Context, steps: Steps, tokens: int) -> dict[str, Any]:

@@ -64,33 +64,44 @@ def _bandwidth(phase: Result, _: dict[int, float]) -> str:
 
 
 def _kernels(phase: Result, _: dict[int, float]) -> str:
+    text = f"Errors are relative to float64; at most {phase['tolerance']} holds."
+    return f"### Kernels\n\n{text}\n\n{_kernel_table(phase['rows'])}"
+
+
+def _kernel_table(results: list[Result]) -> str:
     rows = (
         [
             row["kernel"], str(row["rows"]), decimal(row["microseconds"]), decimal(row["bytes"] / 1e6),
             decimal(row["tb_per_second"]), percent(row["share_of_read"]), error(row["relative_error"]),
         ]
-        for row in phase["rows"]
+        for row in results
     )  # fmt: skip
-    head = ["kernel", "rows", "µs", "MB", "TB/s", "of read", "error"]
-    return f"### Kernels\n\nErrors are relative to float64; at most {phase['tolerance']} holds.\n\n" + table(head, rows)
+    return table(["kernel", "rows", "µs", "MB", "TB/s", "of read", "error"], rows)
 
 
 def _prefill(phase: Result, _: dict[int, float]) -> str:
+    return "### Prefill\n\n" + _prefill_table(phase["prompts"], phase["images"])
+
+
+def _prefill_table(prompt_results: list[Result], image_results: list[Result]) -> str:
     prompts = (
         [
             f"{row['tokens']} tokens", decimal(row["milliseconds"]), decimal(row["tokens_per_second"], 4),
             decimal(row["tflop_per_second"]), percent(row["share_of_published"]),
         ]
-        for row in phase["prompts"]
+        for row in prompt_results
     )  # fmt: skip
     images = (
-        [f"{row['images']} pictures, encoded", decimal(row["milliseconds"]), "–", "–", "–"] for row in phase["images"]
+        [f"{row['images']} pictures, encoded", decimal(row["milliseconds"]), "–", "–", "–"] for row in image_results
     )
-    head = ["step", "ms", "tokens/s", "TFLOP/s", "of the data sheet"]
-    return "### Prefill\n\n" + table(head, [*prompts, *images])
+    return table(["step", "ms", "tokens/s", "TFLOP/s", "of the data sheet"], [*prompts, *images])
 
 
 def _decode(phase: Result, before: dict[int, float]) -> str:
+    return "### Decode\n\n" + _decode_table(phase, before)
+
+
+def _decode_table(phase: Result, before: dict[int, float]) -> str:
     rows = [
         [
             PATHS[row["path"]], str(row["sequences"]), decimal(row["milliseconds"]), decimal(row["host_milliseconds"]),
@@ -105,7 +116,7 @@ def _decode(phase: Result, before: dict[int, float]) -> str:
     head = ["path", "sequences", "ms a step", "host ms", "tokens/s", "TB/s", "of read", "of the data sheet"]
     capture = phase["capture"]
     memory = "" if capture["mib"] is None else f" and {capture['mib']:.0f} MiB"
-    return f"### Decode\n\n{table(head, rows)}\n\nCapture takes {decimal(capture['seconds'])} s{memory}."
+    return f"{table(head, rows)}\n\nCapture takes {decimal(capture['seconds'])} s{memory}."
 
 
 def _chats(phase: Result, _: dict[int, float]) -> str:
@@ -123,6 +134,10 @@ def _chats(phase: Result, _: dict[int, float]) -> str:
 
 
 def _launches(phase: Result, _: dict[int, float]) -> str:
+    return "### Launches\n\n" + _launch_table(phase)
+
+
+def _launch_table(phase: Result) -> str:
     rows = (
         [
             PATHS[row["path"]], str(row["sequences"]), str(row["launches"]), decimal(row["a_layer"]),
@@ -131,18 +146,36 @@ def _launches(phase: Result, _: dict[int, float]) -> str:
         for row in phase["rows"]
     )  # fmt: skip
     head = ["path", "sequences", f"{phase['counted']} a step", "a layer", "copies", "driver calls"]
-    return "### Launches\n\n" + table(head, rows)
+    return table(head, rows)
 
 
 def _equality(phase: Result, _: dict[int, float]) -> str:
+    return "### Equal greedy answers\n\n" + _equality_table(phase)
+
+
+def _equality_table(phase: Result) -> str:
     rows = (
         [name, f"{phase['requests'] - len(path['differing'])} of {phase['requests']}"]
         for name, path in phase["paths"].items()
     )
-    return "### Equal greedy answers\n\n" + table(["path", f"as {phase['reference']}"], rows)
+    return table(["path", f"as {phase['reference']}"], rows)
+
+
+def _int8(phase: Result, _: dict[int, float]) -> str:
+    parts = [
+        "### 8-bit weights",
+        f"The layers' weights take {phase['weight_bytes'] / 1e9:.3g} GB, instead of "
+        f"{phase['unpacked_weight_bytes'] / 1e9:.3g} GB.",
+        _kernel_table(phase["kernels"]),
+        _prefill_table(phase["prompts"], []),
+        _decode_table(phase["decode"], {}),
+        _launch_table(phase["launches"]),
+        _equality_table(phase["equality"]),
+    ]
+    return "\n\n".join(parts)
 
 
 SECTIONS: dict[str, Callable[[Result, dict[int, float]], str]] = {
     "bandwidth": _bandwidth, "kernels": _kernels, "prefill": _prefill, "decode": _decode, "launches": _launches,
-    "chats": _chats, "equality": _equality,
+    "chats": _chats, "int8": _int8, "equality": _equality,
 }  # fmt: skip

@@ -51,6 +51,10 @@ class Sizes:
     longest: int
     max_step_tokens: int
     prefills: tuple[int, ...]
+    int8_batches: tuple[int, ...]  # of the phase with 8-bit weights, as are the next two
+    int8_prefills: tuple[int, ...]
+    int8_requests: int
+    equality_requests: int
     images: tuple[int, ...]  # each value is the number of images that are encoded together
     steps: int  # number of timed steps
     torch_steps: int  # number of timed steps with torch's operators, which are slow
@@ -76,10 +80,11 @@ EQUALITY = Shape(1003, 256, 384, 3, 4, 256, 56, 64, 128, 3, 2)
 
 
 def full() -> Sizes:
-    """Takes under 200 seconds on an H100."""
+    """Took 80 seconds on an H100 before there were 8-bit weights, whose phase no GPU has run yet."""
     return Sizes(
         small=False, device=torch.device("cuda"), dtype=torch.float16, shape=LLAVA_13B, equality_shape=EQUALITY,
         batches=(1, 16, 64), shortest=300, longest=700, max_step_tokens=2048, prefills=(512, 1024, 2048),
+        int8_batches=(1, 16, 64), int8_prefills=(512, 1024, 2048), int8_requests=24, equality_requests=24,
         images=(1, 8), steps=40, torch_steps=6, buffer_bytes=4 * GIB, rotated_bytes=6 * GIB // 5, chats=64,
         chat_prompt=60, chat_answer=64, chats_one_by_one=2,
     )  # fmt: skip
@@ -89,6 +94,7 @@ def small() -> Sizes:
     """Takes under three minutes on two cores."""
     return Sizes(
         small=True, device=torch.device("cpu"), dtype=torch.float32, shape=TOY, equality_shape=EQUALITY_TOY,
-        batches=(1, 2, 4), shortest=18, longest=40, max_step_tokens=32, prefills=(16, 32), images=(1, 2), steps=2,
+        batches=(1, 2, 4), shortest=18, longest=40, max_step_tokens=32, prefills=(16, 32), int8_batches=(2,),
+        int8_prefills=(66,), int8_requests=2, equality_requests=16, images=(1, 2), steps=2,
         torch_steps=2, buffer_bytes=2**20, rotated_bytes=0, chats=4, chat_prompt=6, chat_answer=4, chats_one_by_one=2,
     )  # fmt: skip

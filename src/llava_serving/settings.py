@@ -42,8 +42,9 @@ class Settings(BaseModel):
     )
     quantization: Literal["none", "nf4", "int8", "int4"] = Field(
         default="none",
-        description="`nf4`: the language model's layers in 4 bits, packed while loading, for a GPU with 16 GB; slower, "
-        "and slightly less accurate. `int8` and `int4`: weights in 8 or 4 bits, for a CPU; several times faster there",
+        description="`int8`: weights in 8 bits, packed while loading, on a CPU or a GPU; on a GPU the language model's "
+        "layers only. `int4`: weights in 4 bits, on a CPU only. Both are several times faster on a CPU. `nf4`: the "
+        "language model's layers in 4 bits, for a GPU with 16 GB; slower, and slightly less accurate",
     )
     template: Literal["auto", "v0", "v1", "simple"] = Field(
         default="auto",

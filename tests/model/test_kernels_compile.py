@@ -33,6 +33,14 @@ def test_no_kernel_spills_registers(compiled: Path) -> None:
     assert {name: usage for name, usage in usages.items() if usage["LOCAL"] or usage["STACK"]} == {}
 
 
+def test_every_kernel_fits_into_the_shared_memory_of_the_smallest_device(compiled: Path) -> None:
+    """It has 64 KiB on sm_75, 99 KiB on sm_86 and sm_89, which run the code of sm_80, and 227 KiB on sm_90."""
+    limits = {"75": 64 * 1024, "80": 99 * 1024, "90": 227 * 1024}
+    sizes = {file.stem: int(file.read_text()) for file in compiled.glob("*.shared")}
+    assert max(sizes.values()) > limits["80"]
+    assert {name: size for name, size in sizes.items() if size > limits[name.split(".")[1]]} == {}
+
+
 @pytest.mark.parametrize("kernel", ["_decode", "_one_row"])
 def test_the_kernels_that_read_most_load_16_bytes_at_once(compiled: Path, kernel: str) -> None:
     for ptx in compiled.glob(f"{kernel}.*.ptx"):

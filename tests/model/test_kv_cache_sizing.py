@@ -18,13 +18,15 @@ from llava_serving.model.decoder import Decoder, torch_forward
 from llava_serving.model.kv_cache import BLOCK_SIZE, bytes_per_block
 from llava_serving.model.kv_cache_sizing import available_bytes, blocks_that_fit
 from llava_serving.service.device_defaults import device_defaults
+from llava_serving.weights.device_memory import model_bytes
 from llava_serving.weights.placement import allocate, empty_model
 
 GB, META = 10**9, torch.device("meta")
-A100_40, H100_80 = 40536 * MIB, 81559 * MIB  # total memory as nvidia-smi reports it
+A10_24, A100_40, H100_80 = 23028 * MIB, 40536 * MIB, 81559 * MIB  # total memory as nvidia-smi reports it
 OTHERS = 600 * MIB  # CUDA's context and libraries
 PROJECTION_ROWS = (5120, 5120, 5120, 13824, 13824)  # of q, k, v, gate and up
-WEIGHT_BYTES = 26_700_000_000  # of LLaVA-13b and CLIP in float16
+# Of LLaVA-13b and CLIP: all in float16, or the layers of LLaMA in int8.
+WEIGHT_BYTES = {"none": 26_700_000_000, "int8": 14_000_000_000}
 
 
 def empty_llava_13b() -> LlavaForConditionalGeneration:
@@ -43,11 +45,11 @@ def empty_llava_13b() -> LlavaForConditionalGeneration:
     return empty_model(config)
 
 
-def load(allocator: SimulatedAllocator) -> LlavaForConditionalGeneration:
+def load(allocator: SimulatedAllocator, quantization: str = "none") -> LlavaForConditionalGeneration:
     """Allocates the model as a start does, from parts or from a merged folder."""
     model = empty_llava_13b()
     with allocator.recording():
-        allocate(model, {"": META}, torch.float16, quantization="none")
+        allocate(model, {"": META}, torch.float16, quantization)
     return model
 
 
@@ -64,9 +66,9 @@ def profile_run(model: LlavaForConditionalGeneration, allocator: SimulatedAlloca
         [logits.double() for _ in range(6)]
 
 
-def kv_cache_tokens(total_bytes: int, capability: tuple[int, int]) -> int:
+def kv_cache_tokens(total_bytes: int, capability: tuple[int, int], quantization: str = "none") -> int:
     allocator = SimulatedAllocator(total_bytes, OTHERS)
-    model = load(allocator)
+    model = load(allocator, quantization)
     defaults = device_defaults(total_bytes / 2**30, capability)
     config = EngineConfig(defaults.max_num_seqs, defaults.max_num_batched_tokens)
     run = partial(profile_run, model, allocator, config)
@@ -87,17 +89,31 @@ def test_13b_has_58_000_tokens_of_kv_cache_on_80_gb() -> None:
     assert 58_000 <= kv_cache_tokens(H100_80, (9, 0)) < 61_000
 
 
-def test_loading_reserves_the_size_of_the_weights_and_at_most_1_percent_more() -> None:
-    allocator = SimulatedAllocator(H100_80)
-    model = load(allocator)
-    size = sum(parameter.numel() * 2 for parameter in model.parameters())
-    assert size == pytest.approx(WEIGHT_BYTES, rel=0.01)
-    assert size <= allocator.peak_reserved() <= 1.01 * size
+def test_13b_in_int8_has_6_000_tokens_of_kv_cache_on_24_gb_and_26_000_on_40_gb() -> None:
+    assert 6_000 <= kv_cache_tokens(A10_24, (8, 6), "int8") < 8_000
+    assert 26_000 <= kv_cache_tokens(A100_40, (8, 0), "int8") < 29_000
 
 
-def test_a_decoder_uses_the_fused_weights_without_a_copy() -> None:
+def test_13b_in_int8_does_not_fit_on_16_gb() -> None:
+    with pytest.raises(StartupError, match="room for 0 tokens"):
+        kv_cache_tokens(15360 * MIB, (7, 5), "int8")
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_loading_reserves_the_size_of_the_weights_and_at_most_2_percent_more(quantization: str) -> None:
     allocator = SimulatedAllocator(H100_80)
-    model = load(allocator)
+    model = load(allocator, quantization)
+    size = model_bytes(model, torch.float16, "none") + sum(
+        buffer.nbytes for name, buffer in model.named_buffers() if "layers" in name and buffer.device == META
+    )
+    assert size == pytest.approx(WEIGHT_BYTES[quantization], rel=0.01)
+    assert size <= allocator.peak_reserved() <= 1.02 * size
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_decoder_uses_the_fused_weights_without_a_copy(quantization: str) -> None:
+    allocator = SimulatedAllocator(H100_80)
+    model = load(allocator, quantization)
     reserved = allocator.reserved()
     with allocator.recording():
         layers = decoder(model)._layers

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
-PHASES = {"bandwidth", "kernels", "prefill", "decode", "chats", "launches", "equality"}
+PHASES = {"bandwidth", "kernels", "prefill", "decode", "chats", "int8", "launches", "equality"}
 
 
 def python(*command: object) -> "subprocess.CompletedProcess[str]":
@@ -46,9 +46,22 @@ def test_a_layer_of_a_decode_step_is_at_most_nine_launches(phases: dict[str, Any
     assert launches == {("eager", 1): 6, ("eager", 2): 8, ("eager", 4): 8, ("graph", 1): 6}
 
 
+def test_a_layer_with_8_bit_weights_has_as_many_launches(phases: dict[str, Any]) -> None:
+    launches = {row["sequences"]: row["a_layer"] for row in phases["int8"]["launches"]["rows"]}
+    assert launches == {2: 8}
+
+
+def test_8_bit_weights_take_a_quarter_of_32_bits_and_the_scales(phases: dict[str, Any]) -> None:
+    scales, norms, layers = 4 * (4 * 64 + 2 * 96 + 64), 4 * 2 * 64, 2
+    weights = 4 * 64 * 64 + 3 * 64 * 96
+    assert phases["int8"]["weight_bytes"] == layers * (weights + scales + norms)
+    assert phases["int8"]["unpacked_weight_bytes"] == layers * (4 * weights + norms)
+
+
 def test_the_report_shows_what_was_measured(result: Path, tmp_path: Path) -> None:
     for source in (result, ROOT / "benchmarks" / "results" / "gpu_h100.json"):
         run = python("benchmarks/gpu_report.py", source, "--plot", tmp_path / "plot.svg")
         assert run.returncode == 0, run.stderr
         assert "| captured graph |" in run.stdout
+        assert ("8-bit weights" in run.stdout) == (source == result)
         assert (tmp_path / "plot.svg").read_text().startswith("<svg")

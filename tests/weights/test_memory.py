@@ -21,7 +21,7 @@ from llava_serving.errors import StartupError
 from llava_serving.service.engine_builder import build_engine
 from llava_serving.settings import Settings
 from llava_serving.weights import loader, placement
-from llava_serving.weights.device_memory import GIB, FreeMemory, check_fits, model_bytes
+from llava_serving.weights.device_memory import GIB, GPU, FreeMemory, check_fits, model_bytes
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_folder import DEMO, MergedFolder, PartsFolder
 from llava_serving.weights.process_memory import available_memory
@@ -47,6 +47,8 @@ def test_the_size_of_the_13b_is_that_of_its_weights(model_13b: LlavaForCondition
     assert model_bytes(model_13b, torch.float16, "none") == 2 * parameters
     packed = 40 * (4 * 5120 * 5120 + 3 * 5120 * 13824)  # 4.5 bits each
     assert model_bytes(model_13b, torch.float16, "nf4") == 2 * (parameters - packed) + packed * 9 // 16
+    scales = 4 * 40 * (4 * 5120 + 2 * 13824 + 5120)
+    assert model_bytes(model_13b, torch.float16, "int8", GPU) == 2 * (parameters - packed) + packed + scales
 
 
 def test_the_size_is_that_of_the_loaded_model(tmp_path: Path) -> None:
@@ -60,14 +62,16 @@ def test_the_size_is_that_of_the_loaded_model(tmp_path: Path) -> None:
         assert model_bytes(empty, torch.float16, quantization) == language
 
 
-# The setting of LLAVA_DTYPE, the GPUs' free GiB, and the sentence: the 13B has 24.8 GiB in float16 and 7.5 GiB in nf4.
+# The setting of LLAVA_DTYPE, the GPUs' free GiB, and the sentence. The 13B has 24.8 GiB in float16, 13.0 GiB in
+# int8, and 7.5 GiB in nf4.
 REFUSED = [
-    (torch.float16, [22], r"takes 24\.\d GiB in float16, and GPU 0 has 22\.0 GiB free", ["nf4"]),
+    (torch.float16, [22], r"takes 24\.\d GiB in float16, and GPU 0 has 22\.0 GiB free", ["int8", "nf4"]),
+    (torch.float16, [12], r"takes 24\.\d GiB in float16, and GPU 0 has 12\.0 GiB free", ["nf4"]),
     (torch.float16, [6], r"takes 24\.\d GiB in float16, and GPU 0 has 6\.0 GiB free", []),
-    (torch.float16, [15, 15], r"and GPU 0 has 15\.0 GiB free", ["nf4", "balanced"]),
+    (torch.float16, [15, 15], r"and GPU 0 has 15\.0 GiB free", ["int8", "nf4", "balanced"]),
     (torch.float16, [6, 6, 6], r"and GPU 0 has 6\.0 GiB free", []),
     (torch.float16, [6, 24], r"and GPU 0 has 6\.0 GiB free", ["balanced"]),
-    (torch.float32, [40], r"takes 49\.\d GiB in float32, and GPU 0 has 40\.0 GiB free", ["nf4", "float16"]),
+    (torch.float32, [40], r"takes 49\.\d GiB in float32, and GPU 0 has 40\.0 GiB free", ["int8", "nf4", "float16"]),
 ]
 
 
@@ -81,7 +85,8 @@ def test_a_model_larger_than_a_gpu_is_refused_with_both_sizes_and_what_fits(
     message = str(raised.value)
     assert re.search(sizes, message)
     assert "GPU with more memory" in message
-    settings = {"nf4": "LLAVA_QUANTIZATION=nf4", "balanced": "LLAVA_DEVICE=balanced", "float16": "LLAVA_DTYPE=float16"}
+    settings = {"int8": "LLAVA_QUANTIZATION=int8", "nf4": "LLAVA_QUANTIZATION=nf4"}
+    settings |= {"balanced": "LLAVA_DEVICE=balanced", "float16": "LLAVA_DTYPE=float16"}
     assert [way for way, setting in settings.items() if setting in message] == ways_out
 
 

@@ -37,19 +37,20 @@ TORCH = Backend(TorchKernels(), torch_forward, torch_logits)
 
 def triton_backend(device: torch.device) -> Backend:
     """Returns Triton's kernels. Raises ImportError without Triton."""
-    from .kernels.forward import TritonForward, max_fused_rows
+    from .kernels.forward import TritonForward, uses_tensor_cores
     from .kernels.triton_kernels import TritonKernels
 
-    forward = TritonForward(max_fused_rows(device))
+    forward = TritonForward(uses_tensor_cores(device))
     return Backend(TritonKernels(), forward, forward.compute_logits)
 
 
 def choose_backend(
-    device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int
-) -> Backend:
+    device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int,
+    has_int8_layers: bool = False,
+) -> Backend:  # fmt: skip
     """Returns Triton's kernels on a GPU if they agree with torch's on a random case, otherwise torch's operators.
 
-    The log says which, and why.
+    The log says which, and why. `has_int8_layers`: the model has layers of int8_linear.py.
     """
     if device.type != "cuda":
         return _choose_cpu_backend(dtype, num_heads, num_kv_heads, head_size)
@@ -57,11 +58,11 @@ def choose_backend(
         logger.warning("attention: torch's operators, several times slower: Triton is not installed")
         return TORCH
     try:
-        from .kernels.forward import linear_error
+        from .kernels.forward import int8_error, linear_error
 
         backend = triton_backend(device)
         error = decode_error(backend, device, dtype, num_heads, num_kv_heads, head_size)
-        error = max(error, linear_error(device, dtype))
+        error = max(error, linear_error(device, dtype), int8_error(device, dtype) if has_int8_layers else 0.0)
     except Exception as failure:  # no C compiler, or a card that Triton does not support: torch's operators still work
         logger.warning("attention: torch's operators, several times slower: Triton fails with %r", failure)
         return TORCH

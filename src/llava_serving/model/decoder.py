@@ -13,6 +13,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from .attention import Attend
 from .fused_weights import fuse
+from .int8_linear import Int8Linear
 from .packed_linear import PackedLinear
 
 
@@ -28,16 +29,27 @@ class RMSNorm:
 
 
 class Linear:
-    """One linear layer, or several with the same input fused. `weight` (out, in) is None if it is packed."""
+    """One linear layer, or several with the same input fused.
+
+    `weight` (out, in) is in the model's dtype, or int8 with a `scale` (out,), or None if it is packed in another form.
+    """
 
     def __init__(self, linears: list[Any]) -> None:
         self._packed: PackedLinear | None = None
         self.weight: torch.Tensor | None = None
+        self.scale: torch.Tensor | None = None
         self.bias: torch.Tensor | None = None
         if isinstance(linears[0], PackedLinear):
             self._packed = linears[0].fuse(linears)
+            if isinstance(self._packed, Int8Linear):
+                self.weight, self.scale, self.bias = self._packed.weight, self._packed.scale, self._packed.bias
         else:
             self.weight, self.bias = fuse(linears)
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether many rows of input are rounded to 8 bits."""
+        return self._packed is not None and self._packed.rounds_inputs
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         if self._packed is not None:
@@ -58,6 +70,10 @@ class DecoderLayer:
         self.post_attention_layernorm = RMSNorm(layer.post_attention_layernorm)
         self.gate_up_proj = Linear([mlp.gate_proj, mlp.up_proj])
         self.down_proj = Linear([mlp.down_proj])
+
+    @property
+    def projections(self) -> tuple[Linear, Linear, Linear, Linear]:
+        return self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj
 
 
 class AddRMSNorm(Protocol):

@@ -10,6 +10,7 @@ from ..engine.stats import Stats
 from ..engine.vocabulary import Vocabulary
 from .backend import Backend, choose_backend
 from .image_encoder import ImageEncoder
+from .int8_linear import Int8Linear
 from .kv_cache import BLOCK_SIZE, bytes_per_block
 from .kv_cache_sizing import GIB, CudaMemory, available_bytes, blocks_that_fit, configured_bytes
 from .lm_head import LMHead
@@ -59,7 +60,8 @@ def build_runner(
 def _best_backend(model: LlavaForConditionalGeneration, groups: Sequence[Layers]) -> Backend:
     llama = model.config.text_config
     heads = llama.num_attention_heads, llama.num_key_value_heads, llama.head_dim
-    return choose_backend(device_of_layers(groups[0]), model.dtype, *heads)
+    has_int8_layers = any(isinstance(module, Int8Linear) for module in model.modules())
+    return choose_backend(device_of_layers(groups[0]), model.dtype, *heads, has_int8_layers)
 
 
 def _staging_buffer(model: LlavaForConditionalGeneration, config: EngineConfig) -> StagingBuffer:

@@ -11,6 +11,7 @@ from .packing import packed_parts
 from .process_memory import available_memory
 
 GIB = 2**30
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 class FreeMemory(NamedTuple):
@@ -38,7 +39,7 @@ def check_fits(
     model: nn.Module, dtype: torch.dtype, quantization: str, memory: FreeMemory, gpus: Sequence[FreeMemory]
 ) -> None:
     """Raises StartupError that says both sizes and what fits. `gpus` are all GPUs that the process sees."""
-    size = model_bytes(model, dtype, quantization)
+    size = model_bytes(model, dtype, quantization, GPU if memory.is_gpu else CPU)
     if size <= memory.free:
         return
     numbers = quantization if quantization != "none" else dtype_name(dtype)
@@ -61,16 +62,20 @@ def _smaller_numbers(model: nn.Module, dtype: torch.dtype, memory: FreeMemory) -
     half = torch.float16 if memory.is_gpu else torch.bfloat16
     if dtype == torch.float32 and (size := model_bytes(model, half, "none")) <= memory.free:
         ways_out.append(f"set LLAVA_DTYPE={dtype_name(half)} ({gib(size)})")
-    for quantization in ("nf4",) if memory.is_gpu else ("int8", "int4"):
-        if (size := model_bytes(model, dtype, quantization)) <= memory.free:
+    device, smaller = (GPU, ("int8", "nf4")) if memory.is_gpu else (CPU, ("int8", "int4"))
+    for quantization in smaller:
+        if (size := model_bytes(model, dtype, quantization, device)) <= memory.free:
             ways_out.append(f"set LLAVA_QUANTIZATION={quantization} ({gib(size)})")
     return ways_out
 
 
-def model_bytes(model: nn.Module, dtype: torch.dtype, quantization: str) -> int:
-    """Returns the bytes of the model's weights as they are loaded. `quantization` is as in Settings."""
+def model_bytes(model: nn.Module, dtype: torch.dtype, quantization: str, device: torch.device = CPU) -> int:
+    """Returns the bytes of the model's weights as they are loaded. `quantization` is as in Settings.
+
+    `device` matters for `int8` only, which packs fewer layers on a GPU.
+    """
     # In bfloat16 a packed weight takes as many bytes as its matrix. No other layer is packed on more than one device.
-    parts = [] if quantization == "none" else packed_parts(quantization, torch.device("cpu"), dtype)
+    parts = [] if quantization == "none" else packed_parts(quantization, device, dtype)
     packed = {linear: part.num_bytes(linear) for part in parts for linear in part.linears(model)}
     unpacked = sum(parameter.numel() for parameter in model.parameters())
     unpacked -= sum(linear.weight.numel() for linear in packed)

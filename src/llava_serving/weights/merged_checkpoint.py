@@ -40,7 +40,7 @@ def _check_not_quantized(config: LlavaConfig, directory: Path) -> None:
     if getattr(config, "quantization_config", None):
         raise StartupError(
             f"{directory} is already quantized by its config.json (quantization_config), which is not supported: bring "
-            "the model in float16 or bfloat16; LLAVA_QUANTIZATION=nf4 then packs it while loading"
+            "the model in float16 or bfloat16; LLAVA_QUANTIZATION=int8 or nf4 then packs it while loading"
         )
 
 

@@ -1,10 +1,11 @@
-"""Residual addition and RMSNorm in one launch."""
+"""Residual addition and RMSNorm in one launch, with the result rounded to 8 bits if wanted."""
 
 import torch
 import triton
 import triton.language as tl
 
 from .dependent_launch import pdl_options
+from .row_quantization import QuantizedRows, empty_rows, quantize
 
 
 @triton.jit
@@ -13,10 +14,12 @@ def _add_rms_norm(
     update,
     weight,
     output,
+    scales,
     epsilon,
     ROW_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     ADD_UPDATE: tl.constexpr,
+    QUANTIZE: tl.constexpr,
     USE_PDL: tl.constexpr,
 ):
     if USE_PDL:
@@ -33,7 +36,11 @@ def _add_rms_norm(
         values = rounded.to(tl.float32)
     scale = tl.rsqrt(tl.sum(values * values, 0) / ROW_SIZE + epsilon)
     weights = tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
-    tl.store(output + row + columns, (values * scale * weights).to(output.dtype.element_ty), mask=mask)
+    normed = values * scale * weights
+    if QUANTIZE:
+        normed, row_scale = quantize(normed.to(residual.dtype.element_ty).to(tl.float32))
+        tl.store(scales + tl.program_id(0), row_scale)
+    tl.store(output + row + columns, normed.to(output.dtype.element_ty), mask=mask)
 
 
 def add_rms_norm(
@@ -44,10 +51,26 @@ def add_rms_norm(
     Both are (tokens, hidden size), contiguous. Without `update`, the result is RMSNorm of `residual`.
     """
     output = torch.empty_like(residual)
+    _launch(residual, update, weight, output, output, epsilon, quantize=False)
+    return output
+
+
+def add_rms_norm_quantized(
+    residual: torch.Tensor, update: torch.Tensor | None, weight: torch.Tensor, epsilon: float
+) -> QuantizedRows:
+    """Does the same as `add_rms_norm`, and rounds the result to 8 bits."""
+    rows = empty_rows(residual)
+    _launch(residual, update, weight, rows.values, rows.scale, epsilon, quantize=True)
+    return rows
+
+
+def _launch(
+    residual: torch.Tensor, update: torch.Tensor | None, weight: torch.Tensor, output: torch.Tensor,
+    scales: torch.Tensor, epsilon: float, quantize: bool,
+) -> None:  # fmt: skip
     num_tokens, size = residual.shape
     block = triton.next_power_of_2(size)
     _add_rms_norm[(num_tokens,)](
-        residual, residual if update is None else update, weight, output, epsilon, ROW_SIZE=size, BLOCK=block,
-        ADD_UPDATE=update is not None, num_warps=8 if block >= 2048 else 4, **pdl_options(residual),
+        residual, residual if update is None else update, weight, output, scales, epsilon, ROW_SIZE=size, BLOCK=block,
+        ADD_UPDATE=update is not None, QUANTIZE=quantize, num_warps=8 if block >= 2048 else 4, **pdl_options(residual),
     )  # fmt: skip
-    return output
