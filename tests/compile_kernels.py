@@ -4,8 +4,9 @@ It writes a .cubin and a .ptx per kernel. No GPU is needed. test_kernels_compile
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import triton
@@ -19,17 +20,22 @@ HIDDEN, INTERMEDIATE, HEADS, HEAD_SIZE = 5120, 13824, 40, 128
 INTEGER_POINTERS = {"positions": "*i32", "block_tables": "*i32", "slots": "*i64"}
 NUMBERS = {
     "scale": "fp32", "epsilon": "fp32", "N": "i32", "M": "i32", "row_stride": "i32", "table_stride": "i32",
-    "head_stride": "i64",
+    "head_slots": "i32",
 }  # fmt: skip
-SPLIT_BUFFERS = frozenset({"split_outputs", "split_stats"})
+FLOAT_BUFFERS = dict.fromkeys(("split_outputs", "split_stats"), "*fp32")
+# An int8 cache, and one without scales.
+CACHES: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
+    ({"INT8": True}, {"keys": "*i8", "values": "*i8", "key_scales": "*fp32", "value_scales": "*fp32"}),
+    ({"INT8": False, "key_scales": None, "value_scales": None}, {}),
+)
 
 
 class Variant(NamedTuple):
-    """A kernel with its constants. `float_pointers` are the parameters that point to float32 instead of float16."""
+    """A kernel with its constants. `pointers` are the types of the parameters that do not point to float16."""
 
     kernel: Any
     constants: dict[str, Any]
-    float_pointers: frozenset[str] = frozenset()
+    pointers: Mapping[str, str] = MappingProxyType({})
     num_warps: int = 4
     num_stages: int | None = None
 
@@ -37,12 +43,14 @@ class Variant(NamedTuple):
 def variants(capability: int) -> Iterator[Variant]:
     pdl = {"USE_PDL": capability >= 90}
     heads = {"NUM_HEADS": HEADS, "NUM_KV_HEADS": HEADS, "HEAD_SIZE": HEAD_SIZE, "HALF_BLOCK": HEAD_SIZE // 2} | pdl
-    for splits in (1, 2, 8):
-        decode = heads | {"BLOCK_SIZE": 16, "TILE": decode_attention.TILE, "SPLITS": splits}
-        yield Variant(decode_attention._decode, decode, SPLIT_BUFFERS if splits > 1 else frozenset())
+    for cache, pointers in CACHES:
+        for splits in (1, 2, 8):
+            decode = heads | cache | {"BLOCK_SIZE": 16, "TILE": decode_attention.TILE, "SPLITS": splits}
+            yield Variant(decode_attention._decode, decode, pointers | (FLOAT_BUFFERS if splits > 1 else {}))
+        rotate = heads | cache | {"HEADS_PER_PROGRAM": rotary.HEADS_PER_PROGRAM}
+        yield Variant(rotary._rotate_and_cache, rotate, pointers)
     join = pdl | {"HEAD_SIZE": HEAD_SIZE, "BLOCK": HEAD_SIZE, "SPLITS": 8}
-    yield Variant(decode_attention._join_splits, join, SPLIT_BUFFERS)
-    yield Variant(rotary._rotate_and_cache, heads | {"HEADS_PER_PROGRAM": rotary.HEADS_PER_PROGRAM})
+    yield Variant(decode_attention._join_splits, join, FLOAT_BUFFERS)
     yield Variant(norm._add_rms_norm, pdl | {"ROW_SIZE": HIDDEN, "BLOCK": 8192, "ADD_UPDATE": True}, num_warps=8)
     yield Variant(activation._silu_product, pdl | {"SIZE": INTERMEDIATE, "BLOCK": activation.BLOCK})
     for in_features, features, apply_norm, swiglu, add in (
@@ -62,12 +70,12 @@ def variants(capability: int) -> Iterator[Variant]:
 def compile_variant(variant: Variant, capability: int) -> Any:
     signature = {}
     for name in variant.kernel.arg_names:
-        pointer = "*fp32" if name in variant.float_pointers else INTEGER_POINTERS.get(name, "*fp16")
+        pointer = (INTEGER_POINTERS | dict(variant.pointers)).get(name, "*fp16")
         signature[name] = "constexpr" if name in variant.constants else NUMBERS.get(name, pointer)
     aligned = {
         (position,): [["tt.divisibility", 16]]
         for position, (name, kind) in enumerate(signature.items())
-        if kind[0] == "*" or name in ("head_stride", "N")
+        if kind[0] == "*" or name in ("head_slots", "N")
     }
     source = ASTSource(fn=variant.kernel, signature=signature, constexprs=variant.constants, attrs=aligned)
     options = {"num_warps": variant.num_warps}

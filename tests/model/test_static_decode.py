@@ -135,9 +135,9 @@ def test_padding_rows_write_only_to_the_null_block() -> None:
         assert isinstance(stage.attention, PagedAttention)
         arrays = stage.attention.decode_arrays([TokenRange(0, 17, 18, [5, 9])], 4)
         staged = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        before = stage.cache.key_slots[0].clone()
+        before = stage.cache.layers[0].keys.clone()
         stage.attention.decode(staged, 0, torch.randn(4, 6, 32))
-        changed = (stage.cache.key_slots[0] != before).any(-1).any(0).nonzero().flatten() // 16
+        changed = (stage.cache.layers[0].keys != before).any(-1).any(0).nonzero().flatten() // 16
     assert set(changed.tolist()) <= {9, stage.cache.null_block}
     assert 9 in changed
 

@@ -120,7 +120,8 @@ def lose_the_cached_keys_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     rotate = TorchKernels.rotate_and_cache
 
     def broken(self: TorchKernels, *arguments: torch.Tensor) -> None:
-        rotate(self, *arguments[:5], *(cached.clone() for cached in arguments[5:]))
+        *others, cache = arguments
+        rotate(self, *others, cache.clone())
 
     monkeypatch.setattr(TorchKernels, "rotate_and_cache", broken)
 
@@ -216,8 +217,8 @@ write, rotate_and_cache, calls = KVCache.write, CKernels.rotate_and_cache, itert
 
 
 def lose_keys(self, *arguments):
-    *others, keys, values = arguments
-    rotate_and_cache(self, *others, torch.empty_like(keys) if next(calls) % 2 else keys, values)
+    *others, cache = arguments
+    rotate_and_cache(self, *others, cache.clone() if next(calls) % 2 else cache)
 
 
 # With a C compiler the kernels write the cache, and without one torch's operators.
