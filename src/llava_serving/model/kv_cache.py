@@ -1,8 +1,5 @@
 """The keys and values of every token of every sequence, in blocks."""
 
-import math
-import mmap
-from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -61,7 +58,7 @@ class KVCache:
         heads = config.num_key_value_heads
         shape = (num_layers, heads, num_blocks + 1, BLOCK_SIZE, config.head_dim)
         self.null_block = num_blocks
-        self._keys, self._values = (_zeros(shape, dtype, device) for _ in range(2))
+        self._keys, self._values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         self.keys, self.values = self._keys.unbind(), self._values.unbind()
         memory = [states.flatten(2, 3) for states in (self._keys, self._values)]
         if dtype == torch.int8:
@@ -83,13 +80,3 @@ class KVCache:
         """Writes (tokens, heads, head size) to `slots` (tokens,): block * BLOCK_SIZE + offset in the block."""
         self.layers[layer].keys.index_copy_(1, slots, keys.transpose(0, 1))
         self.layers[layer].values.index_copy_(1, slots, values.transpose(0, 1))
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Returns memory of zeros: on a Linux CPU in large pages, because blocks that are read together lie far apart."""
-    if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.zeros(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -68,6 +68,7 @@ static inline void prefetch_ahead(const context *context, const void *states, co
 // Replaces scores by the exponentials of their differences from the largest, and returns the sum.
 static float softmax(float *scores, long count) {
     float largest = scores[0], total = 0;
+#pragma omp simd reduction(max : largest)
     for (long i = 1; i < count; i++) largest = scores[i] > largest ? scores[i] : largest;
     for (long i = 0; i < count; i++) scores[i] = exponential(scores[i] - largest);
 #pragma omp simd reduction(+ : total)
