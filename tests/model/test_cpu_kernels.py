@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_llava import answers, running, tokens
-from test_static_decode import PROMPT_LISTS, model
+from test_static_decode import PROMPT_LISTS, PROMPTS, model
 from torch import nn
 from torch.nn.functional import rms_norm, silu
 
 from llava_serving.engine.prompt import EnginePrompt
-from llava_serving.model.backend import CPU, c_backend
+from llava_serving.model.backend import CPU, TORCH, c_backend
 from llava_serving.model.cpu_kernels import cpu_linear, library, row_wise
 from llava_serving.model.cpu_kernels.attention_kernels import CKernels
 from llava_serving.model.cpu_kernels.cpu_linear import CpuLinear
@@ -293,6 +293,14 @@ def test_norms_and_swiglu(dtype: torch.dtype, rows: int) -> None:
     gate_up = (torch.randn(rows, 600) * 30).to(dtype)
     gate, up = gate_up.double().chunk(2, -1)
     assert error(row_wise.silu_product(gate_up), silu(gate) * up) < tolerance
+
+
+def test_the_engine_answers_in_8_bits_as_with_torchs_operators(kernels: ctypes.CDLL) -> None:
+    outcomes = []
+    for backend in (TORCH, c_backend(kernels)):
+        with running(model(), backend, kv_cache_dtype="int8", max_num_batched_tokens=16) as engine:
+            outcomes.append(tokens(answers(engine, *PROMPTS)))
+    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.slow

@@ -57,6 +57,7 @@ class KVCache:
     ) -> None:
         heads = config.num_key_value_heads
         shape = (num_layers, heads, num_blocks + 1, BLOCK_SIZE, config.head_dim)
+        self.dtype = dtype
         self.null_block = num_blocks
         self._keys, self._values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         self.keys, self.values = self._keys.unbind(), self._values.unbind()

@@ -43,7 +43,8 @@ class TorchKernels:
         num_heads = all_heads - 2 * num_kv_heads
         query = heads[:, :num_heads].reshape(num_seqs, num_kv_heads, -1, head_size).transpose(0, 1)
         scores = torch.matmul(query * head_size**-0.5, key.transpose(-1, -2))
-        weights = scores.masked_fill(~attended_to[:, None], -torch.inf).softmax(-1, dtype=torch.float32)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        weights = scores.masked_fill(~attended_to[:, None], -torch.inf).softmax(-1, dtype=dtype)
         return torch.matmul(weights.to(value.dtype), value).transpose(0, 1).flatten(1, 2)
 
     def rotate_and_cache(
