@@ -1,4 +1,6 @@
-"""The settings that are compared, as LLAVA_QUANTIZATION and LLAVA_DTYPE."""
+"""The settings that are compared, as LLAVA_QUANTIZATION, LLAVA_DTYPE and, unless `auto`, LLAVA_KV_CACHE_DTYPE."""
+
+from typing import Literal
 
 from torch import nn
 
@@ -7,18 +9,19 @@ from llava_serving.model.nf4 import NF4Linear
 from llava_serving.weights.loader import LoadedModel, load_model
 from llava_serving.weights.model_folder import MergedFolder, PartsFolder
 
-SETTINGS = {
-    f"{quantization}/{dtype}": (quantization, dtype)
-    for quantization, dtype in (
-        ("none", "float32"), ("none", "bfloat16"), ("int8", "float32"), ("int8", "bfloat16"), ("int4", "float32"),
-        ("int4", "bfloat16"), ("nf4", "float32"),
-    )
-}  # fmt: skip
+SETTINGS = (
+    "none/float32", "none/float32/int8", "none/bfloat16", "none/bfloat16/int8", "int8/float32", "int8/bfloat16",
+    "int8/bfloat16/int8", "int4/float32", "int4/bfloat16", "int4/bfloat16/int8", "nf4/float32",
+)  # fmt: skip
 
 
 def load(folder: MergedFolder | PartsFolder, setting: str) -> LoadedModel:
-    quantization, dtype = SETTINGS[setting]
+    quantization, dtype, *_ = setting.split("/")
     return load_model(folder, "cpu", dtype, quantization=quantization)
+
+
+def kv_cache_dtype(setting: str) -> Literal["auto", "int8"]:
+    return "int8" if setting.count("/") == 2 else "auto"
 
 
 def linear_bytes(model: nn.Module) -> int:
