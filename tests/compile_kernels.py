@@ -32,10 +32,15 @@ POINTERS = {
 }  # fmt: skip
 NUMBERS = {
     "scale": "fp32", "epsilon": "fp32", "N": "i32", "M": "i32", "row_stride": "i32", "table_stride": "i32",
-    "head_stride": "i64",
+    "head_slots": "i32",
 }  # fmt: skip
-SPLIT_BUFFERS = {"split_outputs": "*fp32", "split_stats": "*fp32"}
+FLOAT_BUFFERS = dict.fromkeys(("split_outputs", "split_stats"), "*fp32")
 INT8_OUTPUT, INT8_WEIGHT = {"output": "*i8"}, {"weight": "*i8"}
+# An int8 cache, and one without scales.
+CACHES: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
+    ({"INT8": True}, {"keys": "*i8", "values": "*i8", "key_scales": "*fp32", "value_scales": "*fp32"}),
+    ({"INT8": False, "key_scales": None, "value_scales": None}, {}),
+)
 
 
 class Variant(NamedTuple):
@@ -51,12 +56,14 @@ class Variant(NamedTuple):
 def variants(capability: int) -> Iterator[Variant]:
     pdl = {"USE_PDL": capability >= 90}
     heads = {"NUM_HEADS": HEADS, "NUM_KV_HEADS": HEADS, "HEAD_SIZE": HEAD_SIZE, "HALF_BLOCK": HEAD_SIZE // 2} | pdl
-    for splits in (1, 2, 8):
-        decode = heads | {"BLOCK_SIZE": 16, "TILE": decode_attention.TILE, "SPLITS": splits}
-        yield Variant(decode_attention._decode, decode, SPLIT_BUFFERS if splits > 1 else {})
+    for cache, pointers in CACHES:
+        for splits in (1, 2, 8):
+            decode = heads | cache | {"BLOCK_SIZE": 16, "TILE": decode_attention.TILE, "SPLITS": splits}
+            yield Variant(decode_attention._decode, decode, pointers | (FLOAT_BUFFERS if splits > 1 else {}))
+        rotate = heads | cache | {"HEADS_PER_PROGRAM": rotary.HEADS_PER_PROGRAM}
+        yield Variant(rotary._rotate_and_cache, rotate, pointers)
     join = pdl | {"HEAD_SIZE": HEAD_SIZE, "BLOCK": HEAD_SIZE, "SPLITS": 8}
-    yield Variant(decode_attention._join_splits, join, SPLIT_BUFFERS)
-    yield Variant(rotary._rotate_and_cache, heads | {"HEADS_PER_PROGRAM": rotary.HEADS_PER_PROGRAM})
+    yield Variant(decode_attention._join_splits, join, FLOAT_BUFFERS)
     for quantize in (False, True):
         constants = pdl | {"ROW_SIZE": HIDDEN, "BLOCK": 8192, "ADD_UPDATE": True, "QUANTIZE": quantize}
         yield Variant(norm._add_rms_norm, constants, INT8_OUTPUT if quantize else {}, num_warps=8)
@@ -97,7 +104,7 @@ def compile_variant(variant: Variant, capability: int) -> Any:
     aligned = {
         (position,): [["tt.divisibility", 16]]
         for position, (name, kind) in enumerate(signature.items())
-        if kind[0] == "*" or name in ("head_stride", "N")
+        if kind[0] == "*" or name in ("head_slots", "N")
     }
     source = ASTSource(fn=variant.kernel, signature=signature, constexprs=variant.constants, attrs=aligned)
     options = {"num_warps": variant.num_warps}

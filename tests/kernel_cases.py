@@ -1,7 +1,7 @@
 """Compares Triton's kernels with float64: python -m kernel_cases SEED
 
 They run on a GPU if there is one, otherwise in Triton's interpreter, which test_kernels.py uses. Each case has
-random inputs. Free blocks of the cache hold NaN, which must not reach any result.
+random inputs. Free blocks of the cache hold NaN, which must not reach any result: of an int8 cache, their scales do.
 """
 
 import os
@@ -27,6 +27,7 @@ from llava_serving.model.kernels.linear import MAX_INT8_ROWS, linear
 from llava_serving.model.kernels.norm import add_rms_norm, add_rms_norm_quantized
 from llava_serving.model.kernels.rotary import rotate_and_cache
 from llava_serving.model.kernels.row_quantization import QuantizedRows, quantize_rows
+from llava_serving.model.kv_cache import LayerCache
 from llava_serving.weights.packing import int8_on_gpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,67 +47,101 @@ def apply_rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
     return states * cos + torch.cat((-second, first), -1) * sin
 
 
+def rounded(states: torch.Tensor) -> torch.Tensor:
+    """Returns what an int8 cache holds of (..., head size), in float64."""
+    scale = states.double().abs().amax(-1, keepdim=True) / 127
+    return (states.double() / scale).round() * scale
+
+
+def numbers(cached: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
+    """Returns the numbers that a cache holds, in float64."""
+    return cached.double() if scales is None else cached.double() * scales.double()[..., None]
+
+
 class Cache:
     """Keys and values of some sequences in scattered blocks. All other slots hold NaN."""
 
     def __init__(
-        self, random: torch.Generator, lengths: list[int], num_kv_heads: int, head_size: int, dtype: torch.dtype
-    ) -> None:
+        self, random: torch.Generator, lengths: list[int], num_kv_heads: int, head_size: int, dtype: torch.dtype,
+        int8: bool,
+    ) -> None:  # fmt: skip
         blocks = max(lengths, default=0) // BLOCK_SIZE + 1
         order = torch.randperm(len(lengths) * blocks + 3, generator=random)
         self.block_tables = order[: len(lengths) * blocks].view(len(lengths), blocks).int()
         shape = num_kv_heads, len(order) * BLOCK_SIZE, head_size
-        self.keys, self.values = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
+        keys, values = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
         for seq, length in enumerate(lengths):
             for position in range(length):
-                for cached in (self.keys, self.values):
+                for cached in (keys, values):
                     states = torch.randn(num_kv_heads, head_size, generator=random).to(dtype)
                     cached[:, self.slot(seq, position)] = states
+        self.layer = LayerCache(keys, values)
+        if int8:
+            self.layer = self.layer.quantized()
 
     def slot(self, seq: int, position: int) -> int:
         return int(self.block_tables[seq, position // BLOCK_SIZE]) * BLOCK_SIZE + position % BLOCK_SIZE
 
-    def context(self, cached: torch.Tensor, seq: int, length: int) -> torch.Tensor:
-        return cached[:, [self.slot(seq, position) for position in range(length)]].double()
+    def slots(self, seq: int, length: int) -> list[int]:
+        return [self.slot(seq, position) for position in range(length)]
+
+
+def empty_cache(num_kv_heads: int, slots: int, head_size: int, dtype: torch.dtype, int8: bool) -> LayerCache:
+    """Returns a cache whose keys and values are all NaN."""
+    keys, values = (torch.full((num_kv_heads, slots, head_size), torch.nan, dtype=dtype) for _ in range(2))
+    return LayerCache(keys, values).quantized() if int8 else LayerCache(keys, values)
+
+
+def on(device: str, cache: LayerCache) -> LayerCache:
+    return LayerCache(*(states.clone().to(device) for states in cache if states is not None))
 
 
 def decode_case(
-    seed: int, positions: list[int], num_heads: int, num_kv_heads: int, head_size: int, splits: int, dtype: torch.dtype
-) -> None:
+    seed: int, positions: list[int], num_heads: int, num_kv_heads: int, head_size: int, splits: int,
+    dtype: torch.dtype, int8: bool,
+) -> None:  # fmt: skip
     """Checks the attention of one new token per sequence, and the cache afterwards. Position -1 is a padding row."""
     random = torch.Generator().manual_seed(seed)
-    cache = Cache(random, [max(0, position) for position in positions], num_kv_heads, head_size, dtype)
+    cache = Cache(random, [max(0, position) for position in positions], num_kv_heads, head_size, dtype, int8)
     heads = torch.randn(len(positions), num_heads + 2 * num_kv_heads, head_size, generator=random).to(dtype)
     angles = torch.rand(max(positions) + 2, head_size // 2, generator=random).repeat(1, 2) * 6
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
-    keys, values = cache.keys.clone().to(DEVICE), cache.values.clone().to(DEVICE)
+    written = on(DEVICE, cache.layer)
     actual = decode_attention(
         heads.to(DEVICE), cos.to(DEVICE), sin.to(DEVICE), torch.tensor(positions, dtype=torch.int32, device=DEVICE),
-        cache.block_tables.to(DEVICE), keys, values, BLOCK_SIZE, splits,
+        cache.block_tables.to(DEVICE), written, BLOCK_SIZE, splits,
     ).cpu()  # fmt: skip
     assert actual.isfinite().all(), "the padding rows are finite too"
-    expected_keys, expected_values = cache.keys.clone(), cache.values.clone()
+    written = on("cpu", written)
+    unwritten = written.clone()
     for seq, position in enumerate(positions):
         if position < 0:
             continue
         own = heads[seq].double()
         rotated = apply_rotary(own[:-num_kv_heads], cos[position].double(), sin[position].double())
         query, key, value = rotated[:num_heads], rotated[num_heads:], own[-num_kv_heads:]
-        slot = cache.slot(seq, position)
-        check_close("new key", keys.cpu()[:, slot], key, dtype)
-        check_close("new value", values.cpu()[:, slot], value, dtype)
-        expected_keys[:, slot], expected_values[:, slot] = keys.cpu()[:, slot], values.cpu()[:, slot]
-        all_keys = torch.cat((cache.context(cache.keys, seq, position), key[:, None]), 1)
-        all_values = torch.cat((cache.context(cache.values, seq, position), value[:, None]), 1)
+        if int8:
+            key, value = rounded(key), rounded(value)
+        slots = cache.slots(seq, position + 1)
+        all_keys = numbers(written.keys, written.key_scales)[:, slots]
+        all_values = numbers(written.values, written.value_scales)[:, slots]
+        check_close("new key", all_keys[:, -1], key, dtype)
+        check_close("new value", all_values[:, -1], value, dtype)
+        for after, before in zip(unwritten, cache.layer, strict=True):
+            if after is not None and before is not None:
+                after[:, slots[-1]] = before[:, slots[-1]]
         group = num_heads // num_kv_heads
         scores = torch.einsum("hd,hnd->hn", query, all_keys.repeat_interleave(group, 0)) * head_size**-0.5
         attended = torch.einsum("hn,hnd->hd", scores.softmax(-1), all_values.repeat_interleave(group, 0))
         check_close("attention", actual[seq], attended, dtype)
-    assert torch.equal(keys.cpu().nan_to_num(7), expected_keys.nan_to_num(7)), "only one slot per sequence is written"
-    assert torch.equal(values.cpu().nan_to_num(7), expected_values.nan_to_num(7))
+    for after, before in zip(unwritten, cache.layer, strict=True):
+        if after is not None and before is not None:
+            assert torch.equal(after.nan_to_num(7), before.nan_to_num(7)), "only one slot per sequence is written"
 
 
-def rotary_case(seed: int, tokens: int, num_heads: int, num_kv_heads: int, head_size: int, dtype: torch.dtype) -> None:
+def rotary_case(
+    seed: int, tokens: int, num_heads: int, num_kv_heads: int, head_size: int, dtype: torch.dtype, int8: bool
+) -> None:
     random = torch.Generator().manual_seed(seed)
     heads = torch.randn(tokens, num_heads + 2 * num_kv_heads, head_size, generator=random).to(dtype)
     positions = torch.randint(0, 50, (tokens,), generator=random)
@@ -114,16 +149,43 @@ def rotary_case(seed: int, tokens: int, num_heads: int, num_kv_heads: int, head_
     angles = torch.rand(50, head_size // 2, generator=random).repeat(1, 2) * 6
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     actual = heads.clone().to(DEVICE)
-    keys, values = (torch.full((num_kv_heads, 6 * BLOCK_SIZE, head_size), torch.nan, dtype=dtype) for _ in range(2))
-    keys, values = keys.to(DEVICE), values.to(DEVICE)
-    rotate_and_cache(actual, cos.to(DEVICE), sin.to(DEVICE), positions.to(DEVICE), slots.to(DEVICE), keys, values)
+    cache = on(DEVICE, empty_cache(num_kv_heads, 6 * BLOCK_SIZE, head_size, dtype, int8))
+    rotate_and_cache(actual, cos.to(DEVICE), sin.to(DEVICE), positions.to(DEVICE), slots.to(DEVICE), cache)
     query_and_key = heads[:, :-num_kv_heads].double()
     rotated = apply_rotary(query_and_key, cos[positions].double()[:, None], sin[positions].double()[:, None])
-    check_close("rotated", actual[:, :-num_kv_heads], rotated, dtype)
-    assert torch.equal(actual.cpu()[:, -num_kv_heads:], heads[:, -num_kv_heads:]), "values are not rotated"
-    check_close("cached keys", keys.cpu()[:, slots].transpose(0, 1), rotated[:, num_heads:], dtype)
-    check_close("cached values", values.cpu()[:, slots].transpose(0, 1), heads[:, -num_kv_heads:], dtype)
+    query, key, value = rotated[:, :num_heads], rotated[:, num_heads:], heads[:, -num_kv_heads:]
+    if int8:
+        key, value = rounded(key), rounded(value)
+    else:
+        assert torch.equal(actual.cpu()[:, -num_kv_heads:], value), "values are not rotated"
+    check_close("queries", actual[:, :num_heads], query, dtype)
+    check_close("keys", actual[:, num_heads:-num_kv_heads], key, dtype)
+    check_close("values", actual[:, -num_kv_heads:], value, dtype)
+    cache = on("cpu", cache)
+    keys, values = numbers(cache.keys, cache.key_scales), numbers(cache.values, cache.value_scales)
+    check_close("cached keys", keys[:, slots].transpose(0, 1), key, dtype)
+    check_close("cached values", values[:, slots].transpose(0, 1), value, dtype)
     assert int(keys.isnan().any(-1).any(0).sum()) == 6 * BLOCK_SIZE - tokens, "no other slot is written"
+
+
+def not_finite_cache_case(bad: float) -> None:
+    """Checks that a key or a value that is not finite is not finite in an int8 cache either, for both kernels."""
+    heads = torch.ones(2, 4, 16)
+    heads[0, 2, 3] = heads[1, 3, 9] = bad  # a key and a value, of two query heads and one KV head
+    zeros, position = torch.zeros(1, 16), torch.zeros(2, dtype=torch.int32)
+    for decodes in (True, False):
+        cache = on(DEVICE, empty_cache(1, 3 * BLOCK_SIZE, 16, torch.float32, int8=True))
+        others = heads.clone().to(DEVICE), (zeros + 1).to(DEVICE), zeros.to(DEVICE), position.to(DEVICE)
+        slots = torch.tensor([0, BLOCK_SIZE])
+        if decodes:
+            decode_attention(*others, (slots[:, None] // BLOCK_SIZE).int().to(DEVICE), cache, BLOCK_SIZE)
+        else:
+            rotate_and_cache(*others, slots.to(DEVICE), cache)
+        keys, values = cache.gather(slots.to(DEVICE), torch.float32)
+        assert not keys[0].isfinite().any(), "every number of the key has the scale"
+        assert not values[1].isfinite().any()
+        assert keys[1].isfinite().all()
+        assert values[0].isfinite().all()
 
 
 def norm_and_activation_cases(seed: int, rows: int, width: int, dtype: torch.dtype) -> None:
@@ -297,9 +359,11 @@ def run_all_cases(seed: int) -> int:
             ([0, 21, -1, 40], (3, 3, 32), 1), ([33, 5], (4, 2, 24), 2), ([70], (6, 1, 64), 8),
             ([15, 16, 17], (2, 2, 100), 4),
         ):  # fmt: skip
-            decode_case(seed, positions, *heads, splits, dtype)
+            decode_case(seed, positions, *heads, splits, dtype, int8=False)
+            decode_case(seed, positions, *heads, splits, dtype, int8=True)
         for tokens, heads in ((1, (2, 2, 16)), (9, (6, 2, 24)), (5, (3, 1, 100))):
-            rotary_case(seed, tokens, *heads, dtype)
+            rotary_case(seed, tokens, *heads, dtype, int8=False)
+            rotary_case(seed, tokens, *heads, dtype, int8=True)
         for rows, width in ((1, 40), (3, 1024), (2, 2050)):
             norm_and_activation_cases(seed, rows, width, dtype)
         for rows, out_features, in_features in ((1, 37, 70), (1, 12, 2048), (2, 33, 130), (7, 70, 256), (16, 64, 128)):
@@ -309,8 +373,10 @@ def run_all_cases(seed: int) -> int:
             for flags in ("", "n", "ns", "a", "sb", "nab", "nsab"):
                 linear_case(seed, rows, out_features, in_features, flags, dtype)
                 num_cases += 1
-        num_cases += 10 + run_int8_cases(random, dtype)
-    return num_cases
+        num_cases += 17 + run_int8_cases(random, dtype)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        not_finite_cache_case(bad)
+    return num_cases + 3
 
 
 if __name__ == "__main__":

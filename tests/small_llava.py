@@ -67,7 +67,8 @@ def running(
     At the end it checks that no block is lost or held twice, and that every sequence has ended.
     """
     llama, stats = model.config.text_config, Stats()
-    gib = (num_blocks + 0.5) * bytes_per_block(llama, llama.num_hidden_layers, model.dtype) / 2**30
+    cache_dtype = torch.int8 if limits.get("kv_cache_dtype") == "int8" else model.dtype
+    gib = (num_blocks + 0.5) * bytes_per_block(llama, llama.num_hidden_layers, cache_dtype) / 2**30
     config = EngineConfig(**{"max_num_seqs": 6, "max_num_batched_tokens": 64, "kv_cache_gib": gib} | limits)
     runner, blocks = build_runner(model, VOCABULARY, config, stats, backend)
     scheduler = Scheduler(BlockManager(blocks, BLOCK_SIZE), config.max_num_seqs, config.max_num_batched_tokens, stats)

@@ -57,6 +57,8 @@ def _cases(context: Context) -> Iterator[Case]:
     for rows in sizes.batches:
         yield Case(*kernels_attention.decode(sizes, rows))
         context.free_memory()
+        yield Case(*kernels_attention.decode_int8(sizes, rows))
+        context.free_memory()
     for rows in sizes.batches:
         for make in (kernels_row_wise.norm, kernels_row_wise.silu, kernels_row_wise.rotate):
             yield Case(*make(sizes, rows))

@@ -8,6 +8,7 @@ from torch.nn.functional import silu as torch_silu
 from llava_serving.model.kernels.activation import silu_product
 from llava_serving.model.kernels.norm import add_rms_norm
 from llava_serving.model.kernels.rotary import rotate_and_cache
+from llava_serving.model.kv_cache import LayerCache
 
 from .poison import poisoned
 from .reference import apply_rotary, relative_error, rms_norm, rotary_tables
@@ -50,15 +51,14 @@ def rotate(sizes: Sizes, rows: int) -> CaseParts:
     positions = torch.randint(shape.context, (rows,), device=sizes.device)
     slots = torch.randperm(4 * rows, device=sizes.device)[:rows]
     cache_shape = (2, shape.heads, 4 * rows, shape.head_size)
-    keys, values = torch.full(cache_shape, torch.nan, dtype=sizes.dtype, device=sizes.device)
+    cache = LayerCache(*torch.full(cache_shape, torch.nan, dtype=sizes.dtype, device=sizes.device))
     query, key, value = heads.clone().chunk(3, dim=1)
 
     def run(_: int) -> None:
-        rotate_and_cache(heads, cos, sin, positions, slots, keys, values)
+        rotate_and_cache(heads, cos, sin, positions, slots, cache)
 
     run(0)
     query, key = (apply_rotary(states, cos[positions], sin[positions]) for states in (query, key))
     expected = torch.cat((query, key, value.double(), key, value.double()), 1)
-    cached = [states[:, slots].transpose(0, 1) for states in (keys, values)]
-    error = relative_error(torch.cat((heads, *cached), 1), expected)
+    error = relative_error(torch.cat((heads, *cache.gather(slots, sizes.dtype)), 1), expected)
     return "rotate_and_cache", rows, 7 * value.nbytes, run, error

@@ -27,7 +27,7 @@ from llava_serving.weights.loader import LoadedModel
 from llava_serving.weights.model_folder import PartsFolder
 from llava_serving.weights.sentence_loss import next_token_loss
 
-from .setting import linear_bytes, load
+from .setting import kv_cache_dtype, linear_bytes, load
 
 MAX_NEW_TOKENS = 32
 REQUEST = 500  # prompts that are submitted together
@@ -45,7 +45,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _measure(setting: str, sets: dict[str, list[Example]]) -> dict[str, Any]:
     loaded = load(PartsFolder(ROOT / "demo"), setting)
     num_bytes = linear_bytes(loaded.model)
-    settings = Settings(device="cpu", max_queued_seqs=REQUEST)
+    settings = Settings(device="cpu", max_queued_seqs=REQUEST, kv_cache_dtype=kv_cache_dtype(setting))
     built = build_model_runner(loaded, settings)
     loss = next_token_loss(runner_logits(loaded, built.runner), torch.tensor(sentence_ids(loaded)))
     engine = engine_of(built, loaded, settings)

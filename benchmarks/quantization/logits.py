@@ -20,7 +20,7 @@ from llava_serving.service.engine_builder import build_model_runner
 from llava_serving.settings import Settings
 from llava_serving.weights.model_folder import MergedFolder
 
-from .setting import linear_bytes, load
+from .setting import kv_cache_dtype, linear_bytes, load
 
 REFERENCE = "none/float32"
 TEXTS = "Here is a picture that somebody took on a holiday:", "Describe it in two or three sentences, please."
@@ -42,7 +42,8 @@ def _logits(folder: MergedFolder, setting: str) -> tuple[torch.Tensor, int]:
     """Returns the logits (tokens, vocabulary) in float32, and the bytes of the linear layers."""
     loaded = load(folder, setting)
     num_bytes = linear_bytes(loaded.model)
-    runner = build_model_runner(loaded, Settings(device="cpu", kv_cache_gib=KV_CACHE_GIB)).runner
+    settings = Settings(device="cpu", kv_cache_gib=KV_CACHE_GIB, kv_cache_dtype=kv_cache_dtype(setting))
+    runner = build_model_runner(loaded, settings).runner
     encoded = loaded.tokenizer.encode([TEXTS[0], ImageSource("", ""), TEXTS[1]])
     with Image.open(ROOT / "demo" / "pictures" / "shapes.png") as picture:
         pixels = torch.from_numpy(loaded.preprocessor(picture.convert("RGB")))

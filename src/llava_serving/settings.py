@@ -87,6 +87,11 @@ class Settings(BaseModel):
         description="GiB for keys and values; by default the need of `LLAVA_MAX_NUM_SEQS` whole contexts, on CUDA as "
         "far as `LLAVA_GPU_MEMORY_UTILIZATION` allows, on a CPU at most 4",
     )
+    kv_cache_dtype: Literal["auto", "int8"] = Field(
+        default="auto",
+        description="`auto` (the dtype of the model) or `int8`: keys and values in 8 bits, so that the same memory "
+        "holds nearly twice the tokens of a 16-bit dtype",
+    )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="share of the GPU's memory to use in total"
     )

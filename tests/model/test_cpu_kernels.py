@@ -12,18 +12,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_llava import answers, running, tokens
-from test_static_decode import PROMPT_LISTS, model
+from test_static_decode import PROMPT_LISTS, PROMPTS, model
 from torch import nn
 from torch.nn.functional import rms_norm, silu
 
 from llava_serving.engine.prompt import EnginePrompt
-from llava_serving.model.backend import CPU, c_backend
+from llava_serving.model.backend import CPU, TORCH, c_backend
 from llava_serving.model.cpu_kernels import cpu_linear, library, row_wise
 from llava_serving.model.cpu_kernels.attention_kernels import CKernels
 from llava_serving.model.cpu_kernels.cpu_linear import CpuLinear
 from llava_serving.model.cpu_kernels.packed_weight import NumberFormat, PackedWeight
-from llava_serving.model.kv_cache import BLOCK_SIZE
+from llava_serving.model.kv_cache import BLOCK_SIZE, LayerCache
 from llava_serving.model.rotary import apply_rotary
+from llava_serving.model.torch_kernels import TorchKernels
 
 INTEGERS = [NumberFormat.INT8, NumberFormat.INT4]
 SIZES = [(1, 1), (32, 64), (70, 100), (96, 2048), (33, 4500)]  # out features, in features
@@ -200,6 +201,15 @@ def attention_case(
     return *(tensor.to(dtype) for tensor in floats), torch.tensor(lengths, dtype=torch.int32) - 1, tables
 
 
+def numbers(cache: LayerCache, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the keys and values (KV heads, tokens, head size) that the cache holds, in float64."""
+    keys, values = (cached[:, slots].double() for cached in (cache.keys, cache.values))
+    if cache.key_scales is None or cache.value_scales is None:
+        return keys, values
+    return keys * cache.key_scales[:, slots, None].double(), values * cache.value_scales[:, slots, None].double()
+
+
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @property_test(25)
 @given(
@@ -207,27 +217,66 @@ def attention_case(
     st.sampled_from([2, 8, 24, 128]), st.integers(0, 99),
 )  # fmt: skip
 def test_decode_attention_reads_only_what_its_sequence_wrote(
-    kernels: ctypes.CDLL, dtype: torch.dtype, lengths: list[int], num_heads: tuple[int, int], size: int, seed: int
-) -> None:
+    kernels: ctypes.CDLL, dtype: torch.dtype, int8: bool, lengths: list[int], num_heads: tuple[int, int], size: int,
+    seed: int,
+) -> None:  # fmt: skip
     torch.manual_seed(seed)
     heads, cos, sin, keys, values, positions, tables = attention_case(lengths, *num_heads, size, dtype)
-    result = CKernels(kernels).decode(heads.clone(), cos, sin, positions, tables, keys, values)
+    cache = LayerCache(keys, values).quantized() if int8 else LayerCache(keys, values)
+    before = cache.clone()
+    result = CKernels(kernels).decode(heads.clone(), cos, sin, positions, tables, cache)
+    unwritten = torch.ones(keys.shape[1], dtype=torch.bool)
     query_heads, kv_heads = num_heads
     for row, length in enumerate(lengths):
         states, angle = heads[row].double(), (cos[length - 1].double(), sin[length - 1].double())
         slots = torch.tensor([int(tables[row, p // BLOCK_SIZE]) * BLOCK_SIZE + p % BLOCK_SIZE for p in range(length)])
-        key, value = keys[:, slots].double(), values[:, slots].double()
-        assert error(key[:, -1], apply_rotary(states[query_heads:-kv_heads], *angle)) < 1e-2
-        assert torch.equal(value[:, -1], states[-kv_heads:])
+        key, value = numbers(cache, slots)
+        unwritten[slots[-1]] = False
+        own_key, own_value = apply_rotary(states[query_heads:-kv_heads], *angle), states[-kv_heads:]
+        assert error(key[:, -1], own_key) < 1e-2
+        assert error(value[:, -1], own_value) < (1e-2 if int8 else 1e-30)
         query = apply_rotary(states[:query_heads], *angle).view(kv_heads, -1, size)
         weights = (query @ key.transpose(1, 2) * size**-0.5).softmax(-1)
-        assert error(result[row], (weights @ value).flatten(0, 1)) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
+        tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-4 if int8 else 1e-5
+        assert error(result[row], (weights @ value).flatten(0, 1)) < tolerance
+    for was, now in zip(before, cache, strict=True):
+        if was is not None and now is not None:
+            assert torch.equal(was[:, unwritten].nan_to_num(9), now[:, unwritten].nan_to_num(9))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@property_test(25)
+@given(st.sampled_from([(1, 1), (4, 4), (6, 2)]), st.sampled_from([2, 8, 24, 128]), st.integers(0, 99))
+def test_keys_and_values_are_rounded_to_8_bits_as_by_torch(
+    kernels: ctypes.CDLL, dtype: torch.dtype, num_heads: tuple[int, int], size: int, seed: int
+) -> None:
+    """At position 0, where nothing is rotated. Prompts attend to the rounded numbers. NaN and infinity stay visible."""
+    torch.manual_seed(seed)
+    query_heads, kv_heads = num_heads
+    heads = (torch.randn(9, query_heads + 2 * kv_heads, size) * torch.randn(9, 1, 1).exp()).to(dtype)
+    heads[torch.rand(heads.shape[:2]) < 0.2] = 0
+    heads[3, query_heads, 1] = heads[5, -1, 0] = torch.nan if seed % 2 else torch.inf
+    finite = heads.isfinite().all(-1)[:, query_heads:]
+    angles = torch.ones(9, size).to(dtype), torch.zeros(9, size).to(dtype), torch.zeros(9).long()
+    slots, results = torch.randperm(2 * BLOCK_SIZE)[:9], []
+    for rounding in (CKernels(kernels), TorchKernels()):
+        states = heads.clone()
+        cache = LayerCache(*(torch.zeros(kv_heads, 2 * BLOCK_SIZE, size) for _ in range(2))).quantized()
+        rounding.rotate_and_cache(states, *angles, slots, cache)
+        cached = torch.cat(cache.gather(slots, dtype), 1)
+        assert torch.equal(cached.isfinite().all(-1), finite)
+        assert torch.equal(states[:, query_heads:][finite], cached[finite])
+        assert torch.equal(states[:, :query_heads], heads[:, :query_heads])
+        results.append(cached[finite])
+    assert torch.equal(*results)
+    assert error(results[0], heads[:, query_heads:][finite].double()) < 1e-2
 
 
 def test_a_padding_row_writes_nothing(kernels: ctypes.CDLL) -> None:
     heads, cos, sin, keys, values, positions, tables = attention_case([5, 9], 2, 2, 8, torch.float32)
     before = keys.clone(), values.clone()
-    output = CKernels(kernels).decode(heads, cos, sin, torch.full_like(positions, -1), tables, keys, values)
+    cache = LayerCache(keys, values)
+    output = CKernels(kernels).decode(heads, cos, sin, torch.full_like(positions, -1), tables, cache)
     assert torch.equal(output, torch.zeros_like(output))
     assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(before, (keys, values), strict=True))
 
@@ -244,6 +293,14 @@ def test_norms_and_swiglu(dtype: torch.dtype, rows: int) -> None:
     gate_up = (torch.randn(rows, 600) * 30).to(dtype)
     gate, up = gate_up.double().chunk(2, -1)
     assert error(row_wise.silu_product(gate_up), silu(gate) * up) < tolerance
+
+
+def test_the_engine_answers_in_8_bits_as_with_torchs_operators(kernels: ctypes.CDLL) -> None:
+    outcomes = []
+    for backend in (TORCH, c_backend(kernels)):
+        with running(model(), backend, kv_cache_dtype="int8", max_num_batched_tokens=16) as engine:
+            outcomes.append(tokens(answers(engine, *PROMPTS)))
+    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.slow

@@ -66,7 +66,9 @@ def profile_run(model: LlavaForConditionalGeneration, allocator: SimulatedAlloca
         [logits.double() for _ in range(6)]
 
 
-def kv_cache_tokens(total_bytes: int, capability: tuple[int, int], quantization: str = "none") -> int:
+def kv_cache_tokens(
+    total_bytes: int, capability: tuple[int, int], quantization: str = "none", dtype: torch.dtype = torch.float16
+) -> int:
     allocator = SimulatedAllocator(total_bytes, OTHERS)
     model = load(allocator, quantization)
     defaults = device_defaults(total_bytes / 2**30, capability)
@@ -75,9 +77,7 @@ def kv_cache_tokens(total_bytes: int, capability: tuple[int, int], quantization:
     available = available_bytes(allocator, config.gpu_memory_utilization, run)
     image_cache = config.image_cache_size * 256 * 5120 * 2
     llama = model.config.text_config
-    return BLOCK_SIZE * blocks_that_fit(
-        available - image_cache, bytes_per_block(llama, 40, torch.float16), llama, config
-    )
+    return BLOCK_SIZE * blocks_that_fit(available - image_cache, bytes_per_block(llama, 40, dtype), llama, config)
 
 
 def test_13b_has_12_000_tokens_of_kv_cache_on_40_gb() -> None:
@@ -92,6 +92,14 @@ def test_13b_has_58_000_tokens_of_kv_cache_on_80_gb() -> None:
 def test_13b_in_int8_has_6_000_tokens_of_kv_cache_on_24_gb_and_26_000_on_40_gb() -> None:
     assert 6_000 <= kv_cache_tokens(A10_24, (8, 6), "int8") < 8_000
     assert 26_000 <= kv_cache_tokens(A100_40, (8, 0), "int8") < 29_000
+
+
+def test_an_int8_cache_has_nearly_twice_the_tokens() -> None:
+    """A number takes 8 bits instead of 16, and each 128 numbers have a scale of 32 bits."""
+    for total_bytes, capability in ((A100_40, (8, 0)), (H100_80, (9, 0))):
+        in_float16 = kv_cache_tokens(total_bytes, capability)
+        in_int8 = kv_cache_tokens(total_bytes, capability, dtype=torch.int8)
+        assert in_int8 == pytest.approx(in_float16 * 256 / 132, abs=BLOCK_SIZE)
 
 
 def test_13b_in_int8_does_not_fit_on_16_gb() -> None:

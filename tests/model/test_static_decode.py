@@ -1,5 +1,6 @@
 """Static decode steps, and a host one step behind the device (overlap). A CPU runs them with torch's operators."""
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,6 +80,29 @@ def test_paged_attention_with_static_decode_and_overlap_equals_the_cpu_backend(
             )
 
 
+@functools.cache
+def exact_model(num_kv_heads: int) -> LlavaForConditionalGeneration:
+    """Returns the model in float64, in which no error of a sum changes what a number is rounded to."""
+    return copy.deepcopy(model(num_kv_heads)).double()
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
+@given(PROMPT_LISTS, st.sampled_from([CONTEXT_BLOCKS, 200]), st.sampled_from([8, 64]), st.sampled_from([1, 2]))
+def test_in_8_bits_chunks_preemption_and_cached_prefixes_change_no_answer(
+    prompts: list[EnginePrompt], num_blocks: int, step_tokens: int, num_kv_heads: int
+) -> None:
+    """The reference computes one prompt at a time, each in one step. Every step attends to rounded keys and values."""
+    expected = []
+    for prompt in prompts:
+        with running(exact_model(num_kv_heads), TORCH, max_num_batched_tokens=200, kv_cache_dtype="int8") as engine:
+            expected += tokens(answers(engine, prompt))
+    limits = {"num_blocks": num_blocks, "max_num_batched_tokens": step_tokens, "kv_cache_dtype": "int8"}
+    for options in ({}, STATIC_AND_OVERLAP):
+        with running(exact_model(num_kv_heads), TORCH, **limits, **options) as engine:
+            assert tokens(answers(engine, *prompts)) == expected
+
+
 GREEDY = SamplingParams(30, ignore_eos=True)
 PROMPTS = [engine_prompt([3 + i] * (5 + 7 * i), None, GREEDY) for i in range(5)]
 
@@ -90,6 +114,19 @@ def test_paged_attention_gives_the_greedy_tokens_of_the_cpu_backend(options: dic
     with running(model(), TORCH, max_num_batched_tokens=16, **options) as engine:
         actual = tokens(answers(engine, *PROMPTS))
     assert actual == expected
+
+
+def test_an_int8_cache_rounds_what_it_holds() -> None:
+    prompt = engine_prompt(list(range(3, 60)), None, SamplingParams(5, logprobs=2, ignore_eos=True))
+    logprobs = []
+    for kv_cache_dtype in ("auto", "int8"):
+        with running(model(), TORCH, kv_cache_dtype=kv_cache_dtype) as engine:
+            (completion,) = answers(engine, prompt)[0]
+            assert {str(stage.cache.dtype) for stage in engine._runner.stages} == {  # type: ignore[attr-defined]
+                "torch.int8" if kv_cache_dtype == "int8" else "torch.float32"
+            }
+        logprobs.append(completion.logprobs[0].logprob)
+    assert 0 < abs(logprobs[0] - logprobs[1]) < 0.1
 
 
 @pytest.mark.gpu
@@ -135,9 +172,9 @@ def test_padding_rows_write_only_to_the_null_block() -> None:
         assert isinstance(stage.attention, PagedAttention)
         arrays = stage.attention.decode_arrays([TokenRange(0, 17, 18, [5, 9])], 4)
         staged = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        before = stage.cache.key_slots[0].clone()
+        before = stage.cache.layers[0].keys.clone()
         stage.attention.decode(staged, 0, torch.randn(4, 6, 32))
-        changed = (stage.cache.key_slots[0] != before).any(-1).any(0).nonzero().flatten() // 16
+        changed = (stage.cache.layers[0].keys != before).any(-1).any(0).nonzero().flatten() // 16
     assert set(changed.tolist()) <= {9, stage.cache.null_block}
     assert 9 in changed
 

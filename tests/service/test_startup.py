@@ -51,9 +51,12 @@ def demo_in_bfloat16() -> LoadedModel:
     return load_model(PartsFolder(DEMO), "cpu", "bfloat16")
 
 
-def check(loaded: LoadedModel, backend: Backend = CPU, static_decode: bool = False) -> None:
+def check(
+    loaded: LoadedModel, backend: Backend = CPU, static_decode: bool = False, kv_cache_dtype: str = "auto"
+) -> None:
     """Runs the self-check on a new runner."""
-    runner = build_model_runner(loaded, Settings(kv_cache_gib=0.05), backend).runner
+    settings = Settings.from_environment({"LLAVA_KV_CACHE_GIB": "0.05", "LLAVA_KV_CACHE_DTYPE": kv_cache_dtype})
+    runner = build_model_runner(loaded, settings, backend).runner
     if static_decode:
         runner.enable_static_decode(4)
     self_check(loaded, runner)
@@ -63,6 +66,7 @@ def test_the_demo_model_passes_the_self_check_with_each_kind_of_attention(demo_l
     check(demo_loaded)
     check(demo_loaded, TORCH)
     check(demo_loaded, TORCH, static_decode=True)
+    check(demo_loaded, TORCH, static_decode=True, kv_cache_dtype="int8")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -120,19 +124,22 @@ def lose_the_cached_keys_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     rotate = TorchKernels.rotate_and_cache
 
     def broken(self: TorchKernels, *arguments: torch.Tensor) -> None:
-        rotate(self, *arguments[:5], *(cached.clone() for cached in arguments[5:]))
+        *others, cache = arguments
+        rotate(self, *others, cache.clone())
 
     monkeypatch.setattr(TorchKernels, "rotate_and_cache", broken)
 
 
 @pytest.mark.parametrize(
-    ("fault", "backend"),
+    ("fault", "backend", "kv_cache_dtype"),
     [
-        (skip_the_cache_write_of_one_layer, CPU),
-        (write_to_the_wrong_block, CPU),
-        (drop_the_decode_attention_of_one_layer, CPU),
-        (decode_at_the_wrong_position, TORCH),
-        (lose_the_cached_keys_of_a_prompt, TORCH),
+        (skip_the_cache_write_of_one_layer, CPU, "auto"),
+        (write_to_the_wrong_block, CPU, "auto"),
+        (drop_the_decode_attention_of_one_layer, CPU, "auto"),
+        (decode_at_the_wrong_position, TORCH, "auto"),
+        (lose_the_cached_keys_of_a_prompt, TORCH, "auto"),
+        (decode_at_the_wrong_position, TORCH, "int8"),
+        (lose_the_cached_keys_of_a_prompt, TORCH, "int8"),
     ],
 )
 def test_a_runner_with_a_wrong_attention_or_cache_fails_the_self_check(
@@ -140,10 +147,11 @@ def test_a_runner_with_a_wrong_attention_or_cache_fails_the_self_check(
     demo_in_bfloat16: LoadedModel,
     fault: Callable[[pytest.MonkeyPatch], None],
     backend: Backend,
+    kv_cache_dtype: str,
 ) -> None:
     fault(monkeypatch)
     with pytest.raises(StartupError, match=r"the engine's logits on an ordinary sentence are .* off transformers'"):
-        check(demo_in_bfloat16, backend)
+        check(demo_in_bfloat16, backend, kv_cache_dtype=kv_cache_dtype)
 
 
 def test_the_self_check_leaves_nothing_that_changes_an_answer(demo_loaded: LoadedModel) -> None:
@@ -216,8 +224,8 @@ write, rotate_and_cache, calls = KVCache.write, CKernels.rotate_and_cache, itert
 
 
 def lose_keys(self, *arguments):
-    *others, keys, values = arguments
-    rotate_and_cache(self, *others, torch.empty_like(keys) if next(calls) % 2 else keys, values)
+    *others, cache = arguments
+    rotate_and_cache(self, *others, cache.clone() if next(calls) % 2 else cache)
 
 
 # With a C compiler the kernels write the cache, and without one torch's operators.

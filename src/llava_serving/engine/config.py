@@ -1,6 +1,7 @@
 """The size of an engine: the settings, completed with defaults for the device."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -8,14 +9,16 @@ class EngineConfig:
     """Every limit of one engine.
 
     At most `max_num_seqs` sequences run in a step of at most `max_num_batched_tokens` tokens. With `kv_cache_gib` None
-    the KV cache takes the memory that the device has left. `static_decode` pads decode steps to a few batch sizes,
-    which CUDA captures as graphs. `overlap` lets the host prepare a step while the device computes the one before.
+    the KV cache takes the memory that the device has left. `kv_cache_dtype` is that of the model with `auto`.
+    `static_decode` pads decode steps to a few batch sizes, which CUDA captures as graphs. `overlap` lets the host
+    prepare a step while the device computes the one before.
     """
 
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 512
     max_queued_seqs: int = 64
     kv_cache_gib: float | None = None
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"
     gpu_memory_utilization: float = 0.9
     prefix_caching: bool = True
     image_cache_size: int = 64

@@ -12,7 +12,7 @@ from .cpu_kernels.cpu_linear import ROW_DTYPES
 from .cpu_kernels.forward import c_forward, c_logits
 from .cpu_kernels.library import load_kernels
 from .decoder import Forward, torch_forward
-from .kv_cache import BLOCK_SIZE
+from .kv_cache import BLOCK_SIZE, LayerCache
 from .lm_head import ComputeLogits, torch_logits
 from .paged_attention import PagedKernels
 from .torch_kernels import TorchKernels
@@ -45,15 +45,15 @@ def triton_backend(device: torch.device) -> Backend:
 
 
 def choose_backend(
-    device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int,
-    has_int8_layers: bool = False,
+    device: torch.device, dtype: torch.dtype, cache_dtype: torch.dtype, num_heads: int, num_kv_heads: int,
+    head_size: int, has_int8_layers: bool = False,
 ) -> Backend:  # fmt: skip
     """Returns Triton's kernels on a GPU if they agree with torch's on a random case, otherwise torch's operators.
 
     The log says which, and why. `has_int8_layers`: the model has layers of int8_linear.py.
     """
     if device.type != "cuda":
-        return _choose_cpu_backend(dtype, num_heads, num_kv_heads, head_size)
+        return _choose_cpu_backend(dtype, cache_dtype, num_heads, num_kv_heads, head_size)
     if importlib.util.find_spec("triton") is None:
         logger.warning("attention: torch's operators, several times slower: Triton is not installed")
         return TORCH
@@ -61,7 +61,7 @@ def choose_backend(
         from .kernels.forward import int8_error, linear_error
 
         backend = triton_backend(device)
-        error = decode_error(backend, device, dtype, num_heads, num_kv_heads, head_size)
+        error = decode_error(backend, device, dtype, cache_dtype, num_heads, num_kv_heads, head_size)
         error = max(error, linear_error(device, dtype), int8_error(device, dtype) if has_int8_layers else 0.0)
     except Exception as failure:  # no C compiler, or a card that Triton does not support: torch's operators still work
         logger.warning("attention: torch's operators, several times slower: Triton fails with %r", failure)
@@ -77,22 +77,26 @@ def c_backend(kernels: ctypes.CDLL) -> Backend:
     return Backend(CKernels(kernels), c_forward, c_logits)
 
 
-def _choose_cpu_backend(dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int) -> Backend:
+def _choose_cpu_backend(
+    dtype: torch.dtype, cache_dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int
+) -> Backend:
+    without_kernels = CPU if cache_dtype == dtype else TORCH  # CpuAttention knows no scales
     kernels = load_kernels() if dtype in ROW_DTYPES else None
     if kernels is None:
-        return CPU
+        return without_kernels
     backend = c_backend(kernels)
-    error = decode_error(backend, torch.device("cpu"), dtype, num_heads, num_kv_heads, head_size)
+    error = decode_error(backend, torch.device("cpu"), dtype, cache_dtype, num_heads, num_kv_heads, head_size)
     if not error <= TOLERANCE[dtype]:  # also true for NaN
         logger.warning("attention: torch's operators, slower: the compiled kernels' result is %.1e off", error)
-        return CPU
+        return without_kernels
     return backend
 
 
 @torch.inference_mode()
 def decode_error(
-    backend: Backend, device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int
-) -> float:
+    backend: Backend, device: torch.device, dtype: torch.dtype, cache_dtype: torch.dtype, num_heads: int,
+    num_kv_heads: int, head_size: int,
+) -> float:  # fmt: skip
     """Returns the relative error of decode attention against TorchKernels, on random keys in scattered blocks."""
     assert backend.paged is not None
     random = torch.Generator().manual_seed(0)
@@ -103,12 +107,13 @@ def decode_error(
 
     heads = normal(num_seqs, num_heads + 2 * num_kv_heads, head_size)
     keys, values = (normal(num_kv_heads, (num_seqs * num_blocks + 1) * BLOCK_SIZE, head_size) for _ in range(2))
+    cache = LayerCache(keys, values).quantized() if cache_dtype == torch.int8 else LayerCache(keys, values)
     angles = torch.rand(num_blocks * BLOCK_SIZE, head_size // 2, generator=random).repeat(1, 2)
     cos, sin = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
     positions = torch.tensor([0, 37, num_blocks * BLOCK_SIZE - 1], dtype=torch.int32, device=device)
     block_tables = torch.randperm(num_seqs * num_blocks, generator=random).int().view(num_seqs, num_blocks).to(device)
     result, reference = (
-        kernels.decode(heads.clone(), cos, sin, positions, block_tables, keys.clone(), values.clone()).double()
+        kernels.decode(heads.clone(), cos, sin, positions, block_tables, cache.clone()).double()
         for kernels in (backend.paged, TorchKernels())
     )
     return float((result - reference).norm() / reference.norm())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .attention import Attend, TokenRange, slot_mapping, split_phases, token_positions
-from .kv_cache import BLOCK_SIZE, KVCache
+from .kv_cache import BLOCK_SIZE, KVCache, LayerCache
 from .prefill_attention import PrefillAttention, SequenceLengths
 
 
@@ -18,12 +18,12 @@ class PagedKernels(Protocol):
 
     def decode(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        block_tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        block_tables: torch.Tensor, cache: LayerCache,
     ) -> torch.Tensor: ...  # fmt: skip
 
     def rotate_and_cache(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        slots: torch.Tensor, cache: LayerCache,
     ) -> None: ...  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class PagedAttention:
         """Attention of the decode rows, one row of `heads` each. `staged` holds the arrays of `decode_arrays`."""
         return self._kernels.decode(
             heads, self._cos, self._sin, staged["decode_positions"], staged["decode_block_tables"],
-            self._cache.key_slots[layer], self._cache.value_slots[layer],
+            self._cache.layers[layer],
         )  # fmt: skip
 
     def bind_decode(self, staged: Mapping[str, torch.Tensor]) -> Attend:
@@ -73,18 +73,15 @@ class PagedAttention:
         self, staged: Mapping[str, torch.Tensor], lengths: SequenceLengths, layer: int, heads: torch.Tensor
     ) -> torch.Tensor:
         """Attention of the prompt chunks. `staged` holds the arrays of `_prefill_arrays`."""
-        keys, values = self._cache.key_slots[layer], self._cache.value_slots[layer]
+        cache = self._cache.layers[layer]
         self._kernels.rotate_and_cache(
-            heads, self._cos, self._sin, staged["prefill_positions"], staged["prefill_slots"], keys, values
+            heads, self._cos, self._sin, staged["prefill_positions"], staged["prefill_slots"], cache
         )
-        num_kv_heads = len(keys)
+        num_kv_heads = len(cache.keys)
         query = heads[:, : -2 * num_kv_heads]
         if "context_slots" not in staged:  # every prefill begins its sequence, so the step's own keys are all keys
             return self._prefill(query, heads[:, -2 * num_kv_heads : -num_kv_heads], heads[:, -num_kv_heads:], lengths)
-        key, value = (
-            cached.index_select(1, staged["context_slots"]).transpose(0, 1).to(heads.dtype) for cached in (keys, values)
-        )
-        return self._prefill(query, key, value, lengths)
+        return self._prefill(query, *cache.gather(staged["context_slots"], heads.dtype), lengths)
 
 
 def _prefill_arrays(prefills: list[TokenRange]) -> dict[str, np.ndarray]:

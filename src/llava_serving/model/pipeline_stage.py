@@ -22,10 +22,12 @@ Layers = Sequence[nn.Module]
 class PipelineStage:
     """Runs all tokens of a step through its layers."""
 
-    def __init__(self, model: LlamaModel, layers: Layers, num_blocks: int, backend: Backend) -> None:
+    def __init__(
+        self, model: LlamaModel, layers: Layers, num_blocks: int, cache_dtype: torch.dtype, backend: Backend
+    ) -> None:
         config = model.config
         self.device = device_of_layers(layers)
-        self.cache = KVCache(config, len(layers), num_blocks, model.dtype, self.device)
+        self.cache = KVCache(config, len(layers), num_blocks, cache_dtype, self.device)
         cos, sin = rotary_tables(model, self.device)
         self.attention: Attention
         if backend.paged is None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
+import torch
 from transformers import LlavaForConditionalGeneration
 
 from ..engine.config import EngineConfig
@@ -33,11 +34,12 @@ def build_runner(
     Without `backend`, the device's best one is chosen.
     """
     groups = group_by_device(model.model.language_model)
-    chosen = backend or _best_backend(model, groups)
+    cache_dtype = torch.int8 if config.kv_cache_dtype == "int8" else model.dtype
+    chosen = backend or _best_backend(model, groups, cache_dtype)
 
     def assemble(blocks: int) -> ModelRunner:
         language_model = model.model.language_model
-        stages = [PipelineStage(language_model, layers, blocks, chosen) for layers in groups]
+        stages = [PipelineStage(language_model, layers, blocks, cache_dtype, chosen) for layers in groups]
         return ModelRunner(
             model, stages, ImageEncoder(model, config.image_cache_size, stats),
             LMHead(language_model.norm, model.lm_head, chosen.compute_logits),
@@ -45,23 +47,24 @@ def build_runner(
             _staging_buffer(model, config), config.max_num_seqs, config.overlap,
         )  # fmt: skip
 
-    blocks = _num_cache_blocks(model, groups, config, assemble)
+    blocks = _num_cache_blocks(model, groups, config, cache_dtype, assemble)
     runner = assemble(blocks)
     if config.static_decode and len(groups) == 1 and chosen.paged is not None:
         runner.enable_static_decode(config.max_num_seqs)
     logger.info(
-        "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache (%.2f GiB on %s)",
+        "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache in %s (%.2f GiB on %s)",
         config.max_num_seqs, config.max_num_batched_tokens, f"{blocks * BLOCK_SIZE:,}",
+        str(cache_dtype).removeprefix("torch."),
         sum(stage.cache.num_bytes for stage in runner.stages) / GIB, ", ".join(str(s.device) for s in runner.stages),
     )  # fmt: skip
     return runner, blocks
 
 
-def _best_backend(model: LlavaForConditionalGeneration, groups: Sequence[Layers]) -> Backend:
+def _best_backend(model: LlavaForConditionalGeneration, groups: Sequence[Layers], cache_dtype: torch.dtype) -> Backend:
     llama = model.config.text_config
     heads = llama.num_attention_heads, llama.num_key_value_heads, llama.head_dim
     has_int8_layers = any(isinstance(module, Int8Linear) for module in model.modules())
-    return choose_backend(device_of_layers(groups[0]), model.dtype, *heads, has_int8_layers)
+    return choose_backend(device_of_layers(groups[0]), model.dtype, cache_dtype, *heads, has_int8_layers)
 
 
 def _staging_buffer(model: LlavaForConditionalGeneration, config: EngineConfig) -> StagingBuffer:
@@ -82,12 +85,12 @@ def _max_staged_bytes(model: LlavaForConditionalGeneration, config: EngineConfig
 
 def _num_cache_blocks(
     model: LlavaForConditionalGeneration, groups: Sequence[Layers], config: EngineConfig,
-    assemble: Callable[[int], ModelRunner],
+    cache_dtype: torch.dtype, assemble: Callable[[int], ModelRunner],
 ) -> int:  # fmt: skip
     llama = model.config.text_config
     configured = configured_bytes(config, device_of_layers(groups[0]))
     if configured is not None:
-        all_layers_block = bytes_per_block(llama, int(llama.num_hidden_layers), model.dtype)
+        all_layers_block = bytes_per_block(llama, int(llama.num_hidden_layers), cache_dtype)
         return blocks_that_fit(configured, all_layers_block, llama, config)
     per_device = [
         (
@@ -96,7 +99,7 @@ def _num_cache_blocks(
                 config.gpu_memory_utilization,
                 lambda: profile_run(assemble(1), model, config),
             ),
-            bytes_per_block(llama, len(layers), model.dtype),
+            bytes_per_block(llama, len(layers), cache_dtype),
         )
         for layers in groups
     ]

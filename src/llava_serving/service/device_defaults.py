@@ -42,6 +42,7 @@ def engine_config(settings: Settings, device: torch.device) -> EngineConfig:
         max_num_batched_tokens=tokens,
         max_queued_seqs=settings.max_queued_seqs,
         kv_cache_gib=settings.kv_cache_gib,
+        kv_cache_dtype=settings.kv_cache_dtype,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         prefix_caching=settings.prefix_caching,
         image_cache_size=settings.image_cache_size,

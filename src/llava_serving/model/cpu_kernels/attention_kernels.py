@@ -4,8 +4,10 @@ import ctypes
 
 import torch
 
-from ..kv_cache import BLOCK_SIZE
+from ..kv_cache import BLOCK_SIZE, LayerCache
 from .library import Pointer, pointer
+
+MAX_HEAD_SIZE = 512  # with which sums of integers fit in 32 bits
 
 
 class _AttentionLayer(ctypes.Structure):
@@ -13,8 +15,8 @@ class _AttentionLayer(ctypes.Structure):
 
     _fields_ = (
         *((name, Pointer) for name in (
-            "states", "output", "cosine", "sine", "keys", "values", "positions", "block_tables", "long_positions",
-            "slots",
+            "states", "output", "cosine", "sine", "keys", "values", "key_scales", "value_scales", "positions",
+            "block_tables", "long_positions", "slots",
         )),
         *((name, ctypes.c_int64) for name in (
             "tokens", "heads", "kv_heads", "head_size", "cache_slots", "max_blocks",
@@ -34,10 +36,10 @@ class CKernels:
 
     def decode(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        block_tables: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        block_tables: torch.Tensor, cache: LayerCache,
     ) -> torch.Tensor:  # fmt: skip
-        output = heads.new_empty(len(heads), heads.shape[1] - 2 * len(keys), heads.shape[2])
-        layer = _attention_layer(heads, cos, sin, keys, values)
+        output = heads.new_empty(len(heads), heads.shape[1] - 2 * len(cache.keys), heads.shape[2])
+        layer = _attention_layer(heads, cos, sin, cache)
         layer.output, layer.positions, layer.block_tables = map(pointer, (output, positions, block_tables))
         layer.max_blocks = block_tables.shape[1]
         self._kernels.llava_decode(ctypes.byref(layer))
@@ -45,22 +47,23 @@ class CKernels:
 
     def rotate_and_cache(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
-        slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+        slots: torch.Tensor, cache: LayerCache,
     ) -> None:  # fmt: skip
         positions, slots = positions.long(), slots.long()
-        layer = _attention_layer(heads, cos, sin, keys, values)
+        layer = _attention_layer(heads, cos, sin, cache)
         layer.long_positions, layer.slots = pointer(positions), pointer(slots)
         self._kernels.llava_rotate_and_cache(ctypes.byref(layer))
 
 
-def _attention_layer(
-    heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-) -> _AttentionLayer:
-    assert all(tensor.is_contiguous() for tensor in (heads, keys, values))
-    assert heads.dtype == cos.dtype == keys.dtype
+def _attention_layer(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache) -> _AttentionLayer:
+    assert all(states is None or states.is_contiguous() for states in (heads, *cache))
+    assert heads.dtype == cos.dtype
+    assert cache.keys.dtype == (heads.dtype if cache.key_scales is None else torch.int8)
     num_tokens, all_heads, head_size = heads.shape
-    layer = _AttentionLayer(*map(pointer, (heads, None, cos, sin, keys, values)))
-    layer.tokens, layer.heads, layer.kv_heads = num_tokens, all_heads - 2 * len(keys), len(keys)
-    layer.head_size, layer.cache_slots, layer.scale = head_size, keys.shape[1], head_size**-0.5
+    num_kv_heads, num_slots, _ = cache.keys.shape
+    assert head_size <= MAX_HEAD_SIZE
+    layer = _AttentionLayer(*map(pointer, (heads, None, cos, sin, *cache)))
+    layer.tokens, layer.heads, layer.kv_heads = num_tokens, all_heads - 2 * num_kv_heads, num_kv_heads
+    layer.head_size, layer.cache_slots, layer.scale = head_size, num_slots, head_size**-0.5
     layer.is_bfloat16, layer.threads = heads.dtype == torch.bfloat16, torch.get_num_threads()
     return layer

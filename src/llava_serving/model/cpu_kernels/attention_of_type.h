@@ -9,8 +9,24 @@ static inline void NAMED(rotate)(const VALUE *head, const VALUE *cosine, const V
     }
 }
 
+static inline void NAMED(read_all)(float *to, const VALUE *values, long count) {
+    for (long i = 0; i < count; i++) to[i] = READ(values[i]);
+}
+
 static inline void NAMED(write_all)(VALUE *to, const float *values, long count) {
     for (long i = 0; i < count; i++) to[i] = WRITE(values[i]);
+}
+
+// Writes a rotated key and its value to the cache, and rounds them to what it holds.
+static void NAMED(cache)(const attention_layer *layer, long kv_head, long slot, float *key, float *value) {
+    long size = layer->head_size, at = kv_head * layer->cache_slots + slot;
+    if (layer->key_scales) {
+        cache_int8(key, size, (int8_t *)layer->keys + at * size, layer->key_scales + at);
+        cache_int8(value, size, (int8_t *)layer->values + at * size, layer->value_scales + at);
+    } else {
+        NAMED(write_all)((VALUE *)layer->keys + at * size, key, size);
+        NAMED(write_all)((VALUE *)layer->values + at * size, value, size);
+    }
 }
 
 static void NAMED(rotate_token)(const attention_layer *layer, long token) {
@@ -18,16 +34,18 @@ static void NAMED(rotate_token)(const attention_layer *layer, long token) {
     VALUE *states = (VALUE *)layer->states + token * (heads + 2 * kv_heads) * size;
     const VALUE *cosine = (const VALUE *)layer->cosine + layer->long_positions[token] * size;
     const VALUE *sine = (const VALUE *)layer->sine + layer->long_positions[token] * size;
-    float rotated[size];
-    for (long head = 0; head < heads + kv_heads; head++) {
+    float rotated[size], value[size];
+    for (long head = 0; head < heads; head++) {
         NAMED(rotate)(states + head * size, cosine, sine, size, rotated);
         NAMED(write_all)(states + head * size, rotated, size);
     }
     for (long head = 0; head < kv_heads; head++) {
-        long cached = (head * layer->cache_slots + layer->slots[token]) * size;
-        const VALUE *key = states + (heads + head) * size, *value = key + kv_heads * size;
-        memcpy((VALUE *)layer->keys + cached, key, (size_t)size * sizeof(VALUE));
-        memcpy((VALUE *)layer->values + cached, value, (size_t)size * sizeof(VALUE));
+        VALUE *key = states + (heads + head) * size;
+        NAMED(rotate)(key, cosine, sine, size, rotated);
+        NAMED(read_all)(value, key + kv_heads * size, size);
+        NAMED(cache)(layer, head, layer->slots[token], rotated, value);
+        NAMED(write_all)(key, rotated, size);
+        NAMED(write_all)(key + kv_heads * size, value, size);
     }
 }
 
@@ -66,45 +84,50 @@ static inline void NAMED(add_weighted)(float *restrict sum, const float *weights
         for (long i = 0; i < size; i++) sum[i] += weights[token] * READ(value[i]);
 }
 
+// Attention of the queries that share a head of keys and values. `output` is (queries, head_size).
+static void NAMED(attend)(const attention_layer *layer, const context *context, const float *query, float *output) {
+    long size = layer->head_size, group = layer->heads / layer->kv_heads, length = context->length;
+    const VALUE *keys = context->keys, *values = context->values;
+    float scores[group * length];
+    for (long token = 0; token < length; token += TOKENS) {
+        prefetch_ahead(context, keys, values, token, size * (long)sizeof(VALUE));
+        for (long head = 0; head < group; head++)
+            NAMED(scores)(query + head * size, keys + slot_of(context, token) * size, size,
+                          smaller(TOKENS, length - token), scores + head * length + token);
+    }
+    memset(output, 0, (size_t)(group * size) * sizeof *output);
+    for (long head = 0; head < group; head++, output += size) {
+        float *weights = scores + head * length, total = softmax(weights, length);
+        for (long token = 0; token < length; token += TOKENS) {
+            prefetch_ahead(context, values, NULL, token, size * (long)sizeof(VALUE));
+            NAMED(add_weighted)(output, weights + token, values + slot_of(context, token) * size, size,
+                                smaller(TOKENS, length - token));
+        }
+        for (long i = 0; i < size; i++) output[i] /= total;
+    }
+}
+
 // One token of one sequence with one head of keys and values, and the queries that share it.
 static void NAMED(decode_head)(const attention_layer *layer, long row, long kv_head) {
     long size = layer->head_size, kv_heads = layer->kv_heads, group = layer->heads / kv_heads;
-    long position = layer->positions[row], length = position + 1;
+    long position = layer->positions[row];
+    VALUE *output = (VALUE *)layer->output + (row * layer->heads + kv_head * group) * size;
     if (position < 0) {  // a padding row, whose output is not used
-        memset((VALUE *)layer->output + (row * layer->heads + kv_head * group) * size, 0,
-               (size_t)(group * size) * sizeof(VALUE));
+        memset(output, 0, (size_t)(group * size) * sizeof(VALUE));
         return;
     }
-    const int32_t *blocks = layer->block_tables + row * layer->max_blocks;
+    const context context = context_of(layer, row, kv_head, layer->key_scales ? 1 : sizeof(VALUE));
     const VALUE *states = (const VALUE *)layer->states + row * (layer->heads + 2 * kv_heads) * size;
     const VALUE *cosine = (const VALUE *)layer->cosine + position * size;
     const VALUE *sine = (const VALUE *)layer->sine + position * size;
-    VALUE *keys = (VALUE *)layer->keys + kv_head * layer->cache_slots * size;
-    VALUE *values = (VALUE *)layer->values + kv_head * layer->cache_slots * size;
-    long slot = ((long)blocks[position / TOKENS] * TOKENS + position % TOKENS) * size;
-    float query[group * size], weights[group * length], sum[size], rotated[size];
-    NAMED(rotate)(states + (layer->heads + kv_head) * size, cosine, sine, size, rotated);
-    NAMED(write_all)(keys + slot, rotated, size);
-    memcpy(values + slot, states + (layer->heads + kv_heads + kv_head) * size, (size_t)size * sizeof(VALUE));
+    float query[group * size], attended[group * size], key[size], value[size];
+    NAMED(rotate)(states + (layer->heads + kv_head) * size, cosine, sine, size, key);
+    NAMED(read_all)(value, states + (layer->heads + kv_heads + kv_head) * size, size);
+    NAMED(cache)(layer, kv_head, slot_of(&context, position), key, value);
     for (long head = 0; head < group; head++) {
         NAMED(rotate)(states + (kv_head * group + head) * size, cosine, sine, size, query + head * size);
         for (long i = 0; i < size; i++) query[head * size + i] *= layer->scale;
     }
-    for (long token = 0; token < length; token += TOKENS) {
-        const VALUE *key = keys + (long)blocks[token / TOKENS] * TOKENS * size;
-        long count = length - token < TOKENS ? length - token : TOKENS;
-        for (long head = 0; head < group; head++)
-            NAMED(scores)(query + head * size, key, size, count, weights + head * length + token);
-    }
-    for (long head = 0; head < group; head++) {
-        float *weight = weights + head * length, total = softmax(weight, length);
-        memset(sum, 0, sizeof sum);
-        for (long token = 0; token < length; token += TOKENS) {
-            const VALUE *value = values + (long)blocks[token / TOKENS] * TOKENS * size;
-            long count = length - token < TOKENS ? length - token : TOKENS;
-            NAMED(add_weighted)(sum, weight + token, value, size, count);
-        }
-        for (long i = 0; i < size; i++) sum[i] /= total;
-        NAMED(write_all)((VALUE *)layer->output + (row * layer->heads + kv_head * group + head) * size, sum, size);
-    }
+    (layer->key_scales ? attend_int8 : NAMED(attend))(layer, &context, query, attended);
+    NAMED(write_all)(output, attended, group * size);
 }

@@ -24,6 +24,18 @@ static inline ints bytes_to_lanes(const uint8_t *p) { return _mm512_cvtepu8_epi3
 static inline floats as_floats(ints v) { return _mm512_castsi512_ps(v); }
 static inline ints as_ints(floats v) { return _mm512_castps_si512(v); }
 static inline floats multiply_add(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+static inline floats load_floats(const float *p) { return _mm512_loadu_ps(p); }
+static inline void store_floats(float *p, floats v) { _mm512_storeu_ps(p, v); }
+static inline floats same_float(float v) { return _mm512_set1_ps(v); }
+static inline floats bytes_to_floats(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+static inline ints bytes_to_words(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p)); }
+// Adds, per lane, the products of two signed words of a with two of b.
+static inline ints dot_words(ints sum, ints a, ints b) { return _mm512_dpwssd_epi32(sum, a, b); }
+static inline __m256i halves_added(ints v) {
+    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+}
 #elif defined(__AVX2__) && defined(__FMA__)
 #define LANES 8
 typedef __m256i ints;
@@ -44,6 +56,15 @@ static inline ints bytes_to_lanes(const uint8_t *p) { return _mm256_cvtepu8_epi3
 static inline floats as_floats(ints v) { return _mm256_castsi256_ps(v); }
 static inline ints as_ints(floats v) { return _mm256_castps_si256(v); }
 static inline floats multiply_add(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
+static inline floats load_floats(const float *p) { return _mm256_loadu_ps(p); }
+static inline void store_floats(float *p, floats v) { _mm256_storeu_ps(p, v); }
+static inline floats same_float(float v) { return _mm256_set1_ps(v); }
+static inline floats bytes_to_floats(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+}
+static inline ints bytes_to_words(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p)); }
+static inline ints dot_words(ints sum, ints a, ints b) { return add32(sum, _mm256_madd_epi16(a, b)); }
+static inline __m256i halves_added(ints v) { return v; }
 #else
 #error "these kernels need AVX2 and FMA"
 #endif
@@ -72,6 +93,13 @@ static inline ints dot_bfloat16(ints sum, ints w, ints x) {
     floats first = multiply_add(as_floats(left32(w, 16)), as_floats(left32(x, 16)), as_floats(sum));
     return as_ints(multiply_add(as_floats(and_bits(w, high)), as_floats(and_bits(x, high)), first));
 #endif
+}
+
+// Returns the sums of the lanes of four vectors.
+static inline __m128i sums_of_lanes(ints a, ints b, ints c, ints d) {
+    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(halves_added(a), halves_added(b)),
+                                      _mm256_hadd_epi32(halves_added(c), halves_added(d)));
+    return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 }
 
 static inline float from_bfloat16(uint16_t value) {

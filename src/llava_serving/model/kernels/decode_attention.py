@@ -11,7 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
+from ..kv_cache import LayerCache
 from .dependent_launch import pdl_options
+from .int8 import to_int8
 
 LOG2_E = 1.4426950408889634
 TILE, NUM_WARPS = 32, 4
@@ -22,10 +24,11 @@ MAX_SPLITS = 8
 
 @triton.jit(do_not_specialize=["row_stride", "table_stride"])
 def _decode(
-    heads, cos, sin, positions, block_tables, keys, values, output, split_outputs, split_stats, scale,
-    row_stride, table_stride, head_stride,
+    heads, cos, sin, positions, block_tables, keys, values, key_scales, value_scales, output, split_outputs,
+    split_stats, scale,
+    row_stride, table_stride, head_slots,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_SIZE: tl.constexpr, HALF_BLOCK: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, USE_PDL: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, INT8: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     if USE_PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -59,19 +62,23 @@ def _decode(
         token = tile_start + lane
         lane_mask = token < stop
         block = tl.load(block_tables + seq * table_stride + token // BLOCK_SIZE, mask=lane_mask, other=0).to(tl.int64)
-        offset = kv_head.to(tl.int64) * head_stride + (block * BLOCK_SIZE + token % BLOCK_SIZE) * HEAD_SIZE
-        offset = offset[:, None] + column[None, :]
+        slot = kv_head.to(tl.int64) * head_slots + block * BLOCK_SIZE + token % BLOCK_SIZE
+        offset = slot[:, None] * HEAD_SIZE + column[None, :]
         mask = lane_mask[:, None] & column_mask[None, :]
         key_1 = tl.load(keys + offset, mask=mask, other=0.0).to(tl.float32)
         key_2 = tl.load(keys + offset + HALF, mask=mask, other=0.0).to(tl.float32)
         value_1 = tl.load(values + offset, mask=mask, other=0.0).to(tl.float32)
         value_2 = tl.load(values + offset + HALF, mask=mask, other=0.0).to(tl.float32)
         score = tl.sum(key_1 * query_1[None, :] + key_2 * query_2[None, :], 1)
+        if INT8:
+            score *= tl.load(key_scales + slot, mask=lane_mask, other=0.0)
         score = tl.where(lane_mask, score, -1.0e30)
         new_max = tl.maximum(lane_max, score)
         rescale = tl.exp2(lane_max - new_max)
         weight = tl.where(lane_mask, tl.exp2(score - new_max), 0.0)
         lane_sum = lane_sum * rescale + weight
+        if INT8:
+            weight *= tl.load(value_scales + slot, mask=lane_mask, other=0.0)
         acc_1 = acc_1 * rescale[:, None] + value_1 * weight[:, None]
         acc_2 = acc_2 * rescale[:, None] + value_2 * weight[:, None]
         lane_max = new_max
@@ -85,24 +92,35 @@ def _decode(
         new = row + (NUM_HEADS + kv_head) * HEAD_SIZE + column
         first = tl.load(new, mask=column_mask, other=0.0).to(tl.float32)
         second = tl.load(new + HALF, mask=column_mask, other=0.0).to(tl.float32)
-        new_key_1 = (first * cosine - second * sine).to(keys.dtype.element_ty)
-        new_key_2 = (second * cosine + first * sine).to(keys.dtype.element_ty)
+        new_key_1, new_key_2 = first * cosine - second * sine, second * cosine + first * sine
         new_value = new + NUM_KV_HEADS * HEAD_SIZE
-        new_value_1 = tl.load(new_value, mask=column_mask, other=0.0).to(values.dtype.element_ty)
-        new_value_2 = tl.load(new_value + HALF, mask=column_mask, other=0.0).to(values.dtype.element_ty)
+        new_value_1 = tl.load(new_value, mask=column_mask, other=0.0).to(tl.float32)
+        new_value_2 = tl.load(new_value + HALF, mask=column_mask, other=0.0).to(tl.float32)
+        if INT8:
+            new_key_1, new_key_2, key_scale = to_int8(new_key_1, new_key_2)
+            new_value_1, new_value_2, value_scale = to_int8(new_value_1, new_value_2)
+        new_key_1, new_key_2 = new_key_1.to(keys.dtype.element_ty), new_key_2.to(keys.dtype.element_ty)
+        new_value_1, new_value_2 = new_value_1.to(values.dtype.element_ty), new_value_2.to(values.dtype.element_ty)
         if (head % GROUP == 0) & (position >= 0):
             block = tl.load(block_tables + seq * table_stride + position // BLOCK_SIZE).to(tl.int64)
-            slot = block * BLOCK_SIZE + position % BLOCK_SIZE
-            offset = kv_head.to(tl.int64) * head_stride + slot * HEAD_SIZE + column
+            slot = kv_head.to(tl.int64) * head_slots + block * BLOCK_SIZE + position % BLOCK_SIZE
+            offset = slot * HEAD_SIZE + column
             tl.store(keys + offset, new_key_1, mask=column_mask)
             tl.store(keys + offset + HALF, new_key_2, mask=column_mask)
             tl.store(values + offset, new_value_1, mask=column_mask)
             tl.store(values + offset + HALF, new_value_2, mask=column_mask)
+            if INT8:
+                tl.store(key_scales + slot, key_scale)
+                tl.store(value_scales + slot, value_scale)
         score = tl.sum(new_key_1.to(tl.float32) * query_1 + new_key_2.to(tl.float32) * query_2, 0)
+        if INT8:
+            score *= key_scale
         max_with_new = tl.maximum(split_max, score)
         split_rescale = tl.exp2(split_max - max_with_new)
         new_weight = tl.exp2(score - max_with_new)
         split_sum = split_sum * split_rescale + new_weight
+        if INT8:
+            new_weight *= value_scale
         out_1 = out_1 * split_rescale + new_value_1.to(tl.float32) * new_weight
         out_2 = out_2 * split_rescale + new_value_2.to(tl.float32) * new_weight
         split_max = max_with_new
@@ -152,17 +170,18 @@ def num_splits(num_seqs: int, num_heads: int) -> int:
 
 def decode_attention(
     heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor, block_tables: torch.Tensor,
-    keys: torch.Tensor, values: torch.Tensor, block_size: int, splits: int | None = None,
+    cache: LayerCache, block_size: int, splits: int | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Writes the rotated key and the value of one token per sequence to the cache, and returns its attention.
 
     `heads` (sequences, query + key + value heads, head size) before rotation, a sequence's heads contiguous; `cos` and
     `sin` (context, head size); `positions` (sequences,) int32, -1 for a padding row, which writes nothing and attends
-    to itself; `block_tables` (sequences, blocks) int32; `keys` and `values` of one layer (KV heads, slots, head size).
+    to itself; `block_tables` (sequences, blocks) int32; `cache` of one layer, whose slots are contiguous.
     Returns (sequences, query heads, head size): each query attends to its own position and to all before it.
     """
     num_seqs, all_heads, head_size = heads.shape
-    num_kv_heads = keys.shape[0]
+    keys, values, key_scales, value_scales = cache
+    num_kv_heads, head_slots, _ = keys.shape
     num_heads = all_heads - 2 * num_kv_heads
     splits = splits or num_splits(num_seqs, num_heads)
     output = heads.new_empty(num_seqs, num_heads, head_size)
@@ -172,11 +191,11 @@ def decode_attention(
         split_outputs = heads.new_empty(num_seqs, num_heads, splits, head_size, dtype=torch.float32)
         split_stats = heads.new_empty(num_seqs, num_heads, splits, 2, dtype=torch.float32)
     _decode[(num_seqs, num_heads, splits)](
-        heads, cos, sin, positions, block_tables, keys, values, output, split_outputs, split_stats,
-        head_size**-0.5 * LOG2_E, heads.stride(0), block_tables.stride(0), keys.stride(0),
+        heads, cos, sin, positions, block_tables, keys, values, key_scales, value_scales, output, split_outputs,
+        split_stats, head_size**-0.5 * LOG2_E, heads.stride(0), block_tables.stride(0), head_slots,
         NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, HEAD_SIZE=head_size,
         HALF_BLOCK=triton.next_power_of_2(head_size // 2), BLOCK_SIZE=block_size, TILE=TILE, SPLITS=splits,
-        num_warps=NUM_WARPS, **pdl_options(heads),
+        INT8=key_scales is not None, num_warps=NUM_WARPS, **pdl_options(heads),
     )  # fmt: skip
     if splits > 1:
         _join_splits[(num_seqs * num_heads,)](

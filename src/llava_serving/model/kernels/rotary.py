@@ -4,16 +4,18 @@ import torch
 import triton
 import triton.language as tl
 
+from ..kv_cache import LayerCache
 from .dependent_launch import pdl_options
+from .int8 import to_int8
 
 HEADS_PER_PROGRAM = 8  # all of one token
 
 
 @triton.jit(do_not_specialize=["row_stride"])
 def _rotate_and_cache(
-    heads, cos, sin, positions, slots, keys, values, row_stride, head_stride,
+    heads, cos, sin, positions, slots, keys, values, key_scales, value_scales, row_stride, head_slots,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_SIZE: tl.constexpr, HALF_BLOCK: tl.constexpr,
-    HEADS_PER_PROGRAM: tl.constexpr, USE_PDL: tl.constexpr,
+    HEADS_PER_PROGRAM: tl.constexpr, INT8: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     if USE_PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -32,36 +34,51 @@ def _rotate_and_cache(
     is_rotated = head < NUM_HEADS + NUM_KV_HEADS
     rotated_first = tl.where(is_rotated, first * cosine - second * sine, first)
     rotated_second = tl.where(is_rotated, second * cosine + first * sine, second)
+    slot = tl.load(slots + token).to(tl.int64)
+    is_key = is_rotated & (head >= NUM_HEADS)
+    key_slot = (head - NUM_HEADS) * head_slots + slot
+    is_value = (head >= NUM_HEADS + NUM_KV_HEADS) & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
+    value_slot = (head - NUM_HEADS - NUM_KV_HEADS) * head_slots + slot
+    cached_first, cached_second = rotated_first, rotated_second
+    is_written = is_rotated
+    if INT8:
+        cached_first, cached_second, scale = to_int8(rotated_first, rotated_second)
+        scale = scale[:, None]
+        tl.store(key_scales + key_slot, scale, mask=is_key)
+        tl.store(value_scales + value_slot, scale, mask=is_value)
+        rotated_first = tl.where(head < NUM_HEADS, rotated_first, cached_first * scale)
+        rotated_second = tl.where(head < NUM_HEADS, rotated_second, cached_second * scale)
+        is_written = is_rotated | is_value
     dtype = heads.dtype.element_ty
-    tl.store(pointers, rotated_first.to(dtype), mask=mask & is_rotated)
-    tl.store(pointers + HALF, rotated_second.to(dtype), mask=mask & is_rotated)
-    slot = tl.load(slots + token).to(tl.int64) * HEAD_SIZE
-    is_key = mask & is_rotated & (head >= NUM_HEADS)
-    key = keys + (head - NUM_HEADS) * head_stride + slot + column
-    tl.store(key, rotated_first.to(keys.dtype.element_ty), mask=is_key)
-    tl.store(key + HALF, rotated_second.to(keys.dtype.element_ty), mask=is_key)
-    is_value = mask & (head >= NUM_HEADS + NUM_KV_HEADS)
-    value = values + (head - NUM_HEADS - NUM_KV_HEADS) * head_stride + slot + column
-    tl.store(value, first.to(values.dtype.element_ty), mask=is_value)
-    tl.store(value + HALF, second.to(values.dtype.element_ty), mask=is_value)
+    cached_dtype = keys.dtype.element_ty
+    tl.store(pointers, rotated_first.to(dtype), mask=mask & is_written)
+    tl.store(pointers + HALF, rotated_second.to(dtype), mask=mask & is_written)
+    key = keys + key_slot * HEAD_SIZE + column
+    tl.store(key, cached_first.to(cached_dtype), mask=mask & is_key)
+    tl.store(key + HALF, cached_second.to(cached_dtype), mask=mask & is_key)
+    value = values + value_slot * HEAD_SIZE + column
+    tl.store(value, cached_first.to(cached_dtype), mask=mask & is_value)
+    tl.store(value + HALF, cached_second.to(cached_dtype), mask=mask & is_value)
 
 
 def rotate_and_cache(
     heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor,
-    keys: torch.Tensor, values: torch.Tensor,
+    cache: LayerCache,
 ) -> None:  # fmt: skip
     """Rotates query and key heads in place (RoFormer, Su et al. 2021, arXiv:2104.09864; halves paired as in
-    transformers), and writes keys and values of each token to its slot.
+    transformers), and writes keys and values of each token to its slot. `heads` then holds them as the cache does.
 
     `heads` (tokens, query + key + value heads, head size), a token's heads contiguous; `cos` and `sin` (context, head
-    size); `positions` and `slots` (tokens,) integers; `keys` and `values` of one layer (KV heads, slots, head size).
+    size); `positions` and `slots` (tokens,) integers; `cache` of one layer, whose slots are contiguous.
     """
     num_tokens, all_heads, head_size = heads.shape
-    num_kv_heads = keys.shape[0]
+    keys, values, key_scales, value_scales = cache
+    num_kv_heads, head_slots, _ = keys.shape
     if not num_tokens:
         return
     _rotate_and_cache[(num_tokens, triton.cdiv(all_heads, HEADS_PER_PROGRAM))](
-        heads, cos, sin, positions, slots, keys, values, heads.stride(0), keys.stride(0),
+        heads, cos, sin, positions, slots, keys, values, key_scales, value_scales, heads.stride(0), head_slots,
         NUM_HEADS=all_heads - 2 * num_kv_heads, NUM_KV_HEADS=num_kv_heads, HEAD_SIZE=head_size,
-        HALF_BLOCK=triton.next_power_of_2(head_size // 2), HEADS_PER_PROGRAM=HEADS_PER_PROGRAM, **pdl_options(heads),
+        HALF_BLOCK=triton.next_power_of_2(head_size // 2), HEADS_PER_PROGRAM=HEADS_PER_PROGRAM,
+        INT8=key_scales is not None, **pdl_options(heads),
     )  # fmt: skip
