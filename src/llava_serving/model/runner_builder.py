@@ -9,6 +9,7 @@ from ..engine.config import EngineConfig
 from ..engine.stats import Stats
 from ..engine.vocabulary import Vocabulary
 from .backend import Backend, choose_backend
+from .cpu_kernels.vision_tower import use_kernels
 from .image_encoder import ImageEncoder
 from .kv_cache import BLOCK_SIZE, bytes_per_block
 from .kv_cache_sizing import GIB, CudaMemory, available_bytes, blocks_that_fit, configured_bytes
@@ -33,6 +34,8 @@ def build_runner(
     """
     groups = group_by_device(model.model.language_model)
     chosen = backend or _best_backend(model, groups)
+    if chosen.prefill is not None:
+        use_kernels(model.model.vision_tower, chosen.prefill)
 
     def assemble(blocks: int) -> ModelRunner:
         language_model = model.model.language_model
