@@ -34,8 +34,6 @@ def build_runner(
     """
     groups = group_by_device(model.model.language_model)
     chosen = backend or _best_backend(model, groups)
-    if chosen.prefill is not None:
-        use_kernels(model.model.vision_tower, chosen.prefill)
 
     def assemble(blocks: int) -> ModelRunner:
         language_model = model.model.language_model
@@ -51,6 +49,8 @@ def build_runner(
     runner = assemble(blocks)
     if config.static_decode and len(groups) == 1 and chosen.paged is not None:
         runner.enable_static_decode(config.max_num_seqs)
+    if chosen.prefill is not None:
+        use_kernels(model.model.vision_tower, chosen.prefill)
     logger.info(
         "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache (%.2f GiB on %s)",
         config.max_num_seqs, config.max_num_batched_tokens, f"{blocks * BLOCK_SIZE:,}",

@@ -31,6 +31,10 @@ typedef struct {
     long units;        // of a head: blocks of keys, or tiles of queries, of all sequences
 } prefill_work;
 
+static inline ints dot_float32(ints sum, ints w, ints x) {
+    return as_ints(multiply_add(as_floats(w), as_floats(x), as_floats(sum)));
+}
+
 DEFINE_TILES(float32, dot_float32)
 DEFINE_TILES(bfloat16, dot_bfloat16)
 

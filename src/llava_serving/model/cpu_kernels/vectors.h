@@ -74,10 +74,6 @@ static inline ints dot_bfloat16(ints sum, ints w, ints x) {
 #endif
 }
 
-static inline ints dot_float32(ints sum, ints w, ints x) {
-    return as_ints(multiply_add(as_floats(w), as_floats(x), as_floats(sum)));
-}
-
 static inline float from_bfloat16(uint16_t value) {
     uint32_t bits = (uint32_t)value << 16;
     float result;
