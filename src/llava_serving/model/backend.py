@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import logging
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -11,10 +12,12 @@ from .cpu_kernels.attention_kernels import CKernels
 from .cpu_kernels.cpu_linear import ROW_DTYPES
 from .cpu_kernels.forward import c_forward, c_logits
 from .cpu_kernels.library import load_kernels
+from .cpu_kernels.prefill_kernels import CPrefillAttention
 from .decoder import Forward, torch_forward
 from .kv_cache import BLOCK_SIZE, LayerCache
 from .lm_head import ComputeLogits, torch_logits
 from .paged_attention import PagedKernels
+from .prefill_attention import SequenceLengths, masked_attention
 from .torch_kernels import TorchKernels
 
 logger = logging.getLogger(__name__)
@@ -24,11 +27,15 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 @dataclass(frozen=True)
 class Backend:
-    """The kernels of a device. With `paged` None, attention is CpuAttention, which gathers the cache's blocks."""
+    """The kernels of a device. With `paged` None, attention is CpuAttention, which gathers the cache's blocks.
+
+    With `prefill` None, torch's kernels compute the attention of prompts and of the vision tower.
+    """
 
     paged: PagedKernels | None
     forward: Forward
     compute_logits: ComputeLogits
+    prefill: CPrefillAttention | None = None
 
 
 CPU = Backend(None, torch_forward, torch_logits)
@@ -74,7 +81,7 @@ def choose_backend(
 
 
 def c_backend(kernels: ctypes.CDLL) -> Backend:
-    return Backend(CKernels(kernels), c_forward, c_logits)
+    return Backend(CKernels(kernels), c_forward, c_logits, CPrefillAttention(kernels))
 
 
 def _choose_cpu_backend(
@@ -85,9 +92,11 @@ def _choose_cpu_backend(
     if kernels is None:
         return without_kernels
     backend = c_backend(kernels)
-    error = decode_error(backend, torch.device("cpu"), dtype, cache_dtype, num_heads, num_kv_heads, head_size)
-    if not error <= TOLERANCE[dtype]:  # also true for NaN
-        logger.warning("attention: torch's operators, slower: the compiled kernels' result is %.1e off", error)
+    shape = num_heads, num_kv_heads, head_size
+    decoded = decode_error(backend, torch.device("cpu"), dtype, cache_dtype, *shape)
+    errors = decoded, prefill_error(backend, dtype, *shape)
+    if not all(error <= TOLERANCE[dtype] for error in errors):  # also true for NaN
+        logger.warning("attention: torch's operators, slower: the kernels' results are %.1e and %.1e off", *errors)
         return without_kernels
     return backend
 
@@ -115,5 +124,23 @@ def decode_error(
     result, reference = (
         kernels.decode(heads.clone(), cos, sin, positions, block_tables, cache.clone()).double()
         for kernels in (backend.paged, TorchKernels())
+    )
+    return float((result - reference).norm() / reference.norm())
+
+
+@torch.inference_mode()
+def prefill_error(backend: Backend, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_size: int) -> float:
+    """Returns the relative error of the attention of prompts against `masked_attention`, on random states."""
+    assert backend.prefill is not None
+    random = torch.Generator().manual_seed(0)
+    queries, keys = [40, 1, 7], [40, 300, 20]
+    query, key, value = (
+        torch.randn(tokens, heads, head_size, generator=random).to(dtype)
+        for tokens, heads in ((sum(queries), num_heads), (sum(keys), num_kv_heads), (sum(keys), num_kv_heads))
+    )
+    first_query, first_key = (torch.tensor([0, *accumulate(lengths)], dtype=torch.int32) for lengths in (queries, keys))
+    lengths = SequenceLengths(first_query, first_key, queries, keys)
+    result, reference = (
+        attention(query, key, value, lengths).double() for attention in (backend.prefill, masked_attention)
     )
     return float((result - reference).norm() / reference.norm())

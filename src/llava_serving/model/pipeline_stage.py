@@ -33,7 +33,7 @@ class PipelineStage:
         if backend.paged is None:
             self.attention = CpuAttention(self.cache, cos, sin)
         else:
-            prefill = choose_prefill_attention(self.device, model.dtype, config.head_dim)
+            prefill = backend.prefill or choose_prefill_attention(self.device, model.dtype, config.head_dim)
             self.attention = PagedAttention(self.cache, cos, sin, backend.paged, prefill)
         self._decoder = Decoder(layers, config.head_dim, backend.forward)
 

@@ -10,6 +10,7 @@ from ..engine.config import EngineConfig
 from ..engine.stats import Stats
 from ..engine.vocabulary import Vocabulary
 from .backend import Backend, choose_backend
+from .cpu_kernels.vision_tower import use_kernels
 from .image_encoder import ImageEncoder
 from .int8_linear import Int8Linear
 from .kv_cache import BLOCK_SIZE, bytes_per_block
@@ -51,6 +52,8 @@ def build_runner(
     runner = assemble(blocks)
     if config.static_decode and len(groups) == 1 and chosen.paged is not None:
         runner.enable_static_decode(config.max_num_seqs)
+    if chosen.prefill is not None:
+        use_kernels(model.model.vision_tower, chosen.prefill)
     logger.info(
         "engine: at most %d sequences and %d tokens a step, %s tokens of KV cache in %s (%.2f GiB on %s)",
         config.max_num_seqs, config.max_num_batched_tokens, f"{blocks * BLOCK_SIZE:,}",

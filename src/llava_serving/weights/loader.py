@@ -16,6 +16,8 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.prompt import ConversationTemplate
 from ..inputs.tokenizer import IMAGE_PATCH, Spacing, Tokenizer, added_tokens, load_sentencepiece
+from ..model.cpu_kernels.cpu_linear import ROW_DTYPES
+from ..model.cpu_kernels.library import load_in_background
 from ..model.image_encoder import keeps_cls
 from ..model.packed_linear import PackedLinear
 from .architecture import count_patches
@@ -73,6 +75,8 @@ def load_model(
     """Loads onto `device` in `dtype`, all as in Settings ("auto" included). Raises StartupError."""
     devices = choose_devices(device)
     torch_dtype = choose_dtype(dtype, devices[0], quantization)
+    if devices[0].type == "cpu" and torch_dtype in ROW_DTYPES:
+        load_in_background()
     names = ", ".join(map(str, devices))
     with out_of_memory_refused(f"the model was loaded onto {names}", WITHOUT_MEMORY):
         return _load(folder, devices, torch_dtype, template, quantization)

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 
 logger = logging.getLogger(__name__)
-SOURCES = ("attention.c", "linear.c", "parallel.c", "row_wise.c")
+SOURCES = ("attention.c", "linear.c", "parallel.c", "prefill.c", "row_wise.c")
 FLAGS = (
     "-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-fPIC",
     "-shared",
@@ -36,9 +37,22 @@ class Unavailable(Exception):
     """The kernels cannot be compiled or loaded here. The message says why."""
 
 
-@cache
+_loading = threading.Lock()
+
+
+def load_in_background() -> None:
+    """Begins to compile the kernels in a thread of their own. `load_kernels` waits for it."""
+    threading.Thread(target=load_kernels, name="load-kernels").start()
+
+
 def load_kernels() -> ctypes.CDLL | None:
     """Returns the compiled kernels, or None if this machine cannot have them. The log says which, and why."""
+    with _loading:  # the cache alone would let two threads compile
+        return _load_kernels()
+
+
+@cache
+def _load_kernels() -> ctypes.CDLL | None:
     started = time.monotonic()
     try:
         library = compile_kernels()

@@ -44,6 +44,11 @@ typedef struct {
     long run_blocks, runs;  // blocks of a work item, and work items of a panel
 } linear_work;
 
+DEFINE_TILES(bytes, dot_bytes)
+DEFINE_TILES(bfloat16, dot_bfloat16)
+DEFINE_FEW(1) DEFINE_FEW(2) DEFINE_FEW(3) DEFINE_FEW(4)
+static const few_function few[] = {0, few_1, few_2, few_3, few_4};
+
 // Tiles: the rows of a panel are cut into tiles of `tile_rows`. A tile holds, for each lane, the lanes of its rows.
 
 static inline int uses_few(const linear_layer *layer) { return layer->format == INT4 && layer->rows <= FEW_ROWS; }
@@ -173,7 +178,7 @@ static void multiply_block(const linear_work *work, long block, long panel) {
         write_block(work, block, panel, sums);
         return;
     }
-    const tile_function *functions = layer->format == BFLOAT16 ? bfloat16_tiles : bytes_tiles;
+    const tile_function *functions = layer->format == BFLOAT16 ? tiles_bfloat16 : tiles_bytes;
     uint8_t unpacked[CHUNK * BLOCK_BYTES];
     for (long start = 0; start < layer->lanes; start += CHUNK) {
         long stop = smaller(start + CHUNK, layer->lanes);

@@ -1,4 +1,5 @@
-// What a decoder layer does to each row by itself: RMSNorm with the residual before it, and SiLU with its product.
+// What a decoder layer does to each row by itself: RMSNorm with the residual before it, SiLU with its product,
+// and for the vision tower QuickGELU.
 #include <math.h>
 
 #include "exponential.h"
@@ -37,6 +38,12 @@ static void silu_rows(void *argument) {
         (work->layer->is_bfloat16 ? silu_row_bfloat16 : silu_row_float32)(work->layer, row);
 }
 
+static void quick_gelu_rows(void *argument) {
+    row_wise_work *work = argument;
+    for (long row; (row = take(&work->next)) < work->items;)
+        (work->layer->is_bfloat16 ? quick_gelu_row_bfloat16 : quick_gelu_row_float32)(work->layer, row);
+}
+
 static void run_rows(const row_wise_layer *layer, void (*function)(void *)) {
     row_wise_work work = {.layer = layer, .items = layer->count};
     run(function, &work, layer->count * layer->size > ALONE_VALUES ? layer->threads : 1);
@@ -44,3 +51,4 @@ static void run_rows(const row_wise_layer *layer, void (*function)(void *)) {
 
 void llava_norm(const row_wise_layer *layer) { run_rows(layer, norm_rows); }
 void llava_silu_product(const row_wise_layer *layer) { run_rows(layer, silu_rows); }
+void llava_quick_gelu(const row_wise_layer *layer) { run_rows(layer, quick_gelu_rows); }

@@ -38,6 +38,15 @@ def silu_product(gate_up: torch.Tensor) -> torch.Tensor:
     return output
 
 
+def quick_gelu(states: torch.Tensor) -> torch.Tensor:
+    """Returns x * sigmoid(1.702 x) of each number, CLIP's approximation of GELU (Hendrycks and Gimpel 2016,
+    arXiv:1606.08415, section 2). `states` has any shape, and is float32 or bfloat16."""
+    rows = states.reshape(-1, states.shape[-1])
+    output = torch.empty_like(rows)
+    _run("llava_quick_gelu", _RowWiseLayer(pointer(rows), None, None, pointer(output), *rows.shape), rows)
+    return output.view(states.shape)
+
+
 def _run(function: str, layer: _RowWiseLayer, rows: torch.Tensor) -> None:
     kernels = load_kernels()
     assert kernels is not None

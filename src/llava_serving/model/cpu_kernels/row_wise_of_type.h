@@ -25,3 +25,13 @@ static void NAMED(silu_row)(const row_wise_layer *layer, long row) {
         output[i] = WRITE(value / (1 + exponential(-value)) * READ(up[i]));
     }
 }
+
+// An approximation of GELU, Hendrycks and Gimpel 2016, arXiv:1606.08415.
+static void NAMED(quick_gelu_row)(const row_wise_layer *layer, long row) {
+    const VALUE *values = (const VALUE *)layer->rows + row * layer->size;
+    VALUE *output = (VALUE *)layer->output + row * layer->size;
+    for (long i = 0; i < layer->size; i++) {
+        float value = READ(values[i]);
+        output[i] = WRITE(value / (1 + exponential(-1.702f * value)));
+    }
+}

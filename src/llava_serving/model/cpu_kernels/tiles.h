@@ -87,7 +87,7 @@ static inline ints high_nibbles(ints bytes) { return and_bits(right16(bytes, 4),
 #define DEFINE_TILES(NAME, DOT)                                                                             \
     DEFINE_TILE(NAME, DOT, 1) DEFINE_TILE(NAME, DOT, 2) DEFINE_TILE(NAME, DOT, 3) DEFINE_TILE(NAME, DOT, 4) \
     DEFINE_TILE(NAME, DOT, 5) DEFINE_TILE(NAME, DOT, 6) WIDE_TILES(NAME, DOT)                               \
-    static const tile_function NAME##_tiles[] = {                                                           \
+    static const tile_function tiles_##NAME[] = {                                                           \
         0, NAME##_1, NAME##_2, NAME##_3, NAME##_4, NAME##_5, NAME##_6 WIDE_NAMES(NAME)};
 #if LANES == 16
 #define WIDE_TILES(NAME, DOT)                                                                                \
@@ -102,7 +102,3 @@ static inline ints high_nibbles(ints bytes) { return and_bits(right16(bytes, 4),
 typedef void (*tile_function)(const uint8_t *, const uint8_t *, long, int32_t *);
 typedef void (*few_function)(const uint8_t *, const uint8_t *, const uint8_t *, const uint8_t *, const int32_t *, long,
                              int32_t *);
-DEFINE_TILES(bytes, dot_bytes)
-DEFINE_TILES(bfloat16, dot_bfloat16)
-DEFINE_FEW(1) DEFINE_FEW(2) DEFINE_FEW(3) DEFINE_FEW(4)
-static const few_function few[] = {0, few_1, few_2, few_3, few_4};
