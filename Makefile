@@ -48,7 +48,7 @@ types: .venv/installed
 	.venv/bin/mypy
 
 shell: .venv/installed
-	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale scripts/playground scripts/audit
+	.venv/bin/shellcheck -x scripts/deploy scripts/deploy-batch scripts/autoscale scripts/monitor scripts/playground scripts/audit
 
 # The Dockerfile and the workflows. None of these tools asks the network. hadolint exists for Linux only.
 files: .venv/installed

@@ -1,7 +1,7 @@
 """A fake `az` for the scripts' tests. It keeps what exists in FAKE_AZ/state.json and logs each call to FAKE_AZ/calls.
 
 It follows Azure's reference: it refuses options of another command. `create` fails for an online endpoint or deployment
-that exists, and overwrites a batch one. A deployment with traffic cannot be deleted.
+or a budget that exists, and overwrites other resources. A deployment with traffic cannot be deleted.
 
 FAKE_AZ/broken holds words: a call with one of these words fails. FAKE_AZ/answer is the answer of the endpoints.
 """
@@ -38,6 +38,20 @@ OPTIONS = {
         "create": "--name --resource --min-count --max-count --count",
     },
     "rule": {"create": "--autoscale-name --condition --resource --scale --cooldown"},
+    "workspace": {"show": "--query --output"},
+    "group": {"create": "--name --template-file --parameters"},
+    "resource": {"list": "--resource-type --query --output", "delete": "--name --resource-type"},
+    "action-group": {
+        "list": "--query --output", "create": "--name --short-name --action", "delete": "--name",
+    },
+    "alert": {
+        "list": "--query --output", "delete": "--name",
+        "create": "--name --scopes --action --severity --window-size --evaluation-frequency --condition --description",
+    },
+    "budget": {
+        "list": "--query --output", "delete": "--budget-name",
+        "create-with-rg": "--budget-name --amount --category --time-grain --time-period --notifications",
+    },
 }  # fmt: skip
 GROUP = "/subscriptions/s/resourceGroups/group-1/providers/p"
 
@@ -52,8 +66,8 @@ def main() -> int:
         return 1
     path = FOLDER / "state.json"
     state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    count = 3 if words[:3] == ["monitor", "autoscale", "rule"] else 2
-    kind, verb, values = words[count - 1], words[count], options(words[count + 1 :])
+    count = next(i for i, word in enumerate(words) if word.startswith("--"))
+    kind, verb, values = words[count - 2], words[count - 1], options(words[count:])
     unknown = values.keys() - set(OPTIONS[kind][verb].split())
     if unknown:
         print(f"ERROR: unrecognized arguments: {unknown}", file=sys.stderr)
@@ -77,9 +91,9 @@ def options(words: list[str]) -> dict[str, str]:
 
 
 def execute(state: dict[str, Any], kind: str, verb: str, values: dict[str, str]) -> int:
-    name = values.get("--name", "default")
+    name = values.get("--name") or values.get("--budget-name", "default")
     key = f"{kind}/{values.get('--endpoint-name', '')}/{name}"
-    if verb == "show" and key not in state:
+    if verb == "show" and kind != "workspace" and key not in state:
         return 3
     if verb == "list":
         name = values["--query"].removeprefix("[?name=='").removesuffix("'].name")
@@ -89,7 +103,7 @@ def execute(state: dict[str, Any], kind: str, verb: str, values: dict[str, str])
         read(state, kind, verb, values)
     elif kind == "rule":
         state[f"autoscale//{values['--autoscale-name']}"]["rules"].append(values["--condition"])
-    elif verb == "create":
+    elif verb in ("create", "create-with-rg"):
         return create(state, kind, key, values)
     elif kind == "compute" and verb == "update":
         state[key]["max_instances"] = values["--max-instances"]
@@ -113,7 +127,11 @@ def delete(state: dict[str, Any], key: str, name: str) -> int:
 
 
 def create(state: dict[str, Any], kind: str, key: str, values: dict[str, str]) -> int:
-    if kind.startswith("online-") and key in state:
+    if kind == "group":  # a deployment of a template, which creates the resource that the parameter `name` names
+        parameters = dict(part.split("=", 1) for part in values["--parameters"].split())
+        state[f"resource//{parameters['name']}"] = parameters
+        return 0
+    if kind.startswith(("online-", "budget")) and key in state:
         print(f"ERROR: {key} already exists", file=sys.stderr)
         return 1
     state[key] = {"rules": []} if kind == "autoscale" else {"traffic": {}, **state.get(key, {})}
@@ -124,10 +142,11 @@ def create(state: dict[str, Any], kind: str, key: str, values: dict[str, str]) -
 
 
 def read(state: dict[str, Any], kind: str, verb: str, values: dict[str, str]) -> None:
-    name = values["--name"]
+    name = values.get("--name", "default")
     if verb == "show":
         key = f"{kind}/{values.get('--endpoint-name', '')}/{name}"
-        print_output(values, {"id": f"{GROUP}/{key}", "scoring_uri": f"https://{name}/score", **state[key]})
+        known = {"id": f"{GROUP}/{key}", "scoring_uri": f"https://{name}/score", "application_insights": f"{GROUP}/ai"}
+        print_output(values, known | state.get(key, {}))
     elif verb == "invoke":
         print_output(values, {"name": "job-1"} if kind == "batch-endpoint" else (FOLDER / "answer").read_text())
     elif verb == "get-logs":

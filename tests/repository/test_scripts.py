@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("deploy", "deploy-batch", "autoscale")
+SCRIPTS = ("deploy", "deploy-batch", "autoscale", "monitor")
 CORRECT_ANSWER = '[{"0": "the digit 3"}]'
 
 
@@ -172,7 +172,7 @@ def test_a_wrong_answer_during_the_canary_gives_the_traffic_back(azure: Azure) -
     ("line", "broken"),
     [("deploy", "list"), ("deploy", "show"), ("deploy --delete", "list"), ("deploy --logs", "list"),
      ("deploy-batch", "list"), ("deploy-batch --delete", "list"), ("autoscale blue", "list"),
-     ("autoscale blue", "show")],
+     ("autoscale blue", "show"), ("monitor me@example.com", "show"), ("monitor --delete", "list")],
 )  # fmt: skip
 def test_an_az_error_does_not_count_as_does_not_exist(azure: Azure, line: str, broken: str) -> None:
     azure.succeed("deploy")
@@ -297,6 +297,34 @@ def test_a_second_autoscale_run_replaces_the_rules(azure: Azure) -> None:
     assert "autoscale//autoscale-llava-13b-blue" not in azure.state
 
 
+def test_a_second_monitor_run_replaces_workbook_alerts_and_budget_and_delete_removes_them(azure: Azure) -> None:
+    azure.succeed("deploy")
+    deployed = azure.state
+    for amount in ("500", "600"):
+        azure.succeed("monitor", "me@example.com", "--budget", amount)
+    created = {key.split("/")[0] for key in azure.state.keys() - deployed.keys()}
+    assert created == {"resource", "action-group", "alert", "budget"}
+    alerts = [call for call in azure.calls if call[2:4] == ["alert", "create"]]
+    assert len(alerts) == 2
+    for alert in alerts:
+        assert alert[alert.index("--scopes") + 1].endswith("online-endpoint//llava-13b")
+        assert f"action-group//{alert[alert.index('--action') + 1]}" in azure.state
+    azure.succeed("monitor", "--delete")
+    assert azure.state == deployed
+
+
+def test_the_budget_begins_this_month_and_writes_to_the_address(azure: Azure) -> None:
+    azure.succeed("deploy")
+    azure.succeed("monitor", "me@example.com", "--budget", "500")
+    (call,) = [call for call in azure.calls if "create-with-rg" in call]
+    notifications = json.loads(call[call.index("--notifications") + 1])
+    assert {notification["threshold"] for notification in notifications.values()} == {80, 100}
+    assert all(notification["contact-emails"] == ["me@example.com"] for notification in notifications.values())
+    assert re.fullmatch(r"\{start-date:\d{4}-\d\d-01,end-date:\d{4}-01-01\}", call[call.index("--time-period") + 1])
+    azure.succeed("monitor", "me@example.com")
+    assert not any("budget" in call for call in azure.calls), "without the option the budget stays as it is"
+
+
 def test_deploy_batch_does_not_show_the_answers_of_an_earlier_job(azure: Azure) -> None:
     out = azure.folder / "out"
     azure.succeed("deploy-batch", "--output", str(out))
@@ -308,13 +336,14 @@ def test_deploy_batch_does_not_show_the_answers_of_an_earlier_job(azure: Azure) 
     assert "no predictions" in output
 
 
-@pytest.mark.parametrize("name", ["deploy-batch", "autoscale blue"])
+@pytest.mark.parametrize("name", ["deploy-batch", "autoscale blue", "monitor me@example.com"])
 def test_an_empty_output_of_az_ends_the_script(azure: Azure, name: str) -> None:
     azure.succeed("deploy")
     (azure.folder / "az").write_text('#!/bin/sh\necho "$@" >> "$FAKE_AZ/calls.txt"\n')
     azure.fail(*name.split())
     assert "job stream" not in (azure.folder / "calls.txt").read_text()
-    assert "autoscale" not in (azure.folder / "calls.txt").read_text()
+    assert "monitor" not in (azure.folder / "calls.txt").read_text()
+    assert "deployment group" not in (azure.folder / "calls.txt").read_text()
 
 
 DRY_RUNS = (
@@ -322,6 +351,7 @@ DRY_RUNS = (
     "deploy --file variants/small_gpu.yml", "deploy --file variants/demo.yml",
     "deploy --file variants/kubernetes_deployment.yml",
     "deploy-batch", "deploy-batch --delete --compute", "autoscale blue", "autoscale green --delete",
+    "monitor me@example.com --budget 500", "monitor --delete",
 )  # fmt: skip
 
 
@@ -332,7 +362,7 @@ def test_a_dry_run_prints_az_calls_and_runs_none(azure: Azure, line: str) -> Non
     assert printed
     for call in printed:
         assert call[0] == "az"
-        for option in ("--file", "--request-file", "--input"):
+        for option in ("--file", "--request-file", "--input", "--template-file"):
             if option in call:
                 assert (ROOT / call[call.index(option) + 1]).exists()
 
@@ -362,7 +392,7 @@ def test_a_file_in_the_caller_s_folder_is_read_as_yaml(azure: Azure) -> None:
     assert created[created.index("--file") + 1] == str(own)
 
 
-@pytest.mark.parametrize("name", ["deploy", "deploy-batch", "autoscale blue"])
+@pytest.mark.parametrize("name", ["deploy", "deploy-batch", "autoscale blue", "monitor me@example.com"])
 def test_without_az_the_script_says_where_to_get_it(azure: Azure, name: str) -> None:
     (azure.folder / "az").unlink()
     output = azure.fail(*name.split())
@@ -376,6 +406,8 @@ def test_without_az_the_script_says_where_to_get_it(azure: Azure, name: str) -> 
     "deploy --endpoint --delete", "deploy --closed-egress --file variants/kubernetes_deployment.yml",
     "deploy-batch --output", "deploy-batch --compute", "deploy-batch --instances 0", "deploy-batch --instances",
     "autoscale", "autoscale a b", "autoscale a --min 3",
+    "monitor", "monitor me", "monitor me@example.com you@example.com", "monitor me@example.com --budget",
+    "monitor me@example.com --budget 0", "monitor me@example.com --budget 1.5", 'monitor me"@example.com',
 ])  # fmt: skip
 def test_wrong_arguments_fail_before_the_first_az_call(azure: Azure, words: str) -> None:
     azure.fail(*words.split())

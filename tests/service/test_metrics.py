@@ -103,6 +103,26 @@ def test_prometheus_page_has_vllm_s_names_and_labels_and_a_taken_port_gives_no_r
         assert f'{name}_bucket{{engine="0",le="+Inf",model_name="llava"}}' in series
 
 
+# What Prometheus 2 and Prometheus 3 ask for.
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+ACCEPTED = (
+    f"{OPENMETRICS},application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    f"{OPENMETRICS};escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+)
+
+
+@pytest.mark.parametrize("accepted", ACCEPTED)
+def test_a_prometheus_scraper_gets_vllm_s_names_with_their_colon(accepted: str) -> None:
+    port = free_port()
+    (reader,) = metric_readers({}, LOCALHOST, port)
+    Metrics(Stats(generation_tokens=7), [reader])
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accepted})
+    with urllib.request.urlopen(request) as response:
+        page = response.read().decode()
+    reader.shutdown()
+    assert 'vllm:generation_tokens_total{engine="0",model_name="llava"} 7' in page
+
+
 @pytest.mark.parametrize(
     ("environment", "is_exported"),
     [

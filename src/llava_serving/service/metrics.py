@@ -8,6 +8,7 @@ vllm/v1/metrics/loggers.py).
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from wsgiref.types import WSGIApplication
 
 from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -16,7 +17,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from prometheus_client import start_http_server
+from prometheus_client import make_wsgi_app, start_http_server
 
 from ..api.model_info import MODEL_NAME
 from ..engine.completion import Completion, FinishReason
@@ -126,11 +127,21 @@ def metric_readers(environment: Mapping[str, str], host: str, port: int | None) 
             logger.exception("no metrics to Application Insights")
     if port is not None:
         try:
-            start_http_server(port, host)
+            server, _ = start_http_server(port, host)
+            server.set_app(_in_text_format(make_wsgi_app()))
             readers.append(PrometheusMetricReader(disable_target_info=True))
         except OSError as error:
             logger.error("no metrics on %s:%d: %s", host, port, error)
     return readers
+
+
+def _in_text_format(page: WSGIApplication) -> WSGIApplication:
+    """Returns the page in Prometheus's text format only.
+
+    In the other format, OpenMetrics, prometheus_client 0.26 writes vllm_generation_tokens for vllm:generation_tokens.
+    Prometheus 2 asks for OpenMetrics first.
+    """
+    return lambda environment, start_response: page(environment | {"HTTP_ACCEPT": "text/plain"}, start_response)
 
 
 def _instrument_name(name: str) -> str:
