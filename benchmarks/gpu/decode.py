@@ -10,11 +10,11 @@ from torch import nn
 
 from llava_serving.engine.scheduler import Scheduler
 from llava_serving.model.backend import TORCH, Backend, triton_backend
-from llava_serving.model.kv_cache import BLOCK_SIZE
+from llava_serving.model.kv_cache import BLOCK_SIZE, bytes_per_block
 from llava_serving.model.model_runner import ModelRunner
 
 from .context import Context
-from .runners import make_runner, random_ids
+from .runners import KVCacheDtype, make_runner, random_ids
 from .sizes import Sizes
 from .steps import Steps
 
@@ -27,17 +27,21 @@ def measure(context: Context) -> dict[str, Any]:
     sizes = context.sizes
     triton, all_batches = triton_backend(sizes.device), sizes.batches
     capture, rows = measure_graphs(context, all_batches)
+    rows += measure_graphs(context, all_batches[-1:], "graph, int8 KV", "int8")[1]
     rows += _eager(context, "eager", triton, all_batches, sizes.steps)
     rows += _eager(context, "torch", TORCH, (all_batches[0], all_batches[-1]), sizes.torch_steps)
     return {"capture": capture, "rows": rows, "holds": True}
 
 
-def measure_graphs(context: Context, batches: tuple[int, ...]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def measure_graphs(
+    context: Context, batches: tuple[int, ...], path: str = "graph", kv_cache_dtype: KVCacheDtype = "auto"
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns the capture's time and memory, and the captured steps of each batch."""
     sizes = context.sizes
-    runner, scheduler = _runner(context, triton_backend(sizes.device))
+    context.free_memory()
+    runner, scheduler = _runner(context, triton_backend(sizes.device), kv_cache_dtype)
     capture = _capture(context, runner)
-    rows = [_measure_batch(context, "graph", runner, scheduler, batch, sizes.steps) for batch in batches]
+    rows = [_measure_batch(context, path, runner, scheduler, batch, sizes.steps) for batch in batches]
     return capture, rows
 
 
@@ -47,11 +51,13 @@ def _eager(context: Context, path: str, backend: Backend, batches: tuple[int, ..
     return [_measure_batch(context, path, runner, scheduler, batch, steps) for batch in batches]
 
 
-def _runner(context: Context, backend: Backend) -> tuple[ModelRunner, Scheduler]:
+def _runner(context: Context, backend: Backend, kv_cache_dtype: KVCacheDtype = "auto") -> tuple[ModelRunner, Scheduler]:
     sizes = context.sizes
     max_new_tokens = _max_new_tokens(sizes)
     blocks = max(sum(-(-(n + max_new_tokens) // BLOCK_SIZE) for n in sizes.lengths(batch)) for batch in sizes.batches)
-    return make_runner(context.model, backend, max(sizes.batches), sizes.max_step_tokens, blocks)
+    return make_runner(
+        context.model, backend, max(sizes.batches), sizes.max_step_tokens, blocks, kv_cache_dtype=kv_cache_dtype
+    )
 
 
 def _max_new_tokens(sizes: Sizes) -> int:
@@ -87,9 +93,16 @@ def _measure_batch(
     steps.clear()
     seconds = statistics.median(end - begin for begin, end in pairwise(ends))
     row = {"path": path, "sequences": num_seqs, "steps": count, "mean_length": mean_tokens / num_seqs}
-    row |= _step_rates(context, num_seqs, mean_tokens, seconds, statistics.median(launch_seconds))
+    token_bytes = (
+        bytes_per_block(context.model.config.text_config, sizes.shape.layers, _cache_dtype(runner)) / BLOCK_SIZE
+    )
+    row |= _step_rates(context, num_seqs, mean_tokens * token_bytes, seconds, statistics.median(launch_seconds))
     context.report(f"decode, {path}, {num_seqs}: {seconds * 1e3:.2f} ms, {row['tb_per_second']:.2f} TB/s")
     return row
+
+
+def _cache_dtype(runner: ModelRunner) -> torch.dtype:
+    return runner.stages[0].cache.layers[0].keys.dtype
 
 
 def weight_bytes(layers: nn.Module) -> int:
@@ -98,13 +111,12 @@ def weight_bytes(layers: nn.Module) -> int:
 
 
 def _step_rates(
-    context: Context, num_seqs: int, tokens: float, seconds: float, launch_seconds: float
+    context: Context, num_seqs: int, kv_bytes: float, seconds: float, launch_seconds: float
 ) -> dict[str, Any]:
-    """Returns the rates of a step that reads the keys and values of `tokens` tokens."""
+    """Returns the rates of a step that reads `kv_bytes` of keys and values."""
     sizes, model = context.sizes, context.model
     layers = weight_bytes(model.model.language_model.layers)
     head = sizes.shape.vocab_size * sizes.shape.hidden * sizes.dtype.itemsize
-    kv_bytes = 2 * tokens * sizes.shape.layers * sizes.shape.hidden * sizes.dtype.itemsize
     return {
         "milliseconds": seconds * 1e3, "host_milliseconds": launch_seconds * 1e3,
         "tokens_per_second": num_seqs / seconds, "weight_bytes": layers + head, "kv_bytes": kv_bytes,

@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 Result = dict[str, Any]
-PATHS = {"graph": "captured graph", "eager": "launch by launch", "torch": "torch's operators", "before": "before"}
+PATHS = {
+    "graph": "captured graph", "graph, int8 KV": "captured graph, int8 KV cache", "eager": "launch by launch",
+    "torch": "torch's operators", "before": "before",
+}  # fmt: skip
 
 
 def tables(result: Result, before: dict[int, float]) -> str:
