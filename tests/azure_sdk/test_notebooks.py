@@ -28,6 +28,22 @@ def displayed(notebook: Any) -> list[str]:
     return [str(output.get("text/html", output["text/plain"])) for output in data]
 
 
+@pytest.mark.parametrize(
+    ("name", "default", "other"),
+    [("deploy_online", "../variants/demo.yml", "../deployment.yml"), ("deploy_batch", "../demo", "../llava-13b-v0")],
+)
+def test_one_line_at_the_top_chooses_what_is_deployed(name: str, default: str, other: str) -> None:
+    first, *rest = [
+        cell.source for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells if cell.cell_type == "code"
+    ]
+    variable, _, value = first.partition(" = ")
+    assert value.startswith(f'"{default}"  # ')
+    assert other in value
+    assert "\n" not in first
+    assert any(variable in source for source in rest)
+    assert not any(f'"{path}"' in source for source in rest for path in ("../deployment.yml", "../variants/demo.yml"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_is_small_and_has_no_local_paths(name: str) -> None:
     text = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
