@@ -1,5 +1,6 @@
 """The compiled CPU kernels against float64, in both of their vector widths."""
 
+import copy
 import ctypes
 import functools
 import itertools
@@ -15,6 +16,7 @@ from small_llava import answers, running, tokens
 from test_static_decode import PROMPT_LISTS, PROMPTS, model
 from torch import nn
 from torch.nn.functional import rms_norm, silu
+from transformers import LlavaForConditionalGeneration
 
 from llava_serving.engine.prompt import EnginePrompt
 from llava_serving.model.backend import CPU, TORCH, c_backend
@@ -34,6 +36,11 @@ DTYPES = [torch.float32, torch.bfloat16]
 def property_test(examples: int) -> Callable[[Any], Any]:
     """The fixture sets the same kernels for all examples of a test."""
     return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def own_model(num_kv_heads: int = 2) -> LlavaForConditionalGeneration:
+    """Returns a copy, because the kernels stay in the layers of its vision tower."""
+    return copy.deepcopy(model(num_kv_heads))
 
 
 @functools.cache
@@ -238,7 +245,10 @@ def test_decode_attention_reads_only_what_its_sequence_wrote(
         query = apply_rotary(states[:query_heads], *angle).view(kv_heads, -1, size)
         weights = (query @ key.transpose(1, 2) * size**-0.5).softmax(-1)
         tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-4 if int8 else 1e-5
-        assert error(result[row], (weights @ value).flatten(0, 1)) < tolerance
+        # Values that cancel out leave the rounding of their weights.
+        largest = (weights @ value.abs()).flatten(0, 1).norm()
+        difference = (result[row].double() - (weights @ value).flatten(0, 1)).norm()
+        assert difference < tolerance * largest
     for was, now in zip(before, cache, strict=True):
         if was is not None and now is not None:
             assert torch.equal(was[:, unwritten].nan_to_num(9), now[:, unwritten].nan_to_num(9))
@@ -298,7 +308,7 @@ def test_norms_and_swiglu(dtype: torch.dtype, rows: int) -> None:
 def test_the_engine_answers_in_8_bits_as_with_torchs_operators(kernels: ctypes.CDLL) -> None:
     outcomes = []
     for backend in (TORCH, c_backend(kernels)):
-        with running(model(), backend, kv_cache_dtype="int8", max_num_batched_tokens=16) as engine:
+        with running(own_model(), backend, kv_cache_dtype="int8", max_num_batched_tokens=16) as engine:
             outcomes.append(tokens(answers(engine, *PROMPTS)))
     assert outcomes[0] == outcomes[1]
 
@@ -312,5 +322,5 @@ def test_the_engine_answers_as_with_torchs_operators(
     limits = {"num_blocks": num_blocks, "max_num_batched_tokens": step_tokens}
     with running(model(num_kv_heads), CPU, **limits) as engine:
         expected = answers(engine, *prompts)
-    with running(model(num_kv_heads), c_backend(kernels), **limits) as engine:
+    with running(own_model(num_kv_heads), c_backend(kernels), **limits) as engine:
         assert tokens(answers(engine, *prompts)) == tokens(expected)

@@ -22,7 +22,7 @@ QUERIES = dict(re.findall(r"^### ([^\n]*)\n(?:(?!^#).)*?```kusto\n(.*?)\n```", P
 REQUEST_LOG = "request_log.py"
 METRIC = re.compile(r"\b(?:vllm|llava):\w+")
 PRICE = 2.0
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 240  # of a busy machine; it takes 20 on an idle one
 pytestmark = pytest.mark.slow
 
 

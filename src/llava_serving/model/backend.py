@@ -9,9 +9,8 @@ from itertools import accumulate
 import torch
 
 from .cpu_kernels.attention_kernels import CKernels
-from .cpu_kernels.cpu_linear import ROW_DTYPES
 from .cpu_kernels.forward import c_forward, c_logits
-from .cpu_kernels.library import load_kernels
+from .cpu_kernels.library import ROW_DTYPES, load_kernels
 from .cpu_kernels.prefill_kernels import CPrefillAttention
 from .decoder import Forward, torch_forward
 from .kv_cache import BLOCK_SIZE, LayerCache

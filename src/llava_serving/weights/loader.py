@@ -16,8 +16,7 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration
 from ..inputs.clip_preprocessor import ClipPreprocessor, load_preprocessor
 from ..inputs.prompt import ConversationTemplate
 from ..inputs.tokenizer import IMAGE_PATCH, Spacing, Tokenizer, added_tokens, load_sentencepiece
-from ..model.cpu_kernels.cpu_linear import ROW_DTYPES
-from ..model.cpu_kernels.library import load_in_background
+from ..model.cpu_kernels.library import ROW_DTYPES, load_in_background
 from ..model.image_encoder import keeps_cls
 from ..model.packed_linear import PackedLinear
 from .architecture import count_patches

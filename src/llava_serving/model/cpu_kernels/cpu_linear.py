@@ -9,11 +9,10 @@ from torch import nn
 from torch.nn.functional import linear
 
 from ..packed_linear import PackedLinear
-from .library import Pointer, load_kernels, pointer
+from .library import ROW_DTYPES, Pointer, load_kernels, pointer
 from .packed_weight import GROUP, NumberFormat, PackedWeight
 
 logger = logging.getLogger(__name__)
-ROW_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class _LinearLayer(ctypes.Structure):

@@ -28,6 +28,7 @@ FLAGS = (
 )  # fmt: skip
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_TIMEOUT_SECONDS = 120
+ROW_DTYPES = (torch.float32, torch.bfloat16)  # of the activations that the kernels read and write
 
 
 Pointer = ctypes.c_void_p

@@ -5,7 +5,7 @@ import ctypes
 import torch
 
 from ..prefill_attention import SequenceLengths
-from .library import Pointer, pointer
+from .library import ROW_DTYPES, Pointer, pointer
 from .packed_weight import BLOCK
 
 
@@ -52,6 +52,7 @@ class CPrefillAttention:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: SequenceLengths, scale: float,
         is_causal: bool,
     ) -> torch.Tensor:  # fmt: skip
+        assert query.dtype in ROW_DTYPES
         assert all(states.stride(2) == 1 and states.dtype == query.dtype for states in (query, key, value))
         tokens, heads, size = query.shape
         kv_heads, blocks = key.shape[1], sum(-(-length // BLOCK) for length in lengths.seqlens_k)

@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from .library import Pointer, load_kernels, pointer
+from .library import ROW_DTYPES, Pointer, load_kernels, pointer
 
 
 class _RowWiseLayer(ctypes.Structure):
@@ -51,5 +51,6 @@ def _run(function: str, layer: _RowWiseLayer, rows: torch.Tensor) -> None:
     kernels = load_kernels()
     assert kernels is not None
     assert rows.is_contiguous()
+    assert rows.dtype in ROW_DTYPES
     layer.is_bfloat16, layer.threads = rows.dtype == torch.bfloat16, torch.get_num_threads()
     getattr(kernels, function)(ctypes.byref(layer))
